@@ -58,7 +58,7 @@ def test_the_page_has_the_numbers_of_the_terminal(run: Path, tmp_path: Path) -> 
     assert nothing["rows"][-1]["gate_recall"] == 0.0
     for model, row in zip(document["models"], shown, strict=False):
         assert row[1] == f"{model['threshold']:.4g}"
-    assert page.count("<svg") == page.count("The figure in numbers") == 1
+    assert page.count("<figure>") == page.count("The figure in numbers") == 1
     for words in ("batches of 8", "How it was measured", "float32", document["code"]):
         assert words in page
     assert not re.search(r'(?:href|src)="(?!#)', page)
@@ -129,7 +129,7 @@ def test_languages_have_a_figure_and_each_run_its_table(tmp_path: Path) -> None:
         make_run(tmp_path, "other", task=task, shortener=NO_GATE),
     )
     printed, page = paged(tmp_path / "languages.html", one, "--compare", other)
-    assert page.count("<svg") == 1
+    assert page.count("<figure>") == 1
     for words in ("English", "French"):
         assert words in page[page.index("<svg") : page.index("</svg>")]
     for name in ("one-seed3", "other-seed3"):
@@ -138,7 +138,7 @@ def test_languages_have_a_figure_and_each_run_its_table(tmp_path: Path) -> None:
     for heading in re.findall(r"^(\S.*) \((?:paired bootstrap|McNemar)", printed, re.MULTILINE):
         assert f"<h3>{heading}" in page
     _, page = paged(tmp_path / "dial.html", one, "--deletion-rate", "0.5")
-    assert page.count("<svg") == 2
+    assert page.count("<figure>") == 2
     assert page.index("character error rate") > 0
 
 

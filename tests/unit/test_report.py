@@ -278,7 +278,7 @@ def test_every_analysis_figure_and_claim_is_shown(tiny: tuple[SuitePlan, Path]) 
     for name in names:
         assert f"(figures/{name}.svg)" in markdown
         assert (tiny[1] / "figures" / f"{name}.svg").is_file()
-    assert html.count("<svg") == html.count("<summary>The figure in numbers</summary>") == len(names)
+    assert html.count("<figure>") == html.count("<summary>The figure in numbers</summary>") == len(names)
     for word in ("next-segment", "deleted"):  # of the examples, pooled and deleted
         assert f'<span class="{word}">' in html
 
@@ -407,11 +407,15 @@ def test_letters_of_figures_can_be_read_anywhere(
     page = shown(browser, tiny, width)
     sizes = page.evaluate(
         """[...document.querySelectorAll('figure svg text')].map(text => {
-             const { a, b } = text.getScreenCTM();
+             const { a, b } = text.getScreenCTM() ?? { a: Infinity, b: 0 };  // not shown at this width
              return parseFloat(getComputedStyle(text).fontSize) * Math.hypot(a, b);
            })"""
     )
     assert len(sizes) > 50
+    figures = page.locator("figure").count()
+    assert page.locator("figure svg:visible").count() == figures
+    held = "figure .narrow svg:visible, figure .scroll.fits svg:visible"
+    assert page.locator(held).count() >= (4 if width < 1000 else figures)
     assert min(sizes) >= 9.9
     assert page.evaluate("document.documentElement.scrollWidth") == width
     page.close()

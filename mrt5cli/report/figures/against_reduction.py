@@ -25,6 +25,7 @@ from mrt5cli.report.figures.style import (
     Point,
     draw,
     hollow,
+    legend_above,
     legend_beside,
     look_of,
     numbers_of,
@@ -73,7 +74,7 @@ def loss_against_reduction(results: Results, compared: Sequence[Compared], name:
         return []
 
     def paint(figure: Figure, axes: Axes) -> None:
-        plot_families(axes, points)
+        plot_families(figure, axes, points)
         base = sorted((point for point in points if point.family == "ByT5"), key=lambda one: one.published)
         if base:
             axes.axhline(base[0].y, color=look_of("ByT5").colour, zorder=0, **DOTTED)
@@ -84,7 +85,7 @@ def loss_against_reduction(results: Results, compared: Sequence[Compared], name:
     caption = f"{unit.capitalize()} against the share deleted, a point a model{theirs}."
     if any(point.interval for point in points):
         caption += " Bars: 95 % over seeds."
-    return [draw(paint, name, caption, numbers_of(points, DELETED, unit))]
+    return [draw(paint, name, caption, numbers_of(points, DELETED, unit), narrow={})]
 
 
 def runtime(results: Results, compared: Sequence[Compared], name: str) -> list[Drawing]:
@@ -105,7 +106,7 @@ def runtime(results: Results, compared: Sequence[Compared], name: str) -> list[D
 
     def paint(figure: Figure, axes: Axes) -> None:
         _plot(axes, sorted(promised), PROMISED, INK, marker="_", linestyle="")
-        plot_families(axes, points)
+        plot_families(figure, axes, points)
         axes.axhline(0, color=INK, linewidth=0.6)
         axes.set(xlabel=DELETED, ylabel=SAVED)
 
@@ -114,7 +115,7 @@ def runtime(results: Results, compared: Sequence[Compared], name: str) -> list[D
     if document["runs"]:
         caption += f" Ours: {document['device_name']}, batches of {document['batch_size']}."
     shown = [*points, *(Point(PROMISED, *place) for place in sorted(promised))]
-    return [draw(paint, name, caption, numbers_of(shown, DELETED, SAVED), height=3.6)]
+    return [draw(paint, name, caption, numbers_of(shown, DELETED, SAVED), height=3.6, narrow={})]
 
 
 def _published_reduction(row: Published) -> float | None:
@@ -161,7 +162,7 @@ def macs(results: Results, compared: Sequence[Compared], name: str) -> list[Draw
             _plot(axes, places, f"runs of {family}", look.colour, marker=look.marker, linestyle="")
         axes.set(xlim=(-2, 102), ylim=(0, 104))
         axes.set(xlabel=DELETED, ylabel=LEFT)
-        legend_beside(axes)
+        legend_beside(figure, axes)
 
     sizes = document["sizes"]
     caption = (
@@ -173,7 +174,7 @@ def macs(results: Results, compared: Sequence[Compared], name: str) -> list[Draw
     shown += [Point("exact", *place) for place in exact]
     shown += [Point("the paper's formula", *place, published=True) for place in known]
     shown += [Point(line["family"], 100 * line["deletion_rate"], 100 * line["relative"]) for line in runs]
-    return [draw(paint, name, caption, numbers_of(shown, DELETED, LEFT), height=3.6)]
+    return [draw(paint, name, caption, numbers_of(shown, DELETED, LEFT), height=3.6, narrow={})]
 
 
 def gate_placement(results: Results, compared: Sequence[Compared], name: str) -> list[Drawing]:
@@ -216,9 +217,9 @@ def gate_placement(results: Results, compared: Sequence[Compared], name: str) ->
             axes.tick_params(axis="y", labelcolor=look.colour)
         left.set_xticks(sorted({point.x for point in (*losses, *others)}))
         left.set_xlabel("gate after layer")
-        figure.legend(loc="outside upper center", ncols=3)
+        legend_above(figure)
 
     axes = f"{unit.capitalize()} (left axis) and {other} (right axis)"
     caption = f"{axes} against the gate's layer{hollow(bool(known))}."
     shown = numbers_of([*losses, *others], "gate after layer", "")
-    return [draw(paint, name, caption, shown, height=3.4)]
+    return [draw(paint, name, caption, shown, height=3.4, narrow={})]

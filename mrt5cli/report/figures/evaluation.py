@@ -12,7 +12,17 @@ from mrt5cli.metrics.catalog import METRICS, Metric
 from mrt5cli.metrics.results import TOTAL
 from mrt5cli.report.figures.against_reduction import DELETED
 from mrt5cli.report.figures.per_language import by_language
-from mrt5cli.report.figures.style import FAINT, HOLLOW, INK, Drawing, Look, draw, look_of, numbers
+from mrt5cli.report.figures.style import (
+    FAINT,
+    HOLLOW,
+    INK,
+    Drawing,
+    Look,
+    draw,
+    legend_above,
+    look_of,
+    numbers,
+)
 from mrt5cli.report.tables import number, percent
 
 GIVEN = Look(look_of("Random").colour, "s")
@@ -47,9 +57,7 @@ def dial(comparison: Comparison) -> list[Drawing]:
         axes.plot(wanted, found, GIVEN.marker, color=GIVEN.colour, label="validation", **HOLLOW)
         axes.plot(wanted, [_gone(one) for one in moved], "o", color=look_of("MrT5").colour, markersize=4)
         axes.set(xlabel="wanted (%)", ylabel=DELETED)
-        handles, labels = all_axes[0].get_legend_handles_labels()
-        more, its = axes.get_legend_handles_labels()
-        figure.legend([*handles, *more], [*labels, *its], loc="outside upper center", ncols=4)
+        legend_above(figure)
 
     caption = (
         f"{own.subject.name} with its threshold moved, untrained: "
@@ -69,9 +77,13 @@ def dial(comparison: Comparison) -> list[Drawing]:
     ]
     headers = ("", "wanted, %", "validation, %", DELETED, *(metric.heading for metric in metrics))
     columns = len(metrics) + 1
+    shown = numbers(headers, rows)
     return [
-        draw(paint, "dial", caption, numbers(headers, rows), width=3.6 * columns, height=3.4, ncols=columns)
-    ]
+        draw(
+            paint, "dial", caption, shown,
+            width=3.6 * columns, height=3.4, narrow={"nrows": columns}, ncols=columns,
+        )
+    ]  # fmt: skip
 
 
 def per_subset(comparison: Comparison) -> list[Drawing]:
