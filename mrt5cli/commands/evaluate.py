@@ -15,7 +15,7 @@ from mrt5cli.commands import options
 from mrt5cli.commands.options import amount, argument, named, option, path, shares
 from mrt5cli.errors import UserError
 from mrt5cli.output import print_json
-from mrt5cli.text import say, say_on_stderr
+from mrt5cli.text import announced, say, say_on_stderr
 
 if TYPE_CHECKING:
     from mrt5cli.evaluation.compare import Comparison
@@ -177,7 +177,9 @@ def _show(comparison: Comparison, out: Path | None, html: Path | None, as_json: 
     if out is not None:
         write_json(out, comparison.document())
     if html is not None:
-        write_text(html, to_page(comparison))
+        with announced("drawing figures ...", say_on_stderr):
+            page = to_page(comparison)
+        write_text(html, page)
         say_on_stderr(f"saved {html}")
 
 

@@ -135,9 +135,10 @@ def legend_beside(figure: Figure, axes: Axes) -> None:
 
 def legend_above(figure: Figure, columns: int = 4) -> None:
     """A legend above all axes, of what has a label in any of them."""
-    entries = [axes.get_legend_handles_labels() for axes in figure.axes]
-    handles, labels = ([one for entry in entries for one in entry[part]] for part in (0, 1))
-    named: dict[str, Any] = dict(zip(labels, handles, strict=True))
+    named: dict[str, Any] = {}
+    for axes in figure.axes:
+        handles, labels = axes.get_legend_handles_labels()
+        named |= dict(zip(labels, handles, strict=True))
     if figure.get_figwidth() <= NARROW:
         columns = min(columns, 2 if max(map(len, named)) < 20 else 1)
     figure.legend([*named.values()], [*named], loc="outside upper center", ncols=columns)
