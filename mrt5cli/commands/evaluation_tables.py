@@ -54,23 +54,25 @@ def to_page(comparison: Comparison) -> str:
     lead = "" if unfinished is None else f"Unfinished: {unfinished}. "
     if not can_draw():
         lead += NO_FIGURES.format(HOW_TO_DRAW)
-    parts = [replace(comparison, results=[result]) for result in results] if unfinished else [comparison]
-    sections = [section for part in parts for section in _sections(part)]
-    if unfinished:  # one of each run that was measured
+    if unfinished is not None:  # a section of each run that was measured, of the languages that were
         sections = [
-            replace(section, title=f"{section.title}: {part.results[0].label}")
-            for part, section in zip(parts, sections, strict=True)
+            replace(section, title=f"{section.title}: {result.label}")
+            for result in results
+            for section in _sections(replace(comparison, results=[result]))
         ]
-    by_language = [
-        replace(_results(replace(comparison, results=[result])), title=result.label, folded=True)
-        for result in results
-        if len(results) > 1 and len(result.rows) > 1 and not unfinished
-    ]
-    sections[0] = replace(
-        sections[0],
-        drawings=_drawings(comparison) if can_draw() else (),
-        tables=[*sections[0].tables, *by_language],
-    )
+    else:
+        first, *others = _sections(comparison)
+        by_language = [
+            replace(
+                _results(replace(comparison, results=[result])),
+                title=f"{result.label}, by language",
+                folded=True,
+            )
+            for result in results
+            if len(results) > 1 and len(result.rows) > 1
+        ]
+        drawings = _drawings(comparison) if can_draw() else ()
+        sections = [replace(first, drawings=drawings, tables=[*first.tables, *by_language]), *others]
     title = f"{', '.join(names)} on {comparison.task['kind']}"
     return page(title, lead.strip(), [*sections, _made(comparison)])
 

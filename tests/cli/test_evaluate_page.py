@@ -15,6 +15,8 @@ from tiny_runs import NO_GATE, SHORTENERS, make_run
 from typer.testing import CliRunner
 
 from mrt5cli.cli import app
+from mrt5cli.errors import RunFailed
+from mrt5cli.evaluation import evaluate as evaluation
 from mrt5cli.report import page as reports
 
 PAIRS = "noisy\tclean\tlanguage\nhelo there\thello there\ten\nsalut,  toi\tsalut toi\tfr\nwrold\tworld\ten\n"
@@ -114,32 +116,58 @@ def test_what_has_no_dial_says_so(kind: str, tmp_path: Path) -> None:
     assert not (tmp_path / "dial.html").exists()
 
 
-def test_languages_have_a_figure_and_each_run_its_table(tmp_path: Path) -> None:
-    (tmp_path / "pairs").mkdir()
+def task(folder: Path) -> dict[str, Any]:
+    """Of two languages."""
+    (folder / "pairs").mkdir()
     for split in ("train", "validation", "test"):
-        (tmp_path / "pairs" / f"{split}.tsv").write_text(PAIRS)
-    task = {
+        (folder / "pairs" / f"{split}.tsv").write_text(PAIRS)
+    return {
         "kind": "text2text",
-        "source": {"kind": "files", "path": str(tmp_path / "pairs")},
+        "source": {"kind": "files", "path": str(folder / "pairs")},
         **{"input": "Correct: {noisy}", "target": "{clean}", "language_column": "language"},
         **{"input_length": 32, "target_length": 12, "metrics": ["cer", "exact_match"]},
     }
-    one, other = (
-        make_run(tmp_path, "one", task=task),
-        make_run(tmp_path, "other", task=task, shortener=NO_GATE),
-    )
+
+
+def test_languages_have_a_figure_and_each_run_its_table(tmp_path: Path) -> None:
+    both = task(tmp_path)
+    one = make_run(tmp_path, "one", task=both)
+    other = make_run(tmp_path, "other", task=both, shortener=NO_GATE)
     printed, page = paged(tmp_path / "languages.html", one, "--compare", other)
     assert page.count("<figure>") == 1
     for words in ("English", "French"):
         assert words in page[page.index("<svg") : page.index("</svg>")]
     for name in ("one-seed3", "other-seed3"):
-        rows = cells(page, f"<summary>{name}</summary>")
+        rows = cells(page, f"<summary>{name}, by language</summary>")
         assert [row[0] for row in rows] == ["en", "fr", "total"]
     for heading in re.findall(r"^(\S.*) \((?:paired bootstrap|McNemar)", printed, re.MULTILINE):
         assert f"<h3>{heading}" in page
     _, page = paged(tmp_path / "dial.html", one, "--deletion-rate", "0.5")
     assert page.count("<figure>") == 2
     assert page.index("character error rate") > 0
+
+
+def test_the_page_of_an_evaluation_that_failed_has_what_was_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path, "mrt5", task=task(tmp_path))
+    measure, failures = evaluation._Subset.measure, []
+
+    def failing(part: Any) -> Any:
+        if part.subset == "fr" and part.options.threshold is not None:
+            failures.append(part)
+            raise RunFailed("the disk with fr is gone")
+        return measure(part)
+
+    monkeypatch.setattr(evaluation._Subset, "measure", failing)
+    result = call("evaluate", run, "--deletion-rate", "0.5", "--html", tmp_path / "part.html")
+    assert result.exit_code == 1
+    assert len(failures) == 1
+    page = (tmp_path / "part.html").read_text(encoding="utf-8")
+    assert "Unfinished: the disk with fr is gone." in page
+    assert [row[0] for row in cells(page, "Results: mrt5-seed3 <a")] == ["en", "fr", "total"]
+    assert [row[0] for row in cells(page, "Results: mrt5-seed3 at 50 % <a")] == ["en"]
+    assert "<svg" not in page
 
 
 def test_without_matplotlib_a_page_says_how_to_get_figures(

@@ -406,8 +406,8 @@ def test_letters_of_figures_can_be_read_anywhere(
 ) -> None:
     page = shown(browser, tiny, width)
     sizes = page.evaluate(
-        """[...document.querySelectorAll('figure svg text')].map(text => {
-             const { a, b } = text.getScreenCTM() ?? { a: Infinity, b: 0 };  // not shown at this width
+        """[...document.querySelectorAll('figure svg text')].filter(text => text.checkVisibility()).map(text => {
+             const { a, b } = text.getScreenCTM();
              return parseFloat(getComputedStyle(text).fontSize) * Math.hypot(a, b);
            })"""
     )

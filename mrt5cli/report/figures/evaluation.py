@@ -50,6 +50,7 @@ def dial(comparison: Comparison) -> list[Drawing]:
             if metric.name == "loss" and bare is not None:
                 axes.plot([100], [bare], "X", color=FAINT, label="source removed")
             axes.set(xlabel=DELETED, ylabel=metric.heading)
+            axes.set_xlim(left=-3)
         axes = all_axes[-1]
         axes.axline((0, 0), slope=1, color=FAINT, linestyle=":", linewidth=0.8)
         wanted = [100 * one.calibration.rate for one in moved if one.calibration is not None]
@@ -81,7 +82,7 @@ def dial(comparison: Comparison) -> list[Drawing]:
     return [
         draw(
             paint, "dial", caption, shown,
-            width=3.6 * columns, height=3.4, narrow={"nrows": columns}, ncols=columns,
+            width=7.2 if columns == 2 else 9.2, height=3.4, narrow={"nrows": columns}, ncols=columns,
         )
     ]  # fmt: skip
 
