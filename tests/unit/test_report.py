@@ -406,7 +406,7 @@ def test_letters_of_figures_can_be_read_anywhere(
 ) -> None:
     page = shown(browser, tiny, width)
     sizes = page.evaluate(
-        """[...document.querySelectorAll('figure svg text')].filter(one => one.checkVisibility()).map(text => {
+        """[...document.querySelectorAll('figure svg text')].filter(t => t.checkVisibility()).map(text => {
              const { a, b } = text.getScreenCTM();
              return parseFloat(getComputedStyle(text).fontSize) * Math.hypot(a, b);
            })"""
