@@ -406,9 +406,9 @@ def test_letters_of_figures_can_be_read_anywhere(
 ) -> None:
     page = shown(browser, tiny, width)
     sizes = page.evaluate(
-        """[...document.querySelectorAll('figure svg text')].filter(text => text.checkVisibility()).map(text => {
-             const { a, b } = text.getScreenCTM();
-             return parseFloat(getComputedStyle(text).fontSize) * Math.hypot(a, b);
+        """[...document.querySelectorAll('figure svg text')].filter(one => one.checkVisibility()).map(one => {
+             const { a, b } = one.getScreenCTM();
+             return parseFloat(getComputedStyle(one).fontSize) * Math.hypot(a, b);
            })"""
     )
     assert len(sizes) > 50
