@@ -86,7 +86,8 @@ class Result:
     @property
     def train_seconds(self) -> float | None:
         """Time the run spent training up to this model, over all its resumes, as its metrics.jsonl says."""
-        run, step = self.subject.run, self.subject.step
+        run, recipe = self.subject.run, self.subject.recipe
+        step = self.subject.step if recipe is None else self.subject.step or recipe.training.max_steps
         try:
             rows = [] if run is None else run.metrics()
         except UserError:  # damaged, or for its owner's eyes only: no reason to lose what was measured
