@@ -24,6 +24,10 @@ import matplotlib.style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from mrt5cli.errors import UserError, not_written
+from mrt5cli.text import listed
+from mrt5cli.writing import write_bytes
+
 INK, FAINT = "#000000", "#8a8a8a"
 STYLE = Path(__file__).with_name("report.mplstyle")
 HOLLOW: dict[str, Any] = {"markerfacecolor": "#ffffff", "markeredgewidth": 1.1, "linewidth": 1.0}
@@ -153,3 +157,29 @@ def draw(
     text = text.replace("'DejaVu Sans Mono'", "'DejaVu Sans Mono', Menlo, Consolas, monospace")
     text = text.replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, 'Segoe UI', Helvetica, Arial, sans-serif")
     return Drawing(name, caption, text)
+
+
+def save_picture(
+    path: Path, paint: Callable[..., None], *, width: float = 7.2, height: float = 4.0, **grid: Any
+) -> None:
+    """A figure as a picture, in a file of the kind that its name says; else as `draw`.
+
+    Raises:
+        UserError: it cannot be written, or there is no such kind.
+    """
+    kind = path.suffix.removeprefix(".").lower()
+    with matplotlib.style.context([STYLE, {"savefig.dpi": 200}], after_reset=True):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        kinds = figure.canvas.get_supported_filetypes()
+        if kind not in kinds:
+            raise UserError(
+                f"{path}: no picture of that kind can be written",
+                f"end its name in .png or {listed(sorted(kinds), 20)}",
+            )
+        paint(figure, *figure.subplots(squeeze=False, **grid).flat)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=kind)
+    try:
+        write_bytes(path, buffer.getvalue())
+    except OSError as error:
+        raise not_written(error) from error
