@@ -484,6 +484,7 @@ def resolve_model(path_or_hub_id: str | Path) -> tuple[str, RunDir | None]:
     if run.is_run:
         own_code.import_again(path)
         if (run.model / CONFIG).is_file():
+            locks.read_on(run.model / CONFIG)
             return str(run.model), run
         if checkpoint := _newest_model(run):
             return str(checkpoint), run

@@ -184,7 +184,8 @@ def compare(
     if twice := {name for name in names if names.count(name) > 1}:
         raise UserError(f"{min(twice)} is named twice", "name each run once")
     describing.check_comparable(found)
-    drawn = panels([(one.name, one) for one in found], metric or [], by)
+    named = describing.named(found)
+    drawn = panels([*zip(named, found, strict=True)], metric or [], by)
     tables = [
         describing.final_numbers(found),
         describing.recipe_differences(found),
@@ -200,10 +201,12 @@ def compare(
             }
         )
     else:
+        say("\n".join(visible(line, lines=False) for line in named))
         _print_curves(drawn)
         for table in tables:
             _print_words(table)
-    _write(f"{counted(len(found), 'run')} compared", drawn, tables, html, png)
+    legend = describing.Words("Runs", ("", "run"), [(line[0], line[3:]) for line in named], 2)
+    _write(f"{counted(len(found), 'run')} compared", drawn, [legend, *tables], html, png)
 
 
 @app.command("best", short_help="Name the best run by a metric.")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Sequence
-from typing import Any
 
 from mrt5cli.text import MISSING, columns, say, visible
+
+
+GAP = 2
+"""Spaces between columns."""
 
 
 def print_table(
@@ -24,28 +27,38 @@ def print_table(
         text_columns: the columns that are text, if others.
         only_filled: leave out the columns that no row has a value for.
     """
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    from rich.cells import cell_len  # rich's own tables take seconds for a thousand rows
 
     if only_filled:
         every = zip(headers, *rows, strict=True)
         filled = [column for column in every if not {*column[1:]} <= {"", MISSING}]
         headers, *rows = zip(*filled, strict=True)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
-    for place, header in enumerate(headers):
-        justify: Any = "left" if place in text_columns else "right"
-        table.add_column(Text(header), justify=justify, no_wrap=True, vertical="bottom")
-    for row in rows:
-        table.add_row(*(Text(visible(cell)) for cell in row))
-    console = Console(file=sys.stdout, width=10_000)
-    console.width = console.measure(table).maximum
+    titles = [header.split("\n") for header in headers]
+    high = max(map(len, titles))
+    lines = [*zip(*([""] * (high - len(title)) + title for title in titles), strict=True)]
+    cells = [[visible(cell) for cell in row] for row in rows]
+    widths = [max(map(cell_len, column)) for column in zip(*lines, *cells, strict=True)]
+    total = sum(widths) + GAP * (len(widths) - 1)
     limit = columns(sys.stdout)
-    if limit is not None and console.width > limit:
+    if limit is not None and total > limit:
         _print_paragraphs(headers, rows)
-    else:
-        console.print(table)
+        return
+    rule = ("\N{BOX DRAWINGS LIGHT HORIZONTAL}" if _holds_rules() else "-") * total
+    out = []
+    for row in (*lines, None, *cells):
+        if row is None:
+            out.append(rule)
+            continue
+        padded = []
+        for place, (cell, width) in enumerate(zip(row, widths, strict=True)):
+            space = " " * (width - cell_len(cell))
+            padded.append(cell + space if place in text_columns else space + cell)
+        out.append((" " * GAP).join(padded))
+    print("\n".join(out))
+
+
+def _holds_rules() -> bool:
+    return (sys.stdout.encoding or "ascii").lower().startswith("utf")
 
 
 def _print_paragraphs(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
