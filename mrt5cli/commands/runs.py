@@ -152,7 +152,9 @@ def show(
         _print_curves(drawn)
         for note in one.all_notes:
             say_on_stderr(f"note: {note}")
-    _write(one.name, drawn, [describing.Words("What it is", ("", ""), facts, 2), *tables], html, png)
+    _write(
+        one.name, drawn, [describing.Words("What it is", ("", ""), facts, 2, prose=True), *tables], html, png
+    )
 
 
 @app.command("compare", short_help="Compare runs: curves, numbers, recipes, versions.")
@@ -453,8 +455,22 @@ def _print_words(table: Words) -> None:
     if not table.rows:
         return
     say(f"\n{table.title}")
+    if table.differs:
+        width = max(len(key) for key, *_ in table.rows)
+        for key, *values in table.rows:
+            say(f"  {key:<{width}}  {_grouped(table.headers[1:], values)}")
+        return
     rows = [tuple(visible(cell, lines=False) for cell in row) for row in table.rows]
     print_table(table.headers, rows, range(table.text_columns))
+
+
+def _grouped(letters: Sequence[str], values: Sequence[str]) -> str:
+    """Values of runs, each with the letters of those that have it: "500 (A, C), 650 (B)"."""
+    of = {
+        value: [letter for letter, one in zip(letters, values, strict=True) if one == value]
+        for value in values
+    }
+    return ", ".join(f"{visible(value, lines=False)} ({', '.join(found)})" for value, found in of.items())
 
 
 def _print_curves(drawn: Sequence[Panel]) -> None:

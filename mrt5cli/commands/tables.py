@@ -7,7 +7,6 @@ from collections.abc import Collection, Sequence
 
 from mrt5cli.text import MISSING, columns, say, visible
 
-
 GAP = 2
 """Spaces between columns."""
 

@@ -29,7 +29,10 @@ def write_page(path: Path, title: str, panels: Sequence[Panel], tables: Sequence
         if words.rows:
             rows = [tuple(visible(cell, lines=False) for cell in row) for row in words.rows]
             sections.append(
-                Section(words.title, tables=[Table(words.headers, rows, words=words.text_columns)])
+                Section(
+                    words.title,
+                    tables=[Table(words.headers, rows, words=words.text_columns, prose=words.prose)],
+                )
             )
     try:
         write_text(path, page(visible(title, lines=False), "", sections))

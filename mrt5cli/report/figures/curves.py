@@ -11,12 +11,12 @@ from matplotlib.figure import Figure
 
 from mrt5cli.report.figures.style import FAINT, LOOKS, OTHER_LOOKS, Drawing, draw, save_picture
 from mrt5cli.runs.curves import AXES, Panel
-from mrt5cli.text import counted, duration, listed, visible
+from mrt5cli.text import duration, listed, visible
 
 LINES = ("-", "--", ":", "-.")
 """Of curves beyond the number of colours, whose turn comes again."""
-HEIGHT, LEGEND_LINE = 2.6, 0.22
-"""Inches of a panel, and of a line of the legend."""
+WIDTH, HEIGHT, LEGEND_LINE = 5.4, 2.4, 0.22
+"""Inches of a panel, which a telephone's screen is to show legibly, and of a line of the legend."""
 
 
 def curve_drawings(panels: Sequence[Panel]) -> list[Drawing]:
@@ -26,6 +26,7 @@ def curve_drawings(panels: Sequence[Panel]) -> list[Drawing]:
             lambda figure, axes, panel=panel: _paint(figure, [axes], [panel]),
             f"curve-{panel.metric}",
             _caption(panel),
+            width=WIDTH,
             height=HEIGHT + _legend_height(panel),
         )
         for panel in panels
@@ -53,10 +54,12 @@ def _legend_height(panel: Panel) -> float:
 
 
 def _caption(panel: Panel) -> str:
-    of = listed([curve.label for curve in panel.curves], 4) if panel.curves else counted(0, "run")
-    ends = "; ".join(f"{curve.y[-1]:.4g} at the end of {curve.label}" for curve in panel.curves[:4])
-    aim = ", dotted where it is to come to" if any(one.target is not None for one in panel.curves) else ""
-    return visible(f"{panel.title.capitalize()} by {AXES[panel.by]}, of {of}{aim}: {ends}.", lines=False)
+    ends = [f"{curve.y[-1]:.4g} ({curve.label.partition('  ')[0]})" for curve in panel.curves]
+    if len(ends) == 1:
+        ends = [f"{panel.curves[0].y[-1]:.4g}"]
+    aim = "; dotted is the target" if any(one.target is not None for one in panel.curves) else ""
+    title = panel.title[0].upper() + panel.title[1:]
+    return visible(f"{title}, by {AXES[panel.by]}; at the end {listed(ends, 8)}{aim}.", lines=False)
 
 
 def _paint(figure: Figure, every: Sequence[Axes], panels: Sequence[Panel]) -> None:
