@@ -18,11 +18,11 @@ STEPS = 40
 
 
 @cache
-def _recipe(name: str, start: str, max_steps: int, target: float) -> str:
+def _recipe(start: str, max_steps: int, target: float) -> str:
     return recipes.dump(
         recipes.Recipe.model_validate(
             {
-                "name": name,
+                "name": "recorded",
                 "description": "recorded: for tests",
                 "seed": 3,
                 "task": tiny_runs.VOWELS,
@@ -62,7 +62,7 @@ def record(
         meta: more of meta.json.
     """
     run = RunDir.create(path)
-    text = _recipe(path.name.replace(" ", "-").encode("ascii", "replace").decode(), start, max_steps, target)
+    text = _recipe(start, max_steps, target)
     write_text(run.recipe_path, text)
     session = {
         "started": "2026-01-02T03:00:00+00:00",

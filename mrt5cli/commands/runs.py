@@ -26,6 +26,8 @@ FILTERS = (
     "state, tag, task, shortener, start), or KEY<NUMBER and the like (step, target, size, or any metric). "
     "May be repeated."
 )
+LEAST_COLUMNS = 5
+"""Of a list, up to the deletion rate: where fewer fit beside the names, these stand in lines of their own."""
 Run = Annotated[str, argument("A run directory, or its name below runs/.", "RUN")]
 Runs = Annotated[list[str], argument("Run directories, or their names below runs/.", "RUN...")]
 Folder = Annotated[Path | None, argument("Where to look. [default: runs/]", "FOLDER", places.path)]
@@ -417,15 +419,18 @@ def _print_list(runs: Sequence[Entry]) -> None:
         ("task", [visible(run.task or MISSING, lines=False) for run in runs]),
     ]
     filled = [cell for cell in cells if {*cell[1]} != {MISSING}]
+    names: Sequence[str] = ()
     fitting = _fitting(filled)
+    if len(fitting) < min(LEAST_COLUMNS, len(filled)):  # names are too long: each has a line of its own
+        names, fitting = filled[0][1], _fitting(filled[1:])
     left_words = {"run", "state", "tags", "result", "task"}
-    places_of_words = [place for place, (header, _) in enumerate(fitting) if header in left_words]
     print_table(
         [header for header, _ in fitting],
         [*zip(*(texts for _, texts in fitting), strict=True)],
-        places_of_words,
+        [place for place, (header, _) in enumerate(fitting) if header in left_words],
+        above=names,
     )
-    if left := [header.replace("\n", "") for header, _ in filled if header not in dict(fitting)]:
+    if left := [header.replace("\n", "") for header, _ in filled[1:] if header not in dict(fitting)]:
         say(f"\nnot shown at this width: {', '.join(left)}")
     remarks = [(run, str(run.holder)) for run in runs if run.holder]
     remarks += [(run, run.why or "") for run in runs if run.state == "damaged"]

@@ -16,6 +16,7 @@ def print_table(
     rows: Sequence[Sequence[str]],
     text_columns: Collection[int] = (0,),
     only_filled: bool = False,
+    above: Sequence[str] = (),
 ) -> None:
     """Print a table; the first column is text, the others are numbers. A header may have two lines.
 
@@ -25,6 +26,7 @@ def print_table(
     Args:
         text_columns: the columns that are text, if others.
         only_filled: leave out the columns that no row has a value for.
+        above: a line above each row, however wide it is.
     """
     from rich.cells import cell_len  # rich's own tables take seconds for a thousand rows
 
@@ -44,16 +46,17 @@ def print_table(
         return
     rule = ("\N{BOX DRAWINGS LIGHT HORIZONTAL}" if _holds_rules() else "-") * total
     out = []
-    for row in (*lines, None, *cells):
-        if row is None:
+    for number, row in enumerate((*lines, *cells), -len(lines)):
+        if number == 0:
             out.append(rule)
-            continue
+        if above and number >= 0:
+            out.append(visible(above[number]))
         padded = []
         for place, (cell, width) in enumerate(zip(row, widths, strict=True)):
             space = " " * (width - cell_len(cell))
             padded.append(cell + space if place in text_columns else space + cell)
         out.append((" " * GAP).join(padded))
-    print("\n".join(out))
+    print("\n".join(out if cells else [*out, rule]))
 
 
 def _holds_rules() -> bool:

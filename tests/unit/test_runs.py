@@ -21,6 +21,7 @@ from recorded_runs import evaluate, record
 from mrt5cli import locks, manifest
 from mrt5cli import recipe as recipes
 from mrt5cli.errors import UserError
+from mrt5cli.recipe import strict_yaml
 from mrt5cli.rundir import RunDir
 from mrt5cli.runs import choosing, curves, describing, found, moving
 
@@ -154,25 +155,36 @@ def test_whatever_is_in_the_files_of_a_run_it_is_read(runs: Path, chance: random
     files.append(run.path / found.TAGS)
     whole = {file: file.read_bytes() for file in files}
     states = set()
-    for _ in range(400):
+    for _ in range(150):
         for file, text in whole.items():
             file.write_bytes(text)
         file = chance.choice(files)
-        if file.suffix == ".json" and chance.random() < 0.6:
-            file.write_text(json.dumps(broken_tree(json.loads(whole[file]), chance)), errors="surrogatepass")
-        else:
+        if chance.random() < 0.3:
             file.write_bytes(broken(whole[file], chance))
+        elif file == run.recipe_path:
+            tree = strict_yaml.parse(whole[file].decode()).tree
+            file.write_text(
+                json.dumps(broken_tree(tree, chance), indent=2).translate({ord(c): None for c in '"{},'})
+            )
+        elif file == run.metrics_path:
+            lines = whole[file].decode().splitlines()
+            lines[-1] = json.dumps(broken_tree(json.loads(lines[-1]), chance))
+            file.write_text("\n".join(lines) + "\n")
+        else:
+            file.write_text(json.dumps(broken_tree(json.loads(whole[file]), chance)))
         entry = found.read(run.path)
         states.add(entry.state)
-        for table in (
+        several = describing.final_numbers, describing.recipe_differences, describing.origin_differences
+        tables = [
             describing.sessions(entry),
             describing.evaluations(entry),
-            describing.final_numbers([entry]),
-        ):
-            assert all(isinstance(cell, str) for row in table.rows for cell in row)
-        assert describing.facts(entry)
-        assert choosing.ordered([entry, entry], "age", False)
-        json.dumps(entry.document(), default=str)
+            *(of([entry, entry]) for of in several),
+        ]
+        assert all(isinstance(cell, str) for table in tables for row in table.rows for cell in row)
+        assert describing.facts(entry) and choosing.ordered([entry, entry], "age", False)
+        for panel in curves.panels([("a", entry)], []):
+            curves.drawn(panel, 60)
+        json.dumps(entry.document())
     assert states >= {"finished", "damaged"}
 
 
