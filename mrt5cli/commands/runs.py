@@ -11,7 +11,7 @@ import typer
 
 from mrt5cli import places
 from mrt5cli.commands.options import AsJson, argument, option
-from mrt5cli.commands.tables import print_table
+from mrt5cli.commands.tables import GAP, print_table
 from mrt5cli.errors import UserError
 from mrt5cli.output import print_json
 from mrt5cli.text import MISSING, byte_size, columns, counted, listed, number, say, say_on_stderr, visible
@@ -422,7 +422,7 @@ def _print_list(runs: Sequence[Entry]) -> None:
     names: Sequence[str] = ()
     fitting = _fitting(filled)
     if len(fitting) < min(LEAST_COLUMNS, len(filled)):  # names are too long: each has a line of its own
-        names, fitting = filled[0][1], _fitting(filled[1:])
+        names, fitting = filled[0][1], _fitting(filled[1:], indent=GAP)
     left_words = {"run", "state", "tags", "result", "task"}
     print_table(
         [header for header, _ in fitting],
@@ -442,14 +442,14 @@ def _print_list(runs: Sequence[Entry]) -> None:
         say_on_stderr(f"note: {note}")
 
 
-def _fitting(cells: Sequence[tuple[str, list[str]]]) -> list[tuple[str, list[str]]]:
+def _fitting(cells: Sequence[tuple[str, list[str]]], indent: int = 0) -> list[tuple[str, list[str]]]:
     from rich.cells import cell_len
 
     limit = columns(sys.stdout)
     kept: list[tuple[str, list[str]]] = []
-    used = -2
+    used = indent - GAP
     for header, texts in cells:
-        width = 2 + max(cell_len(text) for text in (*header.split("\n"), *texts))
+        width = GAP + max(cell_len(text) for text in (*header.split("\n"), *texts))
         if limit is not None and used + width > limit and len(kept) > 1:
             break
         kept, used = [*kept, (header, texts)], used + width

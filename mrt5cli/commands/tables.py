@@ -40,11 +40,11 @@ def print_table(
     cells = [[visible(cell) for cell in row] for row in rows]
     widths = [max(map(cell_len, column)) for column in zip(*lines, *cells, strict=True)]
     total = sum(widths) + GAP * (len(widths) - 1)
-    limit = columns(sys.stdout)
-    if limit is not None and total > limit:
+    limit, indent = columns(sys.stdout), " " * GAP if above else ""
+    if limit is not None and len(indent) + total > limit:
         _print_paragraphs(headers, rows)
         return
-    rule = ("\N{BOX DRAWINGS LIGHT HORIZONTAL}" if _holds_rules() else "-") * total
+    rule = ("\N{BOX DRAWINGS LIGHT HORIZONTAL}" if _holds_rules() else "-") * (len(indent) + total)
     out = []
     for number, row in enumerate((*lines, *cells), -len(lines)):
         if number == 0:
@@ -55,7 +55,7 @@ def print_table(
         for place, (cell, width) in enumerate(zip(row, widths, strict=True)):
             space = " " * (width - cell_len(cell))
             padded.append(cell + space if place in text_columns else space + cell)
-        out.append((" " * GAP).join(padded))
+        out.append(indent + (" " * GAP).join(padded))
     print("\n".join(out if cells else [*out, rule]))
 
 
