@@ -29,7 +29,7 @@ FILTERS = (
 LEAST_COLUMNS = 5
 """Of a list, up to the deletion rate: where fewer fit beside the names, these stand in lines of their own."""
 Run = Annotated[str, argument("A run directory, or its name below runs/.", "RUN")]
-Runs = Annotated[list[str], argument("Run directories, or their names below runs/.", "RUN...")]
+Runs = Annotated[list[str], argument("Run directories, or their names below runs/.", "RUN")]
 Folder = Annotated[Path | None, argument("Where to look. [default: runs/]", "FOLDER", places.path)]
 Filters = Annotated[list[str] | None, option(FILTERS, "--filter", metavar="CONDITION")]
 Sort = Annotated[
@@ -54,11 +54,7 @@ Png = Annotated[
 Along = Annotated[Literal["step", "seconds", "bytes"], option("What curves are drawn by.", "--by")]
 Yes = Annotated[bool, option("Do not ask.", "--yes", "-y")]
 
-app = typer.Typer(
-    rich_markup_mode=None,
-    help="List, show, compare, find, tag, move and remove runs.",
-    invoke_without_command=True,
-)
+app = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
 
 
 @app.callback()
@@ -73,7 +69,7 @@ def _runs(context: typer.Context) -> None:
 
       mrt5 runs show quickstart-mrt5-seed42
 
-      mrt5 runs compare runs/byt5-seed1 runs/mrt5-seed1 --html both.html
+      mrt5 runs compare byt5-seed1 mrt5-seed1 --html both.html
 
       mrt5 evaluate $(mrt5 runs best --metric sequence_accuracy --quiet)
     """
@@ -98,7 +94,7 @@ def list_runs(
 
       mrt5 runs list
 
-      mrt5 runs list --sort cross_entropy --filter state=finished --filter 'name=*mrt5*'
+      mrt5 runs list --filter mrt5 --filter state=finished --sort loss
 
       mrt5 runs list runs/miniature --filter 'deletion_rate>0.4' --json
     """
@@ -174,9 +170,9 @@ def compare(
 
       mrt5 runs compare quickstart-mrt5-seed42 quickstart-random-seed42
 
-      mrt5 runs compare runs/byt5-seed1 runs/mrt5-seed1 --by seconds --html both.html
+      mrt5 runs compare byt5-seed1 mrt5-seed1 --by seconds --html both.html
 
-      mrt5 runs compare runs/mrt5-seed1 runs/mrt5-seed2 --metric cross_entropy --png seeds.png
+      mrt5 runs compare mrt5-seed1 mrt5-seed2 --metric alpha --png seeds.png
     """
     from mrt5cli.runs import describing
     from mrt5cli.runs.curves import panels
@@ -234,7 +230,7 @@ def best(
 
       mrt5 runs best --metric sequence_accuracy
 
-      mrt5 runs best --metric exact_match --filter task=tydiqa --filter state=finished
+      mrt5 runs best --metric exact_match --filter task=tydiqa
 
       mrt5 evaluate $(mrt5 runs best --metric cross_entropy --quiet)
     """
@@ -339,7 +335,7 @@ def move(
 @app.command("tag", short_help="Tag a run, or show its tags.")
 def tag(
     run: Run,
-    tags: Annotated[list[str] | None, argument("Words to add.", "TAG...", str)] = None,
+    tags: Annotated[list[str] | None, argument("Words to add.", "TAG", str)] = None,
     remove: Annotated[
         list[str] | None, option("Take this tag away. May be repeated.", "--remove", metavar="TAG")
     ] = None,

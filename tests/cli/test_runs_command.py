@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import termios
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from typer.testing import CliRunner
 
 from mrt5cli import recipe as recipes
 from mrt5cli.cli import app
+from mrt5cli.commands import runs as runs_commands
 from mrt5cli.rundir import RunDir
 from mrt5cli.runs import found
 from mrt5cli.text import visible
@@ -106,6 +108,23 @@ def test_a_list_fits_and_cuts_no_name(runs: Path, width: int) -> None:
     for header in ("run", "state", "entropy", "target %", "age", "tags", "result", "size", "task"):
         assert header in piped
     assert "seq. acc. 50.00 %" in piped and "25.0/25.0" in piped and "baseline" in piped
+
+
+@pytest.mark.parametrize("command", ["", "list", "show", "compare", "best", "rm", "mv", "tag"])
+def test_examples_in_help_stand_in_one_line(command: str) -> None:
+    result = CliRunner().invoke(app, ["runs", *filter(None, [command]), "--help"], env={"COLUMNS": "80"})
+    examples = [line for line in result.stdout.splitlines() if line.startswith("    mrt5 ")]
+    given = [
+        line for line in (command_of(command).__doc__ or "").splitlines() if line.startswith("      mrt5 ")
+    ]
+    assert len(given) > 1 and [line.strip() for line in examples] == [line.strip() for line in given]
+
+
+def command_of(name: str) -> Callable[..., object]:
+    callbacks = {one.name: one.callback for one in runs_commands.app.registered_commands}
+    found_one = callbacks[name] if name else runs_commands._runs
+    assert found_one is not None
+    return found_one
 
 
 def test_json_has_everything(runs: Path) -> None:
