@@ -349,9 +349,23 @@ def test_curves_of_runs_of_other_lengths_fit(runs: Path, width: int, by: curves.
 )
 def test_every_range_of_numbers_is_drawn(values: list[float]) -> None:
     rows = [{"step": place, "seconds": 1.0, "x": value} for place, value in enumerate(values)]
+    rows.append({"step": 10**400, "seconds": 1.0, "x": 1.0})
     curve = curves._curve("a", rows, "x", "step")
+    assert len(curve.x) == len(curve.y) == sum(value == value for value in values)
     text = curves.drawn(curves.Panel("x", [curve]), 60)
     assert max(map(len, text.splitlines())) <= 60 and any("\u2801" <= c <= "\u28ff" for c in text)
+
+
+def test_numbers_of_validation_are_curves_too(runs: Path) -> None:
+    run = record(runs / "a")
+    lines = [
+        {"step": step, "validation": {"en": {"loss": 9.0}, "total": {"loss": 1 / step}}} for step in (10, 20)
+    ]
+    run.metrics_path.write_text(
+        run.metrics_path.read_text() + "".join(json.dumps(row) + "\n" for row in lines)
+    )
+    [panel] = curves.panels([("a", found.read(run.path))], ["validation_loss"])
+    assert (panel.title, panel.curves[0].x, panel.curves[0].y) == ("validation loss", [10, 20], [0.1, 0.05])
 
 
 # --- tags ---------------------------------------------------------------------------------------------------
@@ -572,6 +586,15 @@ def test_a_move_is_refused_where_it_cannot_be_whole(runs: Path, monkeypatch: pyt
         moving.move(run, runs / "z")
     (runs / "link").unlink()
     assert content(runs) == before and not (runs / "z").exists()
+
+
+def test_a_path_out_of_the_working_directory_is_absolute(runs: Path, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    os.chdir(work)
+    run, other = record(runs / "a"), record(runs / "b", start="runs/a")
+    moving.move(run, tmp_path / "far")
+    assert other.recipe().model.start == str(tmp_path / "far") and other.recipe_changed() is None
 
 
 def test_a_kill_between_move_and_references_leaves_a_link(
