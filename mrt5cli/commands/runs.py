@@ -457,21 +457,14 @@ def _print_words(table: Words) -> None:
         return
     say(f"\n{table.title}")
     if table.differs:
+        from mrt5cli.runs.describing import grouped
+
         width = max(len(key) for key, *_ in table.rows)
-        for key, *values in table.rows:
-            say(f"  {key:<{width}}  {_grouped(table.headers[1:], values)}")
+        for key, values in grouped(table).rows:
+            say(f"  {key:<{width}}  {values}")
         return
     rows = [tuple(visible(cell, lines=False) for cell in row) for row in table.rows]
     print_table(table.headers, rows, range(table.text_columns))
-
-
-def _grouped(letters: Sequence[str], values: Sequence[str]) -> str:
-    """Values of runs, each with the letters of those that have it: "500 (A, C), 650 (B)"."""
-    of = {
-        value: [letter for letter, one in zip(letters, values, strict=True) if one == value]
-        for value in values
-    }
-    return ", ".join(f"{visible(value, lines=False)} ({', '.join(found)})" for value, found in of.items())
 
 
 def _print_curves(drawn: Sequence[Panel]) -> None:

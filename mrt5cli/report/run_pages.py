@@ -10,7 +10,7 @@ from mrt5cli.report.html import Section, page
 from mrt5cli.report.page import HOW_TO_DRAW, can_draw
 from mrt5cli.report.tables import Table
 from mrt5cli.runs.curves import Panel
-from mrt5cli.runs.describing import Words
+from mrt5cli.runs.describing import Words, grouped
 from mrt5cli.text import visible
 from mrt5cli.writing import write_text
 
@@ -25,7 +25,7 @@ def write_page(path: Path, title: str, panels: Sequence[Panel], tables: Sequence
     from mrt5cli.report.figures.curves import curve_drawings
 
     sections = [Section("Curves", drawings=curve_drawings(panels))] if panels else []
-    for words in tables:
+    for words in (grouped(words) if words.differs else words for words in tables):
         if words.rows:
             rows = [tuple(visible(cell, lines=False) for cell in row) for row in words.rows]
             sections.append(

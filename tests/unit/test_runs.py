@@ -208,6 +208,7 @@ def test_a_folder_that_nobody_may_read_is_shown(runs: Path, monkeypatch: pytest.
     assert seen["closed"].why == "runs/closed cannot be read: Permission denied"
 
 
+@pytest.mark.slow  # some seconds
 def test_a_thousand_runs_are_read_in_a_second_or_two_without_torch(runs: Path) -> None:
     first = record(runs / "run-0", evaluation={"sequence_accuracy": 0.5})
     for number in range(1, 1000):
