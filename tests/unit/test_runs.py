@@ -517,6 +517,10 @@ def test_a_move_keeps_what_refers_to_the_run(
     )
     follower = record(runs / "suite" / "b", start=typed)
     at_checkpoint = record(runs / "c", start=f"{typed}/checkpoints/step-00000020")
+    at_step = record(runs / "f", start=f"{typed}@step-20")
+    segment = at_step.segment(20) / "recipe.yaml"
+    segment.parent.mkdir(parents=True)
+    shutil.copy(at_step.recipe_path, segment)
     unlike = record(runs / "d", start="runs/another-a")
     damaged = record(runs / "e")
     damaged.recipe_path.write_text("x")
@@ -524,12 +528,14 @@ def test_a_move_keeps_what_refers_to_the_run(
     if across:
         other_file_system(monkeypatch)
     new = tmp_path / "kept" / "first"
-    assert {path.name for path in moving.move(run, new)} == {"b", "c"}
+    assert {path.name for path in moving.move(run, new)} == {"b", "c", "f"}
     assert not run.path.exists() and not run.path.is_symlink() and RunDir(new).is_run
     place = str(new) if absolute else "kept/first"
     assert follower.recipe().model.start == place
     assert at_checkpoint.recipe().model.start == f"{place}/checkpoints/step-00000020"
-    for one in (follower, at_checkpoint, unlike, RunDir(new)):
+    assert at_step.recipe().model.start == f"{place}@step-20"
+    assert segment.read_bytes() == at_step.recipe_path.read_bytes()
+    for one in (follower, at_checkpoint, at_step, unlike, RunDir(new)):
         assert one.recipe_changed() is None
     assert content(unlike.path) == theirs
     meta = RunDir(new).meta()

@@ -15,8 +15,8 @@ from mrt5cli.text import duration, listed, visible
 
 LINES = ("-", "--", ":", "-.")
 """Of curves beyond the number of colours, whose turn comes again."""
-WIDTH, HEIGHT, LEGEND_LINE = 5.4, 2.4, 0.22
-"""Inches of a panel, which a telephone's screen is to show legibly, and of a line of the legend."""
+HEIGHT, LEGEND_LINE = 2.4, 0.22
+"""Inches of a panel, and of a line of the legend."""
 
 
 def curve_drawings(panels: Sequence[Panel]) -> list[Drawing]:
@@ -26,8 +26,8 @@ def curve_drawings(panels: Sequence[Panel]) -> list[Drawing]:
             lambda figure, axes, panel=panel: _paint(figure, [axes], [panel]),
             f"curve-{panel.metric}",
             _caption(panel),
-            width=WIDTH,
             height=HEIGHT + _legend_height(panel),
+            narrow={},
         )
         for panel in panels
     ]
