@@ -408,7 +408,7 @@ def _print_list(runs: Sequence[Entry]) -> None:
         ("step", [f"{run.step}/{run.steps}" if run.steps else str(run.step) for run in runs]),
         ("cross-\nentropy", [number(run.logged.get("cross_entropy"), 4) for run in runs]),
         ("deleted/\ntarget %", [describing.deleted(run) for run in runs]),
-        ("age", [describing.ago(run.age) for run in runs]),
+        ("age", [describing.ago(run.age).removesuffix(" ago") for run in runs]),
         ("tags", [visible(" ".join(run.tags), lines=False) or MISSING for run in runs]),
         ("result", [describing.result(run) for run in runs]),
         ("size", [byte_size(run.size) for run in runs]),
@@ -464,7 +464,7 @@ def _print_words(table: Words) -> None:
             say(f"  {key:<{width}}  {values}")
         return
     rows = [tuple(visible(cell, lines=False) for cell in row) for row in table.rows]
-    print_table(table.headers, rows, range(table.text_columns))
+    print_table(table.headers, rows, range(table.text_columns), only_filled=True)
 
 
 def _print_curves(drawn: Sequence[Panel]) -> None:

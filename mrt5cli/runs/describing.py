@@ -209,11 +209,18 @@ def sessions(run: Entry) -> Words:
                 (start or MISSING).replace("T", " ")[:16],
                 str(one.get("status") or ("running" if run.holder else "killed")),
                 str(one.get("from_step", 0)),
+                _segment(one.get("segment")),
                 duration(spent),
                 str(one.get("code", MISSING)),
             )
         )
-    return Words("Sessions", ("started, UTC", "ended", "from step", "took", "code"), rows, 2)
+    headers = ("started, UTC", "ended", "from step", "segment", "took", "code")
+    return Words("Sessions", headers, rows, 2)
+
+
+def _segment(segment: Any) -> str:
+    """The steps of a run that was continued, which a session is of."""
+    return f"{segment.get('from_step')} to {segment.get('to_step')}" if isinstance(segment, dict) else MISSING
 
 
 def evaluations(run: Entry) -> Words:
