@@ -25,6 +25,7 @@ from mrt5cli.commands import (
     inspect_deletions,
     recipe,
     reproduce,
+    runs,
     training,
 )
 from mrt5cli.errors import UserError, of_the_system
@@ -108,6 +109,7 @@ app.command(short_help="Time models against each other.")(bench.bench)
 app.command(short_help="Reproduce the paper, or its claims in miniature.")(reproduce.reproduce)
 app.add_typer(data.app, name="data", short_help="Make data sets without a data hub.")
 app.add_typer(recipe.app, name="recipe", short_help="List, show, check, copy, explain recipes.")
+app.add_typer(runs.app, name="runs", short_help="List, show, compare, tag, move, remove runs.")
 
 
 def main() -> None:
