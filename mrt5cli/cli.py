@@ -152,7 +152,7 @@ def _run() -> None:
 def _unexpected(error: Exception) -> tuple[str, str, int]:
     """A sentence, a hint and an exit code for an error that nobody foresaw."""
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("mrt5cli"):
-        return f"the package {error.name!r} is not installed", "`pip install mrt5cli` brings all it needs", 1
+        return f"the package {error.name!r} is not installed", "`pip check` lists what is missing", 1
     text = " ".join(str(error).split())
     if "InvalidCxxCompiler" in text:
         return (

@@ -108,7 +108,7 @@ Devices = Annotated[
 ]
 Engine = Annotated[
     Literal["local", "ray"],
-    option("Where the model works: on this machine, or on the Ray cluster of RAY_ADDRESS (mrt5cli[ray])."),
+    option("Where the model works: on this machine, or on the Ray cluster of RAY_ADDRESS (needs ray)."),
 ]
 Workers = Annotated[
     int | None,

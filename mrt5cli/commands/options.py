@@ -46,7 +46,7 @@ RecipeNames = Annotated[
 Slurm = Annotated[
     list[str] | None,
     option(
-        "Train as a job of Slurm, several recipes as an array (mrt5cli[slurm]); keys are sbatch's options, "
+        "Train as a job of Slurm, several recipes as an array; needs submitit. Keys are sbatch's options, "
         "time among them, and gpus, of each node. May be repeated.",
         "--slurm",
         metavar="KEY=VALUE,...",

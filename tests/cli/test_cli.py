@@ -157,7 +157,7 @@ def test_debug_shows_the_traceback_of_a_user_error(monkeypatch: pytest.MonkeyPat
         ),
         (
             ModuleNotFoundError("No module named 'torch'", name="torch"),
-            "error: the package 'torch' is not installed\nhint: `pip install mrt5cli` brings all it needs\n",
+            "error: the package 'torch' is not installed\nhint: `pip check` lists what is missing\n",
         ),
     ],
 )

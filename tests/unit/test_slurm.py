@@ -178,7 +178,7 @@ def test_without_submitit(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="needs the package submitit") as caught:
         prepare([training()], Request.of(["time=5"]))
-    assert caught.value.hint == "pip install 'mrt5cli[slurm]'"
+    assert caught.value.hint == "pip install 'submitit>=1.5.4,<2'"
 
 
 # --- queued -------------------------------------------------------------------------------------------------
