@@ -10,6 +10,7 @@ import importlib.util
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -242,3 +243,22 @@ def evaluate_modules(tmp_path_factory: pytest.TempPathFactory) -> Generator[None
         patch.setattr(evaluate.config, "HF_MODULES_CACHE", folder)
         yield
         sys.path[:] = [path for path in sys.path if path != folder]
+
+
+# --- a browser ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def browser() -> Generator[Any]:
+    """Chromium as playwright drives it, without a network; pages are opened by `browser.new_page(...)`."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    program = next(filter(None, map(shutil.which, names)), None)
+    if program is None:
+        pytest.skip(f"none of {', '.join(names)} is installed")
+    # As root it starts without its sandbox only; the others keep it from looking for its maker's hosts.
+    quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+    with playwright.sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=program, args=quiet)
+        yield started
+        started.close()

@@ -7,7 +7,6 @@ any time, of a plan that is half done, too. A file that cannot be read is named 
 from __future__ import annotations
 
 import importlib.util
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +19,7 @@ from mrt5cli.metrics.results import Json
 from mrt5cli.report import tables
 from mrt5cli.report.analysis_tables import analysis_tables, examples_of
 from mrt5cli.report.claims import judge
+from mrt5cli.report.html import render
 from mrt5cli.report.placement import Placed, place
 from mrt5cli.report.results import Results
 from mrt5cli.report.tables import MISSING, Table
@@ -58,7 +58,7 @@ def write_report(plan: SuitePlan, out: Path, tell: Tell = say_nothing) -> list[P
     for reason in report["damaged"]:
         tell(f"note: {reason}; the report is without it")
     drawings = {drawing.name: drawing for section in report["sections"] for drawing in section["drawings"]}
-    pages = {out / f"report.{kind}": _render(report, kind) for kind in ("html", "md")}
+    pages = {out / f"report.{kind}": render(f"report.{kind}.j2", report) for kind in ("html", "md")}
     try:
         for name, drawing in drawings.items():
             write_text(out / FIGURES_FOLDER / f"{name}.svg", drawing.svg)
@@ -219,39 +219,3 @@ def _seconds(meta: Json) -> float:
         for one in meta.get("sessions", ())
         if one.get("ended") and one.get("started")
     )
-
-
-# --- pages -----------------------------------------------------------------------------------------------
-
-
-def _render(report: Json, kind: str) -> str:
-    """The report as "html" or "md"."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("mrt5cli.report"),
-        autoescape=kind == "html",
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {"cell": markdown_cell, "anchor": anchor, "verdict": verdict_of}
-    return environment.get_template(f"report.{kind}.j2").render(report)
-
-
-def markdown_cell(text: str) -> str:
-    """Text that a Markdown table or paragraph shows as it is."""
-    return re.sub(r"([\\`*_\[\]<>|~#])", r"\\\1", text).replace("\n", " ")
-
-
-def anchor(text: str) -> str:
-    """An id for a heading."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
-
-
-def verdict_of(cell: str) -> str:
-    """The class of a cell that holds a verdict, with or without its reason, or nothing."""
-    of_claim = ("holds", "does not hold", "open")
-    found = [one for one in VERDICTS if cell == one or cell.startswith(f"{one}: ")]
-    return anchor(cell if cell in of_claim else found[0] if found else "")

@@ -175,7 +175,7 @@ def test_a_report_without_room_is_a_failure(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(page, "write_text", full)
     monkeypatch.setattr(page, "_report", lambda plan: {"damaged": [], "sections": []})
-    monkeypatch.setattr(page, "_render", lambda report, kind: "")
+    monkeypatch.setattr(page, "render", lambda template, report: "")
     with pytest.raises(RunFailed, match=r"report.html cannot be written: No space .* \(it takes 9 kB"):
         page.write_report(None, tmp_path)  # type: ignore[arg-type]
 

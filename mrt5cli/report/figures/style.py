@@ -3,7 +3,7 @@
 Colours are Okabe and Ito's, which colour-blind readers tell apart; every family of models has a marker of its
 own, so that a print in grey can be read too. What is ours is filled, what was published is hollow.
 
-Figures are black on white; a dark page turns that over (`report.css`). Text stays text.
+Figures are black on white; a dark page turns that over (`page.css`). Text stays text.
 """
 
 from __future__ import annotations
