@@ -27,6 +27,7 @@ from mrt5cli.commands import (
     reproduce,
     training,
 )
+from mrt5cli.commands.command import Command
 from mrt5cli.errors import UserError, of_the_system
 from mrt5cli.output import lead_nowhere, prepare
 from mrt5cli.places import find_home
@@ -35,6 +36,10 @@ from mrt5cli.text import columns, say_on_stderr, wrapped
 
 CLOSED_PIPE = 141
 """What a shell reports for a program that SIGPIPE ended: in `mrt5 recipe list | head`, nothing failed."""
+
+
+HEADINGS = PREPARE, TRAIN, MEASURE, USE = ("Prepare", "Train", "Measure", "Use")
+"""Of the commands in the help, in the order of a newcomer's way."""
 
 
 class Boundary(TyperGroup):
@@ -61,6 +66,17 @@ class Boundary(TyperGroup):
         except KeyboardInterrupt as error:
             _report(str(stopping.Stopped(stopping.number_of(error))))
             raise
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """The commands a line each, under the headings that they were given."""
+        width = max(map(len, self.commands))
+        groups: dict[str, list[tuple[str, str]]] = {heading: [] for heading in HEADINGS}
+        for name, command in self.commands.items():
+            heading = getattr(command, "rich_help_panel", None) or "Commands"
+            groups.setdefault(heading, []).append((name.ljust(width), command.short_help or ""))
+        for heading in filter(groups.get, groups):
+            with formatter.section(heading):
+                formatter.write_dl(groups[heading])
 
 
 class Notes(logging.Handler):
@@ -89,7 +105,8 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _mrt5(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+        bool,
+        typer.Option("--version", "-V", callback=_version, is_eager=True, help="Show the version and exit."),
     ] = False,
 ) -> None:
     """Train, evaluate and inspect MrT5: byte-level language models that delete the bytes they do not need."""
@@ -98,16 +115,21 @@ def _mrt5(
         ours.addHandler(Notes(logging.WARNING))
 
 
-app.command(short_help="Train a model as its recipe says.")(training.pretrain)
-app.command(short_help="Fine-tune an existing model on a task.")(training.finetune)
-app.command(short_help="Measure loss, accuracy and deletion.")(evaluate.evaluate)
-app.command(short_help="Write outputs for a file of inputs.")(generate.generate)
-app.command(short_help="Show which bytes a model deletes.")(inspect_deletions.inspect_deletions)
-app.command(short_help="Write a checkpoint in another layout.")(convert.convert)
-app.command(short_help="Time models against each other.")(bench.bench)
-app.command(short_help="Reproduce the paper, or its claims in miniature.")(reproduce.reproduce)
-app.add_typer(data.app, name="data", short_help="Make data sets without a data hub.")
-app.add_typer(recipe.app, name="recipe", short_help="List, show, check, copy, explain recipes.")
+app.add_typer(
+    recipe.app, name="recipe", short_help="List, show, check, copy, explain recipes.", rich_help_panel=PREPARE
+)
+app.add_typer(data.app, name="data", short_help="Make data sets without a data hub.", rich_help_panel=PREPARE)
+for function, group, line in (
+    (training.pretrain, TRAIN, "Train a model as its recipe says."),
+    (training.finetune, TRAIN, "Fine-tune an existing model on a task."),
+    (reproduce.reproduce, TRAIN, "Reproduce the paper, or its claims in miniature."),
+    (evaluate.evaluate, MEASURE, "Measure loss, accuracy and deletion."),
+    (inspect_deletions.inspect_deletions, MEASURE, "Show which bytes a model deletes."),
+    (bench.bench, MEASURE, "Time models against each other."),
+    (generate.generate, USE, "Write outputs for a file of inputs."),
+    (convert.convert, USE, "Write a checkpoint in another layout."),
+):
+    app.command(cls=Command, short_help=line, rich_help_panel=group)(function)
 
 
 def main() -> None:

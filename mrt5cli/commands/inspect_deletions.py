@@ -26,9 +26,9 @@ PIECES = 20
 LENGTH_WITHOUT_RECIPE = 1024
 
 
-Run = Annotated[str, argument("A run directory, checkpoint directory or Hub id.", "RUN")]
-Text = Annotated[str | None, option("Inspect this text.")]
-File = Annotated[Path | None, path("Inspect this file; any bytes will do.")]
+Run = Annotated[str, argument(options.ANY_MODEL, "RUN")]
+Text = Annotated[str | None, option("Inspect this text.", metavar="TEXT")]
+File = Annotated[Path | None, path("Inspect this file; any bytes will do.", metavar="FILE")]
 Task = Annotated[
     str | None, named("Inspect test examples of this kind of task, or of this recipe's.", metavar="TASK")
 ]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mrt5cli import own_code, places
+from mrt5cli.commands.command import Command
 from mrt5cli.commands.options import (
     AsJson,
     Code,
@@ -52,7 +53,7 @@ class Checked:
     """Why the model could not be built here, though the recipe is fine."""
 
 
-@app.command("list")
+@app.command("list", cls=Command, short_help="List the recipes that come with mrt5.")
 def list_(as_json: AsJson = False) -> None:
     """List the recipes that come with the toolkit, in groups, with the command that runs each.
 
@@ -85,7 +86,7 @@ def list_(as_json: AsJson = False) -> None:
     _print_columns(["name", "command", "model", "steps", "paper", "what"], cells)
 
 
-@app.command()
+@app.command(cls=Command, short_help="Print a recipe with all its defaults.")
 def show(name: RecipeName, set_: Overrides = None, code: Code = None, as_json: AsJson = False) -> None:
     """Print a recipe as it would run: bases and overrides applied, every default spelt out.
 
@@ -104,9 +105,11 @@ def show(name: RecipeName, set_: Overrides = None, code: Code = None, as_json: A
         print(dump(recipe).rstrip())
 
 
-@app.command()
+@app.command(cls=Command, short_help="Find every problem in recipes.")
 def check(
-    paths: Annotated[list[str], argument("Recipe files, directories, or shipped names.", "PATH...")],
+    paths: Annotated[
+        list[str], argument("Recipe files, directories, or names of shipped recipes.", "RECIPE")
+    ],
     set_: Overrides = None,
     build: Annotated[
         bool, option("Also build each model, without its weights.", "--build/--no-build")
@@ -145,7 +148,7 @@ def check(
         raise typer.Exit(UserError.exit_code)
 
 
-@app.command()
+@app.command(cls=Command, short_help="Copy a recipe to make it your own.")
 def copy(
     name: RecipeName,
     destination: Annotated[Path, argument("A new file, or a directory to put it in.", "DEST", places.path)],
@@ -182,20 +185,23 @@ def copy(
     say_on_stderr(f"its runs go to runs/{recipe.name}-seed{recipe.seed}; change `name:` in it")
 
 
-@app.command()
+@app.command(cls=Command, short_help="Write a recipe for a table of pairs.")
 def new(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="The kind of task: text2text.")],
+    kind: Annotated[str, argument("The kind of task: text2text.", "KIND", str)],
     data: Annotated[
         Path, path("A file of pairs, or a folder with a file a split: jsonl, csv, tsv or parquet.")
     ],
     input_: Annotated[
-        str | None, option("What the model reads, columns in braces: 'Correct: {noisy}'.", "--input")
+        str | None,
+        option("What the model reads, columns in braces: 'Correct: {noisy}'.", "--input", metavar="TEMPLATE"),
     ] = None,
-    target: Annotated[str | None, option("What it is to write: '{clean}'.", "--target")] = None,
-    name: Annotated[str | None, option("Name of the recipe and its runs. [default: as the data]")] = None,
+    target: Annotated[str | None, option("What it is to write: '{clean}'.", metavar="TEMPLATE")] = None,
+    name: Annotated[
+        str | None, option("Name of the recipe and its runs. Default: as the data.", metavar="NAME")
+    ] = None,
     start: Annotated[
         str | None,
-        named("Model to start from, or scratch. [default: by the device]", "--start", metavar="MODEL"),
+        named("The model to start from, or scratch. Default: by the device.", "--from", metavar="RUN"),
     ] = None,
     device: Device = "auto",
     code: Code = None,
@@ -216,20 +222,18 @@ def new(
     from mrt5cli import drafting, runtime
 
     draft = drafting.look(str(data), input_=input_, target=target, name=name, start=start)
-    given = {"--data": str(data), "--input": input_, "--target": target, "--name": name, "--start": start}
+    given = {"--data": str(data), "--input": input_, "--target": target, "--name": name, "--from": start}
     words = [word for key, value in given.items() if value is not None for word in (key, value)]
     own = [word for file in code or () for word in ("--code", str(file))]
     command = shlex.join(["mrt5", "recipe", "new", kind, *words, *own])
     print(drafting.written(draft, command, runtime.device(device), start, own), end="")
 
 
-@app.command()
+@app.command(cls=Command, short_help="Explain the keys of a recipe.")
 def schema(
     key: Annotated[
         str | None,
-        typer.Argument(
-            metavar="KEY", help="Only this key, section or kind of section: training, task.text2text."
-        ),
+        argument("Only this key, section or kind of section: training, task.text2text.", "KEY", str),
     ] = None,
     as_json: Annotated[bool, option("Print the JSON schema instead.", "--json")] = False,
     code: Code = None,

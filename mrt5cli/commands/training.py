@@ -18,7 +18,7 @@ From = Annotated[
     options.named(
         "The model to start from; as --set model.start=. Default: the recipe's.",
         "--from",
-        metavar="RUN|DIR|HUB_ID",
+        metavar="RUN",
     ),
 ]
 
