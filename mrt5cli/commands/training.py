@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from mrt5cli.commands import options
 from mrt5cli.errors import UserError
 from mrt5cli.output import print_json
-from mrt5cli.text import say
+from mrt5cli.text import say_on_stderr
 
 if TYPE_CHECKING:
     from mrt5cli.training.pretrain import Training
@@ -130,8 +130,8 @@ def _carry_out(trainings: Sequence[Training], slurm: list[str] | None, dry_run: 
     elif as_json:
         print_json(plan.document)
     else:
-        say(plan.text)
-        print(f"\n{recipes.dump(plan.recipe)}")
+        say_on_stderr(f"{plan.text}\n")
+        print(recipes.dump(plan.recipe), end="")  # for a file that can be trained
 
 
 def _submit(trainings: Sequence[Training], slurm: list[str], dry_run: bool, as_json: bool) -> None:
@@ -143,7 +143,8 @@ def _submit(trainings: Sequence[Training], slurm: list[str], dry_run: bool, as_j
     if dry_run and as_json:
         print_json({"script": prepared.script, "runs": runs})
     elif dry_run:
-        print(*(f"# job {number}: {run}" for number, run in enumerate(runs)), prepared.script, sep="\n")
+        say_on_stderr("\n".join(f"job {number}: {run}" for number, run in enumerate(runs)))
+        print(prepared.script)  # which begins with the line that names its shell
     else:
         ids = prepared.submit()
         jobs = [

@@ -240,3 +240,17 @@ def test_slurm_keys_are_slurm_s(here: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert result.exit_code == 0, result.stderr
     [(trainings, slurm)] = found
     assert slurm == ["time=5"] and [one.recipe.seed for one in trainings] == [9, 9]
+
+
+# --- --dry-run ----------------------------------------------------------------------------------------------
+
+
+def test_the_recipe_that_a_dry_run_prints_can_be_trained(here: Path) -> None:
+    planned = mrt5("pretrain", "local_text", "--smoke", "--dry-run", "seed=5", "--device", "cpu")
+    assert planned.exit_code == 0, planned.stderr
+    assert planned.stderr.startswith("run ") and "runs/smoke/" in planned.stderr
+    Path("mine.yaml").write_text(planned.stdout)
+    assert mrt5("recipe", "show", "mine.yaml").stdout == planned.stdout
+    done = mrt5("pretrain", "mine.yaml", "--out", "run", "--device", "cpu")
+    assert done.exit_code == 0, done.stderr
+    assert (here / "run/recipe.yaml").read_text() == planned.stdout

@@ -88,7 +88,7 @@ def test_the_recipe_runs() -> None:
     for also in ([], ["--smoke"]):
         planned = invoke(app, ["pretrain", "mine.yaml", "--dry-run", "--device", "cpu", *also])
         assert planned.exit_code == 0, planned.output
-        assert "text2text, rows of pairs.tsv" in planned.stdout
+        assert "text2text, rows of pairs.tsv" in planned.stderr
 
 
 @pytest.mark.parametrize(
