@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 import traceback
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -28,6 +29,7 @@ from mrt5cli.commands import (
     training,
 )
 from mrt5cli.commands.command import Command
+from mrt5cli.commands.completion import ASKED_BY_BASH, answer_bash
 from mrt5cli.errors import UserError, of_the_system
 from mrt5cli.output import lead_nowhere, prepare
 from mrt5cli.places import find_home
@@ -96,8 +98,8 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(context: typer.Context, wanted: bool) -> None:
+    if wanted and not context.resilient_parsing:
         print(f"mrt5 {__version__}")
         raise typer.Exit
 
@@ -156,7 +158,8 @@ def _run() -> None:
     find_home()
     try:
         try:
-            app()
+            command = partial(app, prog_name="mrt5")
+            answer_bash(command) if os.environ.get(ASKED_BY_BASH[0]) == ASKED_BY_BASH[1] else command()
         finally:
             sys.stdout.flush()
     except BrokenPipeError:

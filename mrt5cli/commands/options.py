@@ -9,23 +9,24 @@ from typing import Annotated, Any, Literal
 import typer
 
 from mrt5cli import bounds, own_code, places
+from mrt5cli.commands.completion import of
 from mrt5cli.errors import UserError
 from mrt5cli.text import shortened
 
 
 def argument(text: str, metavar: str, parser: Callable[[str], str | Path] = places.place) -> Any:
     """An argument that names a run, a model, a task or a recipe, or with `places.path` a file or a folder."""
-    return typer.Argument(parser=parser, metavar=metavar, help=text)
+    return typer.Argument(parser=parser, metavar=metavar, help=text, autocompletion=of(metavar))
 
 
 def option(text: str, *names: str, metavar: str | None = None) -> Any:
     """An option that is taken as it is typed, or a flag."""
-    return typer.Option(*names, metavar=metavar, help=text)
+    return typer.Option(*names, metavar=metavar, help=text, autocompletion=of(metavar))
 
 
 def named(text: str, *names: str, metavar: str) -> Any:
     """An option that names a run, a model, a task or a recipe."""
-    return typer.Option(*names, parser=places.place, metavar=metavar, help=text)
+    return typer.Option(*names, parser=places.place, metavar=metavar, help=text, autocompletion=of(metavar))
 
 
 def path(text: str, *names: str, metavar: str = "PATH") -> Any:
@@ -122,8 +123,9 @@ def shares(option: str, text: str, *, or_none: bool = False) -> list[float]:
     return found
 
 
-def _import_code(files: list[Path] | None) -> list[Path] | None:
-    for file in files or ():
+def _import_code(context: typer.Context, files: list[Path] | None) -> list[Path] | None:
+    # A shell that completes the line must not run it.
+    for file in () if context.resilient_parsing else files or ():
         own_code.import_file(file)
     return files
 
