@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -27,10 +28,10 @@ from mrt5cli.commands.options import (
     path,
 )
 from mrt5cli.commands.tables import print_table
-from mrt5cli.errors import FULL, RecipeError, UserError, not_written
+from mrt5cli.errors import RecipeError, UserError, not_written
 from mrt5cli.output import print_json
 from mrt5cli.text import MISSING, announced, columns, counted, say, say_on_stderr, shortened, visible
-from mrt5cli.writing import naming
+from mrt5cli.writing import naming, write_json
 
 if TYPE_CHECKING:
     from mrt5cli.recipe import Recipe
@@ -38,6 +39,12 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="List, show, check and copy recipes, and explain their keys.")
 
+SCHEMA = "mrt5-recipe.schema.json"
+"""The file beside a recipe that the line in it names by which an editor finds it; it is written anew."""
+MODELINE = re.compile(r"^#\s*yaml-language-server\s*:.*\n", re.MULTILINE)
+WithSchema = Annotated[
+    bool, option(f"Also write {SCHEMA} beside it, by which editors check it.", "--schema/--no-schema")
+]
 LEAST_OF_LAST = 24
 """Columns of the descriptions in `recipe list` below which they are not worth cutting."""
 
@@ -152,6 +159,7 @@ def check(
 def copy(
     name: RecipeName,
     destination: Annotated[Path, argument("A new file, or a directory to put it in.", "DEST", places.path)],
+    schema: WithSchema = True,
     code: Code = None,
 ) -> None:
     """Copy a recipe to make it your own; a recipe with a base is written out whole.
@@ -171,17 +179,7 @@ def copy(
     if str(destination) == "/dev/stdout":
         print(text, end="")
     else:
-        target = destination / source.name if destination.is_dir() else destination
-        try:
-            with naming(target, len(text)), target.open("x", encoding="utf-8") as file:
-                file.write(text)
-        except FileExistsError:
-            raise UserError(f"{target} exists already", "give another name, or remove it first") from None
-        except OSError as error:
-            if error.errno in FULL:
-                target.unlink(missing_ok=True)
-            raise not_written(error) from None
-        print(target)
+        _write(destination / source.name if destination.is_dir() else destination, text, schema)
     say_on_stderr(f"its runs go to runs/{recipe.name}-seed{recipe.seed}; change `name:` in it")
 
 
@@ -203,14 +201,18 @@ def new(
         str | None,
         named("The model to start from, or scratch. Default: by the device.", "--from", metavar="RUN"),
     ] = None,
+    out: Annotated[
+        Path | None, path("Write to this new file, not to stdout.", "--out", "-o", metavar="FILE")
+    ] = None,
+    schema: WithSchema = True,
     device: Device = "auto",
     code: Code = None,
 ) -> None:
-    """Look at a table of pairs and print a recipe for it that runs, with comments on what was found.
+    """Look at a table of pairs and write a recipe for it that runs, with comments on what was found.
 
     Examples:
 
-      mrt5 recipe new text2text --data pairs.tsv > mine.yaml
+      mrt5 recipe new text2text --data pairs.tsv --out mine.yaml
 
       mrt5 recipe new text2text --data pairs/ --input 'Correct: {noisy}' --target '{clean}' > mine.yaml
     """
@@ -226,7 +228,8 @@ def new(
     words = [word for key, value in given.items() if value is not None for word in (key, value)]
     own = [word for file in code or () for word in ("--code", str(file))]
     command = shlex.join(["mrt5", "recipe", "new", kind, *words, *own])
-    print(drafting.written(draft, command, runtime.device(device), start, own), end="")
+    text = drafting.written(draft, command, runtime.device(device), start, own)
+    print(text, end="") if out is None else _write(out, text, schema)
 
 
 @app.command(cls=Command, short_help="Explain the keys of a recipe.")
@@ -264,17 +267,39 @@ def schema(
             f"did you mean {leaves.get(near, near)}?" if near else "`mrt5 recipe schema` lists all",
         )
     if as_json and key is None:
-        whole = dict(words.schema())
-        # With a base, what is required may stand there.
-        whole["anyOf"] = [{"required": whole.pop("required")}, {"required": ["extends"]}]
-        print_json(whole)
-        return
+        return print_json(words.document())
     if as_json:
         of_kind = key in chosen[0].within
         print_json({item.path: item.schema for item in chosen} if of_kind else chosen[0].schema)
         return
     for item in chosen:
         say(f"{item.path}{f'  ({item.kind})' if item.kind else ''}\n    {_meaning(item)}")
+
+
+def _write(file: Path, text: str, schema: bool) -> None:
+    """Write a recipe to a new file, with a schema beside it where that is wanted, and say where they are."""
+    from mrt5cli.recipe import words
+
+    beside = file.with_name(SCHEMA)
+    if schema:
+        text = f"# yaml-language-server: $schema={SCHEMA}\n{MODELINE.sub('', text)}"
+    made = False
+    try:
+        with naming(file, len(text)), file.open("x", encoding="utf-8") as opened:
+            made = True
+            opened.write(text)
+        if schema:
+            own_code.take_in_packages()
+            write_json(beside, words.document())
+    except FileExistsError:
+        raise UserError(f"{file} exists already", "give another name, or remove it first") from None
+    except OSError as error:
+        if made:
+            file.unlink()
+        raise not_written(error) from None
+    print(file)
+    if schema:
+        say_on_stderr(f"{beside} tells an editor what its keys may be")
 
 
 # --- list ---------------------------------------------------------------------------------------------------
