@@ -21,6 +21,7 @@ from mrt5cli.commands import (
     bench,
     convert,
     data,
+    env,
     evaluate,
     generate,
     inspect_deletions,
@@ -128,6 +129,7 @@ for function, group, line in (
     (evaluate.evaluate, MEASURE, "Measure loss, accuracy and deletion."),
     (inspect_deletions.inspect_deletions, MEASURE, "Show which bytes a model deletes."),
     (bench.bench, MEASURE, "Time models against each other."),
+    (env.env, PREPARE, "Say what a report of a bug needs."),
     (generate.generate, USE, "Write outputs for a file of inputs."),
     (convert.convert, USE, "Write a checkpoint in another layout."),
 ):
