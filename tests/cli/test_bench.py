@@ -166,6 +166,7 @@ def test_wrong_words(words: list[str], message: str):
     assert message in " ".join(result.stderr.split())
 
 
+@pytest.mark.slow
 def test_what_was_measured_before_a_time_limit_is_not_lost(tmp_path: Path):
     out = tmp_path / "bench.json"
     words = [*SMALL, "--what", "attention", "--rounds", "90", "--length", "256", "--out", out]

@@ -162,6 +162,7 @@ def test_pctrl40_from_start_to_evaluation(hub: HubServer, tmp_path: Path) -> Non
     assert not [line for line in hub.requests("206 GET") if "multilingual" in line], "the cleaned English"
 
 
+@pytest.mark.slow
 def test_fifteen_languages_ask_for_listings_once(hub: HubServer, tmp_path: Path) -> None:
     hub.provide(C4)
     few = {"training__max_steps": "3", "training__batch_size": "32"}
@@ -210,6 +211,7 @@ def test_downstream(
 # --- in mid-stream ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_numbers(hub: HubServer, unbroken: Unbroken, tmp_path: Path) -> None:
     run = RunDir(tmp_path / "run")
     settings = {key.replace("__", "."): value for key, value in on(PLAIN).items()}
@@ -230,7 +232,7 @@ def test_a_killed_run_goes_on_to_the_same_numbers(hub: HubServer, unbroken: Unbr
     ("workers", "fault"),
     [
         ("0", {"kind": "status", "code": 503, "times": 4}),
-        ("1", {"kind": "reset", "times": 3}),
+        pytest.param("1", {"kind": "reset", "times": 3}, marks=pytest.mark.slow),
         ("0", {"kind": "cut", "after": 300}),
     ],
     ids=["503", "reset", "cut"],
@@ -246,7 +248,7 @@ def test_what_passes_leaves_no_trace(
 
 
 @pytest.mark.usefixtures("many_requests")
-@pytest.mark.parametrize("workers", ["0", "1"])
+@pytest.mark.parametrize("workers", [pytest.param("0", marks=pytest.mark.slow), "1"])
 def test_a_hub_that_stays_away_ends_in_a_checkpoint(
     hub: HubServer, unbroken: Unbroken, tmp_path: Path, workers: str
 ) -> None:
@@ -283,6 +285,7 @@ def test_a_hub_that_stays_away_ends_in_a_checkpoint(
     assert curve(run) == curve(unbroken.run)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("many_requests")
 def test_ctrl_c_while_the_hub_is_away_saves(hub: HubServer, unbroken: Unbroken, tmp_path: Path) -> None:
     run = RunDir(tmp_path / "run")

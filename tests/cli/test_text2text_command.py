@@ -98,7 +98,7 @@ def test_trained_resumed_evaluated_and_looked_into(here: Path, mixed: bool) -> N
     assert "local files, which are not part of this repository" in card and "words.tsv" not in card
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_divided_by_tokens_as_by_rows_and_resumed(here: Path, workers: int) -> None:
     long = [f"{'long ' * (number % 5)}{number}\t{number}" for number in range(40)]
     Path("words.tsv").write_text("\n".join(["word\tturned", *long, ""]))

@@ -71,7 +71,9 @@ def test_trained_evaluated_and_inspected(name: str, tmp_path: Path, monkeypatch:
         assert len(told["rows"]) == 3
 
 
-@pytest.mark.parametrize("name", ["bp", "cp", "random"])
+@pytest.mark.parametrize(
+    "name", ["bp", *(pytest.param(name, marks=pytest.mark.slow) for name in ("cp", "random"))]
+)
 def test_a_broken_off_run_ends_the_same(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Draws of boundaries and of random deletion are part of what a checkpoint keeps."""
     monkeypatch.chdir(tmp_path)

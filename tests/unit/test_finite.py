@@ -80,9 +80,9 @@ def poisoned(
     [
         ("weights", math.nan),
         pytest.param("weights", -math.inf, marks=pytest.mark.slow),
-        ("moments", math.nan),
+        pytest.param("moments", math.nan, marks=pytest.mark.slow),
         ("gradient", math.inf),
-        ("alpha", math.inf),
+        pytest.param("alpha", math.inf, marks=pytest.mark.slow),
     ],
 )
 def test_the_last_good_checkpoint_stays_and_resumes(

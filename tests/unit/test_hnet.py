@@ -78,7 +78,7 @@ def test_the_ratio_loss(ratio):
     assert model.eval()(ids, labels=LABELS).auxiliary_loss is None
 
 
-@pytest.mark.parametrize("ratio", [1.5, 4.0])
+@pytest.mark.parametrize("ratio", [pytest.param(1.5, marks=pytest.mark.slow), 4.0])
 def test_training_reaches_the_ratio(ratio):
     """From half of random bytes, up as well as down."""
     model = tiny("hnet", router_ratio=ratio, router_ratio_weight=1.0).train()
