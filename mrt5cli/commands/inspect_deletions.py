@@ -104,7 +104,7 @@ def _check_shortens(model: MrT5ForConditionalGeneration, subject: Subject, thres
     if kind.refuses_inspection:
         raise UserError(
             f"{subject.name} {kind.refuses_inspection}",
-            "inspect a run whose recipe has a model.shortener that reads",
+            "inspect-deletions needs a run with a shortener; `mrt5 pretrain local_text` trains one",
         )
     if threshold is not None:
         check_threshold(model.config, subject.name, threshold)

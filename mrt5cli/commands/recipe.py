@@ -6,7 +6,7 @@ import json
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -56,8 +56,8 @@ class Checked:
     file: str
     recipe: Recipe | None = None
     problems: list[tuple[str, str]] = field(default_factory=list)
-    not_built: str | None = None
-    """Why the model could not be built here, though the recipe is fine."""
+    excepted: list[str] = field(default_factory=list)
+    """What could not be looked at here, though the recipe is fine: "its model, which ...", "its data"."""
 
 
 @app.command("list", cls=Command, short_help="List the recipes that come with mrt5.")
@@ -119,12 +119,15 @@ def check(
     ],
     set_: Overrides = None,
     build: Annotated[
-        bool, option("Also build each model, without its weights.", "--build/--no-build")
+        bool,
+        option("Also build each model, without its weights, and look for local data.", "--build/--no-build"),
     ] = True,
     code: Code = None,
     as_json: AsJson = False,
 ) -> None:
     """Check recipes and count them; the exit code is 2 if any has a problem.
+
+    That data or a model to start from is not here is no problem: such a recipe is "ok, except".
 
     Examples:
 
@@ -143,7 +146,7 @@ def check(
                 {
                     "file": item.file,
                     "problems": [{"key": key or None, "problem": text} for key, text in item.problems],
-                    "not_built": item.not_built,
+                    "except": item.excepted,
                     "remarks": item.recipe.remarks() if item.recipe else [],
                 }
                 for item in checked
@@ -383,31 +386,50 @@ def _build_all(checked: Sequence[Checked]) -> None:
 
     for item in checked:
         assert item.recipe is not None
+        item.excepted = [
+            f"for its data, {path}, which is not here"
+            for path in _local_data(item.recipe)
+            if not Path(path).exists()
+        ]
         section = item.recipe.model
         if section.start not in ("scratch", *BYT5_SHAPES):
             try:
                 where, _ = resolve_model(section.start)
+                absent = None if Path(where).is_dir() else f"{where} is no folder here"
             except UserError as error:
-                item.not_built = f"it starts from what is not here: {error.message}"
-                continue
-            if not Path(where).is_dir():
-                item.not_built = f"it starts from {section.start}, which is not here"
+                absent = error.message
+            if absent:
+                item.excepted.append(f"for its model, whose start is not here: {absent}")
                 continue
             section = section.model_copy(update={"start": where})
         if problem := problem_with(section.model_dump_json()):
             item.problems = [("model", f"cannot be built: {problem}")]
 
 
+def _local_data(recipe: Recipe) -> list[str]:
+    """The files and folders that a recipe reads its examples from, each once."""
+
+    def found(tree: object) -> Iterator[str]:
+        if isinstance(tree, dict) and tree.get("kind") == "files":
+            yield tree["path"]
+        for node in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
+            yield from found(node)
+
+    return list(dict.fromkeys(found(recipe.task.model_dump(mode="json"))))
+
+
 def _print_checked(checked: Sequence[Checked]) -> None:
     for item in checked:
         if item.problems:
             say(f"{RecipeError(item.file, item.problems).message}\n")
-        if item.not_built:
-            say(f"{item.file}: not built: {item.not_built}")
+        elif item.excepted:
+            say(f"{item.file}: ok, except {', and '.join(item.excepted)}")
         for remark in item.recipe.remarks() if item.recipe else ():
             say(f"{item.file}: note: {remark}")
     problems = sum(len(item.problems) for item in checked)
-    say(f"{counted(len(checked), 'recipe')}, {counted(problems, 'problem')}")
+    excepted = sum(bool(item.excepted) for item in checked)
+    rest = f"; {excepted} ok, except for what is not here" if excepted else ""
+    say(f"{counted(len(checked), 'recipe')}, {counted(problems, 'problem')}{rest}")
 
 
 # --- schema -------------------------------------------------------------------------------------------------

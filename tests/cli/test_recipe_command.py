@@ -139,7 +139,7 @@ def test_check_as_json() -> None:
                 "problem": "expected a whole number from 0 to 4294967295, not -1 (line 6)",
             }
         ],
-        "not_built": None,
+        "except": [],
         "remarks": [],
     }
     assert b["problems"][0]["key"] is None
@@ -148,11 +148,25 @@ def test_check_as_json() -> None:
 def test_check_names_models_that_cannot_be_built_here() -> None:
     start = "runs/quickstart-byt5-seed42"
     lines = mrt5("check", "quickstart").stdout.splitlines()
-    assert lines[0].endswith(
-        f"quickstart.yaml: not built: it starts from what is not here: {start} does not exist"
-    )
-    assert lines[1:] == ["1 recipe, 0 problems"]
+    why = f"for its model, whose start is not here: {start} does not exist"
+    assert lines[0].endswith(f"quickstart.yaml: ok, except {why}")
+    assert lines[1:] == ["1 recipe, 0 problems; 1 ok, except for what is not here"]
+    [checked] = json.loads(mrt5("check", "quickstart", "--json").stdout)
+    assert (checked["problems"], checked["except"]) == ([], [why])
     assert mrt5("check", "quickstart", "--no-build").stdout == "1 recipe, 0 problems\n"
+
+
+def test_check_names_data_that_is_not_here() -> None:
+    files = "{kind: files, path: %s}"
+    task = "{kind: span_corruption, input_length: 64, sources: [%s, %s, {kind: embedded}]}"
+    text = GOOD.replace("{kind: copy, length: 16}", task % (files % "here.txt", files % "gone"))
+    Path("a.yaml").write_text(text.replace("scratch", "google/byt5-nothing"))
+    Path("here.txt").write_text("x")
+    assert mrt5("check", "a.yaml").stdout.splitlines() == [
+        "a.yaml: ok, except for its data, gone, which is not here, and for its model, whose start is not "
+        "here: google/byt5-nothing is no folder here",
+        "1 recipe, 0 problems; 1 ok, except for what is not here",
+    ]
 
 
 def test_check_names_models_that_cannot_be_built_anywhere() -> None:
