@@ -10,8 +10,7 @@ import logging
 import os
 import sys
 import traceback
-from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from typer.core import TyperGroup
@@ -41,16 +40,26 @@ CLOSED_PIPE = 141
 """What a shell reports for a program that SIGPIPE ended: in `mrt5 recipe list | head`, nothing failed."""
 
 
-HEADINGS = PREPARE, TRAIN, MEASURE, USE = ("Prepare", "Train", "Measure", "Use")
+HEADINGS = PREPARE, TRAIN, MEASURE, USE, MACHINE = ("Prepare", "Train", "Measure", "Use", "This machine")
 """Of the commands in the help, in the order of a newcomer's way."""
+
+
+MISTYPED = cast("type[Exception]", typer.BadParameter.__base__)
+"""What typer raises for a command line that is none: an option that there is not, a value that is missing."""
 
 
 class Boundary(TyperGroup):
     """Turns what a user can cause into a sentence and an exit code; everything else goes up to `main`."""
 
+    def main(self, args: Any = None, prog_name: str | None = None, **kwargs: Any) -> Any:
+        # Also for `python -m mrt5cli`: what it says can be typed, and shells ask the same way.
+        return super().main(args, prog_name or "mrt5", **kwargs)
+
     def make_context(self, *args: Any, **kwargs: Any) -> Any:
         try:
             return super().make_context(*args, **kwargs)  # prints --help and --version
+        except MISTYPED as error:
+            raise _mistyped(error) from None
         except BrokenPipeError:
             raise _closed_pipe() from None
 
@@ -58,9 +67,8 @@ class Boundary(TyperGroup):
         try:
             _check_place()
             return super().invoke(ctx)
-        except typer.BadParameter as error:
-            error.message = error.message.replace("Value error, ", "")  # pydantic's, which checks for typer
-            raise
+        except MISTYPED as error:
+            raise _mistyped(error) from None
         except UserError as error:
             _report(error.message, error.hint)
             raise typer.Exit(error.exit_code) from None
@@ -75,6 +83,8 @@ class Boundary(TyperGroup):
         width = max(map(len, self.commands))
         groups: dict[str, list[tuple[str, str]]] = {heading: [] for heading in HEADINGS}
         for name, command in self.commands.items():
+            if command.hidden:
+                continue
             heading = getattr(command, "rich_help_panel", None) or "Commands"
             groups.setdefault(heading, []).append((name.ljust(width), command.short_help or ""))
         for heading in filter(groups.get, groups):
@@ -129,9 +139,9 @@ for function, group, line in (
     (evaluate.evaluate, MEASURE, "Measure loss, accuracy and deletion."),
     (inspect_deletions.inspect_deletions, MEASURE, "Show which bytes a model deletes."),
     (bench.bench, MEASURE, "Time models against each other."),
-    (env.env, PREPARE, "Say what a report of a bug needs."),
     (generate.generate, USE, "Write outputs for a file of inputs."),
     (convert.convert, USE, "Write a checkpoint in another layout."),
+    (env.env, MACHINE, "Say what a report of a bug needs."),
 ):
     app.command(cls=Command, short_help=line, rich_help_panel=group)(function)
 
@@ -160,8 +170,7 @@ def _run() -> None:
     find_home()
     try:
         try:
-            command = partial(app, prog_name="mrt5")
-            answer_bash(command) if os.environ.get(ASKED_BY_BASH[0]) == ASKED_BY_BASH[1] else command()
+            answer_bash(app) if os.environ.get(ASKED_BY_BASH[0]) == ASKED_BY_BASH[1] else app()
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
@@ -199,6 +208,17 @@ def _unexpected(error: Exception) -> tuple[str, str, int]:
     if own is not None:
         return f"{own}: {what}", "MRT5_DEBUG=1 shows how it got there", 1
     return what, "this is a bug in mrt5cli; MRT5_DEBUG=1 shows where it happened", 1
+
+
+def _mistyped(error: Any) -> Exception:
+    """The end when a command line is none, told like every error; where it is empty, typer shows help."""
+    if error.ctx is not None and error.message == error.ctx.get_help():
+        return error
+    message = " ".join(error.format_message().split())
+    message = message.replace("Value error, ", "")  # pydantic's, which checks for typer
+    shown = None if error.ctx is None else f"`{error.ctx.command_path} --help` shows what it takes"
+    _report(message[:1].lower() + message[1:].rstrip("."), shown)
+    return typer.Exit(UserError.exit_code)
 
 
 def _closed_pipe() -> typer.Exit:

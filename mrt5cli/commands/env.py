@@ -19,7 +19,6 @@ from typing import Any
 import mrt5cli
 from mrt5cli import extras, places, runtime
 from mrt5cli.commands.options import AsJson
-from mrt5cli.fingerprint import commit
 from mrt5cli.output import print_json
 from mrt5cli.text import MISSING, announced, byte_size, say, say_on_stderr
 
@@ -69,6 +68,8 @@ def env(as_json: AsJson = False) -> None:
 
 
 def _ours() -> Facts:
+    from mrt5cli.fingerprint import commit
+
     folder = Path(mrt5cli.__file__).parent
     return {
         "version": mrt5cli.__version__,

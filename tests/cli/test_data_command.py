@@ -107,10 +107,10 @@ def test_udhr_from_a_package(tmp_path: Path) -> None:
         (["spelling", "OUT", "--misspellings", "none.txt"], "none.txt is not a file"),
         (["word-search", "OUT", "--words", "none.txt"], "none.txt is not a file"),
         (["udhr", "OUT", "--archive", "none.tgz"], "none.tgz is not a file"),
-        (["spelling", "OUT", "--window", "70"], "Invalid value for '--window'"),
-        (["spelling", "OUT", "--unchanged", "1"], "Invalid value for '--unchanged'"),
-        (["spelling", "OUT", "--seed", "-1"], "Invalid value for '--seed'"),
-        (["spell", "OUT"], "No such command 'spell'"),
+        (["spelling", "OUT", "--window", "70"], "invalid value for '--window'"),
+        (["spelling", "OUT", "--unchanged", "1"], "invalid value for '--unchanged'"),
+        (["spelling", "OUT", "--seed", "-1"], "invalid value for '--seed'"),
+        (["spell", "OUT"], "no such command 'spell'"),
     ],
 )
 def test_a_wrong_input_is_one_sentence(tmp_path: Path, arguments: list[str], expected: str) -> None:

@@ -254,3 +254,34 @@ def test_the_recipe_that_a_dry_run_prints_can_be_trained(here: Path) -> None:
     done = mrt5("pretrain", "mine.yaml", "--out", "run", "--device", "cpu")
     assert done.exit_code == 0, done.stderr
     assert (here / "run/recipe.yaml").read_text() == planned.stdout
+
+
+# --- slips --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "told", "asked"),
+    [
+        ("pretrian x", "no such command 'pretrian'. Did you mean 'pretrain'?", ""),
+        ("recipe chekc x", "no such command 'chekc'. Did you mean 'check'?", "recipe"),
+        ("data build foo", "no such command 'foo'", "data build"),
+        ("-x", "no such option: -x", ""),
+        ("pretrain x --devise cpu", "no such option: --devise (Possible options: --device", "pretrain"),
+        ("bench --batch 3", "no such option: --batch (Possible options: --batch-size", "bench"),
+        ("recipe show", "missing argument 'RECIPE'", "recipe show"),
+        ("convert a b", "missing option '--to'. Choose from: mrt5, byt5, reference", "convert"),
+        (
+            "evaluate --split x",
+            "invalid value for '--split': 'x' is not one of 'validation', 'test'",
+            "evaluate",
+        ),
+        ("evaluate --limit 0", "invalid value for '--limit': Input should be greater", "evaluate"),
+        ("generate a b c", "got unexpected extra argument(s) (c)", "generate"),
+    ],
+)
+def test_a_slip_is_told_like_every_error(line: str, told: str, asked: str, here: Path) -> None:
+    result = CliRunner().invoke(app, line.split(), prog_name="mrt5")
+    first, hint = result.stderr.splitlines()
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert first.startswith(f"error: {told}")
+    assert hint == f"hint: `{f'mrt5 {asked}'.strip()} --help` shows what it takes"
