@@ -51,9 +51,9 @@ MISTYPED = cast("type[Exception]", typer.BadParameter.__base__)
 class Boundary(TyperGroup):
     """Turns what a user can cause into a sentence and an exit code; everything else goes up to `main`."""
 
-    def main(self, args: Any = None, prog_name: str | None = None, **kwargs: Any) -> Any:
+    def main(self, args: Any = None, prog_name: str | None = None, *more: Any, **kwargs: Any) -> Any:
         # Also for `python -m mrt5cli`: what it says can be typed, and shells ask the same way.
-        return super().main(args, prog_name or "mrt5", **kwargs)
+        return super().main(args, prog_name or "mrt5", *more, **kwargs)
 
     def make_context(self, *args: Any, **kwargs: Any) -> Any:
         try:
