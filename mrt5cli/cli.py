@@ -143,7 +143,19 @@ for function, group, line in (
     (convert.convert, USE, "Write a checkpoint in another layout."),
     (env.env, MACHINE, "Say what a report of a bug needs."),
 ):
-    app.command(cls=Command, short_help=line, rich_help_panel=group)(function)
+    app.command(short_help=line, rich_help_panel=group)(function)
+
+
+def _give_manners(group: typer.Typer) -> None:
+    """Have every command of a group, and of the groups in it, be a `Command`."""
+    for command in group.registered_commands:
+        command.cls = Command
+    for inner in group.registered_groups:
+        assert inner.typer_instance is not None
+        _give_manners(inner.typer_instance)
+
+
+_give_manners(app)
 
 
 def main() -> None:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mrt5cli import bounds, places
-from mrt5cli.commands.command import Command
 from mrt5cli.commands.options import AsJson, Overwrite, amount, argument, path
 from mrt5cli.output import print_json
 from mrt5cli.text import say
@@ -57,7 +56,7 @@ Archive = Annotated[
 ]
 
 
-@build.command(cls=Command, short_help="Sentences with one word misspelt.")
+@build.command(short_help="Sentences with one word misspelt.")
 def spelling(
     out: Out,
     text: Text = None,
@@ -95,7 +94,7 @@ def spelling(
     _show(out, manifest, as_json)
 
 
-@build.command("word-search", cls=Command, short_help="Words hidden in letters, with a clue.")
+@build.command("word-search", short_help="Words hidden in letters, with a clue.")
 def word_search(
     out: Out,
     words: Words = None,
@@ -127,7 +126,7 @@ def word_search(
     _show(out, made.build(out, options, words=words, overwrite=overwrite), as_json)
 
 
-@build.command(cls=Command, short_help="Written dates, and the same in ISO 8601.")
+@build.command(short_help="Written dates, and the same in ISO 8601.")
 def dates(
     out: Out,
     train: Training = 20_000,
@@ -157,7 +156,7 @@ def dates(
     _show(out, made.build(out, options, overwrite=overwrite), as_json)
 
 
-@build.command(cls=Command, short_help="Human rights in 15 languages.")
+@build.command(short_help="Human rights in 15 languages.")
 def udhr(
     out: Out,
     archive: Archive = None,

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mrt5cli import own_code, places
-from mrt5cli.commands.command import Command
 from mrt5cli.commands.options import (
     AsJson,
     Code,
@@ -60,7 +59,7 @@ class Checked:
     """What could not be looked at here, though the recipe is fine: "its model, which ...", "its data"."""
 
 
-@app.command("list", cls=Command, short_help="List the recipes that come with mrt5.")
+@app.command("list", short_help="List the recipes that come with mrt5.")
 def list_(as_json: AsJson = False) -> None:
     """List the recipes that come with the toolkit, in groups, with the command that runs each.
 
@@ -93,7 +92,7 @@ def list_(as_json: AsJson = False) -> None:
     _print_columns(["name", "command", "model", "steps", "paper", "what"], cells)
 
 
-@app.command(cls=Command, short_help="Print a recipe with all its defaults.")
+@app.command(short_help="Print a recipe with all its defaults.")
 def show(name: RecipeName, set_: Overrides = None, code: Code = None, as_json: AsJson = False) -> None:
     """Print a recipe as it would run: bases and overrides applied, every default spelt out.
 
@@ -112,7 +111,7 @@ def show(name: RecipeName, set_: Overrides = None, code: Code = None, as_json: A
         print(dump(recipe).rstrip())
 
 
-@app.command(cls=Command, short_help="Find every problem in recipes.")
+@app.command(short_help="Find every problem in recipes.")
 def check(
     paths: Annotated[
         list[str], argument("Recipe files, directories, or names of shipped recipes.", "RECIPE")
@@ -158,7 +157,7 @@ def check(
         raise typer.Exit(UserError.exit_code)
 
 
-@app.command(cls=Command, short_help="Copy a recipe to make it your own.")
+@app.command(short_help="Copy a recipe to make it your own.")
 def copy(
     name: RecipeName,
     destination: Annotated[Path, argument("A new file, or a directory to put it in.", "DEST", places.path)],
@@ -186,7 +185,7 @@ def copy(
     say_on_stderr(f"its runs go to runs/{recipe.name}-seed{recipe.seed}; change `name:` in it")
 
 
-@app.command(cls=Command, short_help="Write a recipe for a table of pairs.")
+@app.command(short_help="Write a recipe for a table of pairs.")
 def new(
     kind: Annotated[str, argument("The kind of task: text2text.", "KIND", str)],
     data: Annotated[
@@ -235,7 +234,7 @@ def new(
     print(text, end="") if out is None else _write(out, text, schema)
 
 
-@app.command(cls=Command, short_help="Explain the keys of a recipe.")
+@app.command(short_help="Explain the keys of a recipe.")
 def schema(
     key: Annotated[
         str | None,
