@@ -12,9 +12,9 @@ _OF_EXTRA = re.compile(r"""(.+?) *; *extra *== *["']([\w-]+)["']""")
 _OURS = re.compile(r"mrt5cli\[(.+)\]")
 
 
-def how_to_install(extra: str) -> str:
-    """The command that installs the packages of an extra, for a hint: `pip install 'matplotlib>=3.8'`."""
-    return shlex.join(["pip", "install", *packages(extra)])
+def how_to_install(*names: str) -> str:
+    """The command that installs the packages of extras, for a hint: `pip install 'matplotlib>=3.8'`."""
+    return shlex.join(["pip", "install", *(package for name in names for package in packages(name))])
 
 
 def packages(extra: str) -> list[str]:

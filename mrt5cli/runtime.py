@@ -262,6 +262,20 @@ def memory(device: torch.device) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def memory_in_use(device: torch.device) -> int | None:
+    """Bytes that PyTorch holds of a GPU, or this process of the machine's memory; None where the system does
+    not tell. Waits for nothing."""
+    import torch
+
+    if device.type == "cuda":
+        return int(torch.cuda.memory_reserved(device))
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except OSError:
+        return None
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
 def installed_gpu() -> str:
     """The name of an NVIDIA GPU of this machine, as its driver tells it without torch; "" where none is."""
     for facts in sorted(DRIVER.glob("gpus/*/information")):

@@ -48,7 +48,10 @@ def _models(begun: str, *, deeper: bool) -> Iterator[str]:
 
 
 def recipes(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Shipped recipes and files of YAML; where there are none, the keys that may be set beside a recipe."""
+    """Shipped recipes and files of YAML; where there are none, the keys that may be set beside a recipe. What
+    trains on is a run."""
+    if ctx.params.get("continue_for"):
+        return runs(incomplete)
     from mrt5cli.recipe.loading import shipped
 
     begun = escape(incomplete)
@@ -130,7 +133,7 @@ def _printable(names: Iterable[str], begun: str = "") -> list[str]:
 
 
 _FOUND_BY: dict[str, Callable[..., list[str]]] = {
-    **{"RUN": runs, "SOURCE": runs, "RECIPE": recipes, "TASK": tasks, "SUITE": suites},
+    **{"RUN": runs, "RUN[@STEP]": runs, "SOURCE": runs, "RECIPE": recipes, "TASK": tasks, "SUITE": suites},
     **{"DEVICE": devices, "DEVICE,...": devices, "KEY=VALUE": keys, "KEY": key_names},
 }
 

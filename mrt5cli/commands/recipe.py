@@ -364,7 +364,10 @@ def _check(path: Path, overrides: Sequence[str]) -> Checked:
     from mrt5cli.recipe.loading import load
 
     try:
-        return Checked(shown(path), load(path, overrides))
+        recipe = load(path, overrides)
+        lacking = recipe.training.lacks()
+        problems = [("training.report_to", ": ".join(lacking))] if lacking else []
+        return Checked(shown(path), recipe, problems)
     except UserError as error:
         return Checked(shown(path), problems=getattr(error, "problems", [("", error.message)]))
 

@@ -16,7 +16,7 @@ from mrt5cli.output import print_json
 from mrt5cli.places import check_writable, room
 from mrt5cli.runtime import installed_gpu
 from mrt5cli.stopping import Stopped
-from mrt5cli.text import byte_size, counted, listed, say, say_on_stderr
+from mrt5cli.text import announced, byte_size, counted, listed, say, say_on_stderr
 
 if TYPE_CHECKING:
     from mrt5cli.metrics.results import Json
@@ -127,7 +127,8 @@ def reproduce(
         raise Stopped(outcome.signal)
     from mrt5cli.report.page import write_report
 
-    written = write_report(plan, pages, say_on_stderr)
+    with announced("writing the report ...", say_on_stderr):
+        written = write_report(plan, pages, say_on_stderr)
     if as_json:
         print_json(_document(plan, outcome, written))
     else:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import secrets
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -40,6 +42,10 @@ def beginning(plan: TrainingPlan, prepared: Prepared) -> dict[str, Any]:
     session |= {"code": code_version("train"), "own_code": own_code.record()}
     session |= {"recipe": manifest.hash_of(dump(plan.recipe).encode("utf-8", "backslashreplace"))}
     session |= {"damaged": plan.damaged} if plan.damaged else {}
+    if since := plan.recipe.training.continues_from:
+        session["segment"] = {"from_step": since, "to_step": plan.recipe.training.max_steps}
+        session |= {"set": plan.changed} if plan.changed else {}
+    session |= {"tracked": _tracked(plan)} if plan.recipe.training.report_to else {}
     libraries = (*LIBRARIES, "peft") if plan.recipe.training.lora else LIBRARIES
     own = {"mrt5cli": mrt5cli.__version__, "python": sys.version.split()[0]}
     return {
@@ -62,6 +68,18 @@ def beginning(plan: TrainingPlan, prepared: Prepared) -> dict[str, Any]:
         "hub_commits": commits,
         "sessions": [*before.get("sessions", []), session],
     }
+
+
+def _tracked(plan: TrainingPlan) -> dict[str, Any]:
+    """What trackers know a run by, and the last steps of which they were sent a line of training and one of
+    validation, which may be behind the step that it is resumed from."""
+    before = [each["tracked"] for each in plan.before.meta.get("sessions", []) if "tracked" in each]
+    if not before:
+        name = re.sub(r"[^\w.-]", "-", plan.run.path.resolve().name, flags=re.ASCII)
+        return {"id": f"{name[:80]}-{secrets.token_hex(4)}", "loss": 0, "validation": 0}
+    rows, last = plan.run.metrics(), before[-1]
+    sent = {kind: [row["step"] for row in rows if kind in row] for kind in ("loss", "validation")}
+    return {**last, **{kind: max(last[kind], *steps, 0) for kind, steps in sent.items()}}
 
 
 def keep_room(run: RunDir) -> None:
@@ -102,7 +120,10 @@ def summary(run: RunDir) -> str:
     rows = _logged(run)
     last, (rate, steps) = rows[-1], rate_at_end(rows)
     target = last["target"]
-    parts = [f"loss {last['loss']:.4f}", f"cross-entropy {last['cross_entropy']:.4f}"]
+    # Beside the loss, which is comparable, what was minimised, which moves with alpha.
+    parts = [f"loss {last['cross_entropy']:.4f} (cross-entropy)"]
+    if f"{last['loss']:.4f}" != f"{last['cross_entropy']:.4f}":
+        parts.append(f"total loss {last['loss']:.4f}")
     if target is not None or rate > 0:
         aim = "" if target is None else f" (target {100 * target:g} %)"
         gates = "by soft gates " if run.recipe().model.shortener.gates else ""

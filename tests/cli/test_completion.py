@@ -91,6 +91,7 @@ def bash(here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixtu
         (["evaluate", "x", "--device", "cuda:"], ["0", "1"]),
         (["evaluate", "x", "--device=cuda:"], ["0", "1"]),
         (["generate", "x", "--device", "cuda:0,cuda:"], ["0", "1"]),
+        (["pretrain", "--continue-for", "9", "runs/pl"], ["runs/plain"]),
         (["reproduce", "min"], ["miniature"]),
         (["recipe", "schema", "model.shortener.lay"], ["model.shortener.layer"]),
         (["pretrain", "x", "--set", "training.max_s"], ["training.max_steps=", "training.max_steps=..."]),

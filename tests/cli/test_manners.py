@@ -31,7 +31,7 @@ def commands(group: Any = None, name: str = "") -> Iterator[tuple[str, Any]]:
 ALL = dict(commands())
 PARAMS = [(name, param) for name, command in ALL.items() for param in command.params]
 METAVARS = {
-    *("RUN", "SOURCE", "DEST", "RECIPE", "TASK", "SUITE", "KEY", "KIND", "KIND,..."),
+    *("RUN", "RUN[@STEP]", "SOURCE", "DEST", "RECIPE", "TASK", "SUITE", "KEY", "KIND", "KIND,..."),
     *("FILE", "DIR", "PATH", "N", "NUMBER", "RATE", "RATE,...", "HOURS", "TFLOPS", "SIZE"),
     *("DEVICE", "DEVICE,...", "PRECISION,...", "REVISION", "KEY=VALUE", "KEY=VALUE,...", "GLOB"),
     *("TEXT", "NAME", "NAME,...", "TEMPLATE", "OWNER/NAME", "ID", "URL"),
@@ -50,6 +50,7 @@ SAID_IN_OTHER_WORDS = {
     "--data": "in place of the task's, or what to look at",
     "--json": "recipe schema prints the schema",
     "--device": "generate takes several",
+    "--html": "what the page shows",
     "--text": "what happens to it",
 }
 

@@ -28,6 +28,10 @@ def test_an_extra_of_extras_has_their_packages() -> None:
     assert {*extras.packages("plots"), *extras.packages("onnx")} < set(extras.packages("dev"))
 
 
+def test_several_extras_are_one_command() -> None:
+    assert extras.how_to_install("plots", "slurm") == "pip install 'matplotlib>=3.8' 'submitit>=1.5.4,<2'"
+
+
 def test_of_an_installed_wheel_its_metadata_tells(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(extras, "__file__", str(tmp_path / "site-packages" / "mrt5cli" / "extras.py"))
     # As setuptools writes them.

@@ -21,9 +21,10 @@ from typer.testing import CliRunner
 
 from mrt5cli.cli import app
 from mrt5cli.errors import UserError
+from mrt5cli.recipe import load
 from mrt5cli.rundir import RunDir
 from mrt5cli.training import run as training_run
-from mrt5cli.training.pretrain import Training, wanted
+from mrt5cli.training.pretrain import Training
 from mrt5cli.training.slurm import Job, Request, prepare
 
 RECIPE = """
@@ -70,7 +71,7 @@ def training(name: str = "one.yaml", **how: Any) -> Training:
         "device": "cpu",
         "allow_pickle": True,
     }
-    return Training(wanted(name, (), smoke=False, resumed=None), (), **{**asked, **how})
+    return Training(load(name), (), **{**asked, **how})
 
 
 # --- what is asked for --------------------------------------------------------------------------------------
@@ -355,6 +356,21 @@ def test_two_processes_train_together_and_go_on(slurm: Path) -> None:
     meta = RunDir(Path("runs/one-seed3")).meta()
     assert meta["processes"] == 2 and len(meta["sessions"]) == 2
     assert (slurm / "requeued").read_text() == "4711\n"
+
+
+@pytest.mark.slow
+def test_a_finished_run_goes_on_as_a_job_that_is_queued_again(slurm: Path) -> None:
+    assert mrt5("one.yaml", "--device", "cpu").exit_code == 0
+    queue("runs/one-seed3", "--continue-for", "200", "--slurm", "time=60")
+    run = RunDir(Path("runs/one-seed3"))
+    until(lambda: run.metrics()[-1]["step"] > 25)
+    fake_slurm.warn(slurm, "4711", signal.SIGUSR2)
+    until(lambda: (slurm / "requeued").exists() and run.is_finished)
+
+    assert run.meta()["step"] == 220
+    sessions = [(one["status"], one.get("segment")) for one in run.meta()["sessions"]]
+    segment = {"from_step": 20, "to_step": 220}
+    assert sessions == [("finished", None), ("interrupted", segment), ("finished", segment)]
 
 
 @pytest.mark.slow
