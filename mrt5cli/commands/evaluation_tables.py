@@ -47,13 +47,14 @@ def present(comparison: Comparison) -> None:
 
 def to_page(comparison: Comparison) -> str:
     """The same as an HTML page that needs nothing else, with figures, and each run's table of languages."""
-    from mrt5cli.report.page import HOW_TO_DRAW, can_draw
+    from mrt5cli.extras import how_to_install
+    from mrt5cli.report.page import can_draw
 
     results, unfinished = comparison.results, comparison.unfinished
     names = list(dict.fromkeys(result.subject.name for result in results))
     lead = "" if unfinished is None else f"Unfinished: {unfinished}. "
     if not can_draw():
-        lead += NO_FIGURES.format(HOW_TO_DRAW)
+        lead += NO_FIGURES.format(how_to_install("plots"))
     if unfinished is not None:  # a section of each run that was measured, of the languages that were
         sections = [
             replace(section, title=f"{section.title}: {result.label}")
