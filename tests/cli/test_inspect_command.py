@@ -343,6 +343,25 @@ def test_several_models_read_the_same(runs: dict[str, Path]) -> None:
     )
 
 
+def test_lines_of_a_text_stand_below_the_name_of_a_model(runs: dict[str, Path]) -> None:
+    result = inspect(runs["mrt5"], runs["bp"], "--text", "a\nb")
+
+    (row,) = document(runs["mrt5"], "--text", "a\nb")["rows"]
+    assert f"  mrt5-seed3   {100 * row['deletion_rate']:.1f} %\n{row['marked']}\n" in result.stdout
+
+
+def test_a_large_page_says_what_makes_it_smaller(
+    runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = ["--text", "twelve bytes", "--html", tmp_path / "page.html"]
+    assert "--limit" not in inspect(runs["mrt5"], *large).stderr
+
+    monkeypatch.setattr("mrt5cli.commands.inspect_deletions.MANY_POSITIONS", 12)
+
+    assert "this page shows 13 bytes" in inspect(runs["mrt5"], *large).stderr
+    assert "a smaller --limit makes it quick" in " ".join(inspect(runs["mrt5"], *large).stderr.split())
+
+
 def test_a_heat_map_in_the_terminal_is_a_line_a_checkpoint(history: Path) -> None:
     result = inspect(history, "--heatmap", "--limit", 1)
 
