@@ -318,12 +318,12 @@ def test_scripts_are_counted_too(runs: dict[str, Path]) -> None:
 
 def test_several_models_read_the_same(runs: dict[str, Path]) -> None:
     text = "some plain words, in more than one piece"
-    names = [runs["mrt5"], runs["spans"], runs["bp"]]
+    names = [runs["mrt5"], runs["spans"], runs["bp"], runs["bp_batch"]]
     result = inspect(*names, "--text", text)
 
     assert result.exit_code == 0, result.output
     models = document(*names, "--text", text)["models"]
-    assert [model["name"] for model in models] == ["mrt5-seed3", "spans-seed3", "bp-seed3"]
+    assert [model["name"] for model in models] == ["mrt5-seed3", "spans-seed3", "bp-seed3", "bp-batch-seed3"]
     assert len({str([row["ids"] for row in model["rows"]]) for model in models}) == 1
     lines = [line.split(maxsplit=2) for line in result.stdout.splitlines() if line.startswith("  ")]
     told = [
@@ -332,7 +332,8 @@ def test_several_models_read_the_same(runs: dict[str, Path]) -> None:
         for model, row in zip(models, rows, strict=True)
     ]
     assert lines[: len(told)] == told
-    assert models[0] == document(runs["mrt5"], "--text", text)
+    for name, model in zip(("mrt5", "bp_batch"), models[::3], strict=True):
+        assert model == document(runs[name], "--text", text), "it draws, and reads, what it does alone"
     assert "spans-seed3 deletes" in result.stdout
     assert "bp-seed3 pools" in result.stdout
     alone = inspect(runs["spans"], "--limit", 1, "--json")
