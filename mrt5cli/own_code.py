@@ -124,13 +124,13 @@ def import_again(path: Path) -> None:
     What is named with --code takes the place of one that has the same name, or cannot be had as it was.
 
     Args:
-        path: the directory of the run, or what lies in it: its recipe, a checkpoint; else nothing is done.
+        path: the directory of the run, or what lies in it: a recipe, a checkpoint; else nothing is done.
 
     Raises:
         UserError: a file has changed, is gone or lies in a run directory, and none is named in its place.
     """
     absolute = path.absolute()
-    run = next((folder for folder in (absolute, *absolute.parents[:2]) if is_run(folder)), None)
+    run = next((folder for folder in (absolute, *absolute.parents[:3]) if is_run(folder)), None)
     if run is None:
         return
     named = {at.name: one.given for at, one in IMPORTED.items() if one.named}

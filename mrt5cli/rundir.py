@@ -5,6 +5,9 @@ runs/<name>-seed<seed>/  recipe.yaml (resolved)  meta.json (versions, commit, de
                          boundaries.npz (only where a boundary predictor is taught by labels)
                          best/step-00000300/ (only with training.best_metric: the weights best so far)
                          checkpoints/damaged-step-00000500/ (what a resumed run has found damaged)
+                         segments/step-00000500/ (of a run that was continued: its recipe up to that step,
+                         recipe.yaml, and the results of the model that it had then, eval/)
+                         tensorboard/ wandb/ (only with training.report_to)
                          .mrt5.lock (who trains here; empty when nobody does)
 """
 
@@ -16,6 +19,7 @@ import logging
 import os
 import re
 import shlex
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -30,7 +34,7 @@ from mrt5cli.errors import RunFailed, UserError
 from mrt5cli.json_files import finite, parse, read_object
 from mrt5cli.locks import Holder
 from mrt5cli.manifest import STEP_NAME
-from mrt5cli.text import counted, shortened, warn_once
+from mrt5cli.text import counted, listed, shortened, warn_once
 from mrt5cli.writing import (
     TEMPORARY,
     check_link,
@@ -86,6 +90,12 @@ class RunState:
     def finished(self) -> bool:
         return bool(self.meta.get("status") == FINISHED)
 
+    @property
+    def last_step(self) -> int | None:
+        """The last step that was logged, of a run that has ended."""
+        step: int | None = self.meta.get("step")
+        return step
+
 
 @dataclass(frozen=True)
 class RunDir:
@@ -131,6 +141,10 @@ class RunDir:
         return self.path / "boundaries.npz"
 
     @property
+    def segments(self) -> Path:
+        return self.path / "segments"
+
+    @property
     def lock(self) -> Path:
         return self.path / ".mrt5.lock"
 
@@ -149,6 +163,10 @@ class RunDir:
     def best_weights(self, step: int) -> Path:
         """The model that was the best after so many optimizer steps, in Hugging Face layout."""
         return self.best / f"step-{step:08d}"
+
+    def segment(self, step: int) -> Path:
+        """What is kept of the run as it was when it had finished after so many optimizer steps."""
+        return self.segments / f"step-{step:08d}"
 
     @staticmethod
     def step_of(checkpoint: Path) -> int:
@@ -187,6 +205,24 @@ class RunDir:
 
         loaded: Recipe = recipe.load(self.recipe_path)
         return loaded
+
+    def recipe_of(self, model: Path) -> Recipe:
+        """The recipe that one of the run's models was trained by: of a run that was continued, that of its
+        segment. Until a segment ends, the run's model is that of the one before."""
+        from mrt5cli import recipe
+
+        ends, step = _steps_in(self.segments), self._step_before
+        if STEP_NAME.fullmatch(model.name):
+            step = self.step_of(model)
+        kept = [self.segment(end) / own_code.RECIPE for end in ends if step and step <= end]
+        return recipe.load(kept[0]) if kept and kept[0].is_file() else self.recipe()
+
+    @property
+    def _step_before(self) -> int | None:
+        """Of a run that goes on and has not ended, the step that its model is of."""
+        if not self.segments.is_dir() or self.is_finished:
+            return None
+        return self.recipe().training.continues_from or None
 
     @property
     def is_run(self) -> bool:
@@ -279,6 +315,14 @@ class RunDir:
             if later > step:
                 remove_directory(self.best_weights(later))
 
+    def keep_results(self, step: int) -> None:
+        """Put the results of the run's model, which another is to take the place of, where what else is kept
+        of the segment is that ended after so many steps. Those of checkpoints stay."""
+        for path in self.eval("").parent.glob("*.json"):
+            if not re.search(STEP_NAME, path.stem):
+                make_directory(self.segment(step) / "eval")
+                shutil.move(path, self.segment(step) / "eval" / path.name)
+
     def prune(self, checkpoints: int) -> None:
         """Delete all but the last so many checkpoints, and best weights that nothing needs any more: neither
         this run nor a resume from a checkpoint, for which its best are the last ones kept before it. What
@@ -330,7 +374,7 @@ class RunDir:
         ours = {self.recipe_path, self.meta_path, self.metrics_path, self.lock}
         ours |= {place for place in self._folders if not (place.is_dir() and any(place.iterdir()))}
         if self.is_run or self._replaced.exists():
-            ours |= {*self._folders, self.boundaries, self.eval("").parent}
+            ours |= {*self._folders, self.boundaries, self.eval("").parent, self.segments}
         return [path for path in {*self.path.iterdir()} - ours if TEMPORARY not in path.name]
 
     @classmethod
@@ -394,7 +438,11 @@ class RunDir:
                 self._clear()
             RunDir.create(self.path)
             self.go_back_to(step)
-            # In this order: the recipe in place is one that meta.json knows, wherever a kill comes.
+            if self.is_run and self.recipe().training.continues_from < recipe.training.continues_from:
+                kept = self.segment(recipe.training.continues_from) / own_code.RECIPE
+                write_bytes(kept, self.recipe_path.read_bytes())
+            # In this order: the recipe in place is one that meta.json knows, wherever a kill comes. It alone
+            # says that a segment has begun.
             write_json(self.meta_path, meta)
             write_text(self.recipe_path, dump(recipe))
             try:
@@ -470,8 +518,9 @@ def default_directory(recipe: Recipe) -> Path:
 def resolve_model(path_or_hub_id: str | Path) -> tuple[str, RunDir | None]:
     """What to load for a run directory, a checkpoint directory or a Hub id, and the run it belongs to.
 
-    A run stands for its finished model, or for its latest checkpoint while there is none. What the run was
-    made with of the user's own code is imported; a Hub model never brings any.
+    A run stands for its finished model, or for its latest checkpoint while there is none; RUN@step-500,
+    RUN@500, RUN@best and RUN@last for one of its checkpoints. What the run was made with of the user's own
+    code is imported; a Hub model never brings any.
 
     Raises:
         UserError: none of the three, or the code of a run has changed.
@@ -480,10 +529,18 @@ def resolve_model(path_or_hub_id: str | Path) -> tuple[str, RunDir | None]:
     if not where.strip():
         raise UserError("the model has no name; expected a run directory, a checkpoint directory or a Hub id")
     own_code.take_in_packages()
+    if (at := run_and_step(where)) is not None:
+        run, step = at
+        where = str(path := _at_step(run, step))
     run = RunDir(path)
     if run.is_run:
         own_code.import_again(path)
         if (run.model / CONFIG).is_file():
+            locks.read_on(run.model / CONFIG)
+            if (since := run._step_before) is not None:
+                warn_once(
+                    f"{run.path} goes on from step {since}, and has not ended: its model is that of then"
+                )
             return str(run.model), run
         if checkpoint := _newest_model(run):
             return str(checkpoint), run
@@ -521,8 +578,43 @@ def resolve_model(path_or_hub_id: str | Path) -> tuple[str, RunDir | None]:
     if beside or path.parts[:1] == (DEFAULT_FOLDER,) or not HUB_ID.fullmatch(where):
         nearest = difflib.get_close_matches(path.name, beside, n=1)
         hint = f"did you mean {path.parent / nearest[0]}?" if nearest else None
+        if "@" in path.name and not nearest:
+            hint = "RUN@step-500 is of a run that is here; --revision names one of a Hub model"
         raise UserError(f"{where} does not exist", hint)
     return where, None
+
+
+def run_and_step(where: str) -> tuple[RunDir, str] | None:
+    """The run, and which of its checkpoints, that RUN@step-500 and its like name; None for any other name,
+    and for a path that is there."""
+    folder, at, step = where.rpartition("@")
+    run = RunDir(Path(folder))
+    return (run, step) if at and folder and run.is_run and not os.path.exists(where) else None
+
+
+def _at_step(run: RunDir, step: str) -> Path:
+    """A checkpoint of a run, as what stands behind the @ names it.
+
+    Raises:
+        UserError: there is none.
+    """
+    saved = {each: run.checkpoint(each) for each in run.saved_steps()}
+    best = {each: run.best_weights(each) for each in run.best_steps()}
+    if step == "last" and (newest := _newest_model(run)):
+        return newest
+    if step == "best" and best:
+        return best[max(best)]
+    number = re.fullmatch(r"(?:step-)?0*(\d{1,18})", step)
+    if number and (found := (best | saved).get(int(number[1]))):
+        return found
+    kept = [f"{run.path}@step-{each}" for each in saved]
+    kept += [f"{run.path}@step-{each} (best then)" for each in best if each not in saved]
+    what = f"no checkpoint of step {number[1]}" if number else f"no checkpoint '{shortened(step)}'"
+    if step == "best":
+        what = "no best weights: its recipe has no training.best_metric, or nothing was measured yet"
+    raise UserError(
+        f"{run.path} has {what}", f"it has {listed(kept)}" if kept else "it has saved nothing yet"
+    )
 
 
 def _newest_model(run: RunDir) -> Path | None:

@@ -70,7 +70,7 @@ def find_subject(path_or_hub_id: str, *, revision: str | None = None, allow_pick
         found.run.meta()  # results say when the run ended; if that cannot be read, better now than then
         folder = found.folder.name
         name = found.run.path.name + (f"/{folder}" if folder.startswith("step-") else "")
-        return Subject(name, str(found.folder), found.run, found.run.recipe())
+        return Subject(name, str(found.folder), found.run, found.run.recipe_of(found.folder))
     beside = found.folder / "recipe.yaml"
     trained_on = recipe.load(beside, trusted=False) if beside.is_file() else None
     return Subject(path_or_hub_id.rstrip("/"), str(found.folder), None, trained_on, found.commit)
@@ -83,7 +83,9 @@ def find_subjects(names: Sequence[str], revision: str | None, *, allow_pickle: b
         UserError: a revision, and no Hub model among them.
         UserError, CheckpointError: as `find_subject`.
     """
-    hub_ids = [name for name in names if not Path(name).exists()]
+    from mrt5cli.rundir import run_and_step
+
+    hub_ids = [name for name in names if not (Path(name).exists() or run_and_step(name))]
     if revision is not None and not hub_ids:
         raise UserError(
             f"--revision {revision} is of a Hub model, and none is named here",
@@ -128,7 +130,9 @@ def newest_subject(option: str | None) -> Subject:
     trained = "" if kind is None else f" that was trained on {kind}"
     raise UserError(
         f"there is no finished run under {folder}/{trained}",
-        "name a run, or train one: `mrt5 recipe list` shows what there is, quickstart being the fastest",
+        "name a run, or train one: `mrt5 pretrain quickstart_byt5` takes minutes on a CPU"
+        if kind is None
+        else "name a run, or train one: `mrt5 recipe list` shows the recipes",
     )
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Annotated
 
+from mrt5cli import bounds
 from mrt5cli.commands import options
 from mrt5cli.errors import UserError
 from mrt5cli.output import print_json
-from mrt5cli.text import say
+from mrt5cli.text import say_on_stderr
 
 if TYPE_CHECKING:
     from mrt5cli.training.pretrain import Training
@@ -18,7 +21,14 @@ From = Annotated[
     options.named(
         "The model to start from; as --set model.start=. Default: the recipe's.",
         "--from",
-        metavar="RUN|DIR|HUB_ID",
+        metavar="RUN[@STEP]",
+    ),
+]
+ContinueFor = Annotated[
+    int | None,
+    options.amount(
+        "Train a finished run, whose directory is named in place of a recipe, so many steps more.",
+        bounds.STEPS,
     ),
 ]
 
@@ -29,6 +39,7 @@ def pretrain(
     revision: options.Revision = None,
     out: options.Out = None,
     resume: options.Resume = False,
+    continue_for: ContinueFor = None,
     smoke: options.Smoke = False,
     dry_run: options.DryRun = False,
     device: options.Device = "auto",
@@ -51,19 +62,32 @@ def pretrain(
 
       mrt5 pretrain runs/mine-seed42/recipe.yaml --out runs/mine-seed42 --resume
 
+      mrt5 pretrain runs/mine-seed42 --continue-for 1000
+
       mrt5 pretrain mine/byt5.yaml mine/mrt5.yaml --slurm partition=gpu,time=12:00:00,gpus=8
     """
-    from mrt5cli.training.pretrain import Training, assignments, wanted
+    from mrt5cli.training.pretrain import assignments, training_of
 
-    given, trainings = assignments(overrides, revision), []
+    given = assignments(overrides, revision)
+    trainings: list[Training] = []
     for name in recipe:
-        chosen = wanted(name, given, smoke=smoke, resumed=out if resume else None)
+        training = training_of(
+            name,
+            given,
+            continue_for=continue_for,
+            out=out,
+            resume=resume,
+            smoke=smoke,
+            device=device,
+            allow_pickle=not no_pickle,
+        )
+        chosen = training.recipe
         if chosen.is_finetuning:
             raise UserError(
                 f"{name} fine-tunes {chosen.model.start} on {chosen.task.kind}",
                 f"mrt5 finetune {name}; to train on this task from nothing: --set model.start=scratch",
             )
-        trainings.append(Training(chosen, given, out, resume, smoke, device, not no_pickle))
+        trainings.append(training)
     _carry_out(trainings, slurm, dry_run, as_json)
 
 
@@ -74,6 +98,7 @@ def finetune(
     overrides: options.Overrides = None,
     out: options.Out = None,
     resume: options.Resume = False,
+    continue_for: ContinueFor = None,
     smoke: options.Smoke = False,
     dry_run: options.DryRun = False,
     device: options.Device = "auto",
@@ -98,25 +123,38 @@ def finetune(
 
       mrt5 finetune runs/mine-seed42/recipe.yaml --out runs/mine-seed42 --resume
     """
-    from mrt5cli.training.pretrain import Training, assignments, wanted
+    from mrt5cli.training.pretrain import assignments, training_of
 
-    given, trainings = assignments(overrides, revision, from_), []
+    given = assignments(overrides, revision, from_)
+    trainings: list[Training] = []
     for name in recipe:
-        chosen = wanted(name, given, smoke=smoke, resumed=out if resume else None)
+        training = training_of(
+            name,
+            given,
+            continue_for=continue_for,
+            out=out,
+            resume=resume,
+            smoke=smoke,
+            device=device,
+            allow_pickle=not no_pickle,
+        )
+        chosen = training.recipe
         if chosen.model.start == "scratch":
             raise UserError(
                 f"{name} has model.start: scratch, and fine-tuning starts from an existing model",
                 f"give one with --from; to train from nothing: mrt5 pretrain {name}",
             )
-        trainings.append(Training(chosen, given, out, resume, smoke, device, not no_pickle))
+        trainings.append(training)
     _carry_out(trainings, slurm, dry_run, as_json)
 
 
 def _carry_out(trainings: Sequence[Training], slurm: list[str] | None, dry_run: bool, as_json: bool) -> None:
     """Train as planned, have Slurm do so, or say what would be done."""
     from mrt5cli import recipe as recipes
-    from mrt5cli.training.record import outcome
-    from mrt5cli.training.run import execute
+
+    with redirect_stdout(sys.stderr):  # where WANDB_MODE is offline, transformers says so on being imported
+        from mrt5cli.training.record import outcome
+        from mrt5cli.training.run import execute
 
     if slurm is not None:
         return _submit(trainings, slurm, dry_run, as_json)
@@ -130,8 +168,8 @@ def _carry_out(trainings: Sequence[Training], slurm: list[str] | None, dry_run: 
     elif as_json:
         print_json(plan.document)
     else:
-        say(plan.text)
-        print(f"\n{recipes.dump(plan.recipe)}")
+        say_on_stderr(f"{plan.text}\n")
+        print(recipes.dump(plan.recipe), end="")  # for a file that can be trained
 
 
 def _submit(trainings: Sequence[Training], slurm: list[str], dry_run: bool, as_json: bool) -> None:
@@ -143,7 +181,8 @@ def _submit(trainings: Sequence[Training], slurm: list[str], dry_run: bool, as_j
     if dry_run and as_json:
         print_json({"script": prepared.script, "runs": runs})
     elif dry_run:
-        print(*(f"# job {number}: {run}" for number, run in enumerate(runs)), prepared.script, sep="\n")
+        say_on_stderr("\n".join(f"job {number}: {run}" for number, run in enumerate(runs)))
+        print(prepared.script)  # which begins with the line that names its shell
     else:
         ids = prepared.submit()
         jobs = [

@@ -24,10 +24,19 @@ FREE_KEYS = (
     "training.save_steps",
     "training.keep_checkpoints",
     "training.recompute",
+    "training.report_to",
     "training.sharding",
 )
 CHOOSING_KEYS = ("evaluation", "training.eval_steps")
 """Of those, the ones that decide which weights are the best where the run keeps them."""
+IN_A_SEGMENT = (*FREE_KEYS, "loss", "controller", "training")
+"""Keys that may change when a finished run is continued: how the model is trained, not what is."""
+OF_ALL_SEGMENTS = {
+    "training.batch_size": "the place in the training data is counted in batches of this size",
+    "training.lora": "the optimizer's state is of other weights",
+    "controller.alpha_start": "alpha goes on from where it is",
+}
+"""Of those, the ones that may not after all, and why."""
 
 
 def differences(before: Recipe, now: Recipe) -> dict[str, str]:
@@ -37,7 +46,7 @@ def differences(before: Recipe, now: Recipe) -> dict[str, str]:
 
 def unlike(one: BaseModel, other: BaseModel) -> dict[str, tuple[str, str]]:
     """Dotted keys whose values differ between two recipes or sections, with both values as YAML."""
-    first, second = _flat(one.model_dump(mode="json")), _flat(other.model_dump(mode="json"))
+    first, second = flat(one.model_dump(mode="json")), flat(other.model_dump(mode="json"))
     return {
         key: (first.get(key, "absent"), second.get(key, "absent"))
         for key in {**first, **second}
@@ -52,6 +61,24 @@ def decides_numbers(key: str, recipe: Recipe) -> bool:
         return _sees_micro_batches(recipe)
     chooses = CHOOSING_KEYS if recipe.training.best_metric is not None else ()
     return not key.startswith(FREE_KEYS) or bool(chooses and key.startswith(chooses))
+
+
+def refused_in_a_segment(key: str, before: Recipe, now: Recipe) -> str | None:
+    """Why a run that is continued may not change a key, a clause; None where it may."""
+    key = re.sub(r"^task\.sources\[\d+\]", "task.source", key)
+    if not key.startswith(IN_A_SEGMENT):
+        return "it would be another model, or other data"
+    # Of another kind of controller, it is absent perhaps, which changes nothing.
+    unset = getattr(before.controller, "alpha_start", 0) == getattr(now.controller, "alpha_start", 0)
+    for fixed, why in OF_ALL_SEGMENTS.items():
+        if key.startswith(fixed) and not (fixed == "controller.alpha_start" and unset):
+            return why
+    metric, new = before.training.best_metric, now.training.best_metric
+    if metric is not None and new is not None:
+        compares = key in ("training.best_metric", "evaluation.examples", "evaluation.hard_delete")
+        if compares or key.startswith("evaluation.generation"):
+            return "the best weights so far were measured otherwise"
+    return None
 
 
 def _sees_micro_batches(recipe: Recipe) -> bool:
@@ -70,14 +97,15 @@ def _sees_micro_batches(recipe: Recipe) -> bool:
     )
 
 
-def _flat(tree: Tree, prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
+def flat(tree: Tree, prefix: str = "") -> dict[str, str]:
+    """The dotted keys of a tree, with their values as YAML."""
+    keys: dict[str, str] = {}
     for key, value in tree.items():
         if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
+            keys |= flat(value, f"{prefix}{key}.")
         elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
             for number, item in enumerate(value):
-                flat |= _flat(item, f"{prefix}{key}[{number}].")
+                keys |= flat(item, f"{prefix}{key}[{number}].")
         else:
-            flat[f"{prefix}{key}"] = inline(value)
-    return flat
+            keys[f"{prefix}{key}"] = inline(value)
+    return keys

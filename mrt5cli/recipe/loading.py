@@ -203,10 +203,10 @@ def find(name_or_path: str | Path) -> Path:
     files = path.glob("*.yaml") if os.path.isdir(path) else path.parent.glob("*.yaml")
     nearby = {_plain(str(file)): str(file) for file in sorted(files)}
     if os.path.isdir(path):
-        raise UserError(
-            f"{name_or_path} is a directory, not a recipe",
-            f"give a file of it: {listed([*nearby.values()])}" if nearby else None,
-        )
+        hint = f"give a file of it: {listed([*nearby.values()])}" if nearby else None
+        if own_code.is_run(path):
+            hint = f"its recipe is {path / own_code.RECIPE}; --continue-for STEPS trains the run longer"
+        raise UserError(f"{name_or_path} is a directory, not a recipe", hint)
     if os.path.exists(path):
         raise UserError(f"{name_or_path} is not a file", "a recipe is read more than once: save it as a file")
     shapes = {_plain(known): known for known in names} | nearby
@@ -253,10 +253,11 @@ def _put(tree: Tree, keys: list[str], value: object) -> None:
 
 
 def _start(tree: Tree) -> list[Path]:
-    """The directory that the model of a recipe, not checked yet, starts from, if it is one."""
+    """The directory that the model of a recipe, not checked yet, starts from, if it is one; or the run that
+    RUN@step-500 is of."""
     model = tree.get("model")
     start = model.get("start") if isinstance(model, dict) else None
-    found = [places.path(start)] if isinstance(start, str) else []
+    found = [places.path(one) for one in (start, start.rpartition("@")[0])] if isinstance(start, str) else []
     return [folder for folder in found if os.path.isdir(folder)]
 
 

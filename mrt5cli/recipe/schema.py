@@ -7,12 +7,14 @@ paper's (MrT5, ICLR 2025) wherever the paper has one.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, Field, WithJsonSchema
 
 from mrt5cli import bounds
+from mrt5cli.extras import how_to_install
 from mrt5cli.metrics.catalog import choosers
 from mrt5cli.recipe import tasks
 from mrt5cli.recipe.section import (
@@ -250,6 +252,11 @@ class TrainingSection(Section):
     """The optimizer, its schedule, and what is written when."""
 
     max_steps: Steps = Field(description="optimizer steps")
+    continues_from: StepsOrNone = Field(
+        0,
+        description="steps of a finished run that --continue-for goes on from, and writes here; warmup and "
+        "schedule begin there",
+    )
     batch_size: BatchSize = Field(1024, description="examples an optimizer step, over all devices")
     device_batch_size: BatchSize = Field(8, description="examples a forward pass on one device")
     batch_tokens: Annotated[int, Field(ge=1, le=bounds.BATCH_TOKENS)] | None = Field(
@@ -302,6 +309,12 @@ class TrainingSection(Section):
     eval_steps: StepsOrNone = Field(
         0, description="evaluate on validation data every so many steps; 0: only `mrt5 evaluate`"
     )
+    report_to: list[Literal["tensorboard", "trackio", "wandb"]] = Field(
+        [],
+        max_length=3,
+        description="trackers that each line of metrics is sent to as well, by transformers' callbacks; each "
+        "needs the package of its name",
+    )
     save_steps: Steps = Field(100, description="a checkpoint every so many steps, and at the end")
     keep_checkpoints: Annotated[int, Field(ge=1, le=bounds.CHECKPOINTS)] = Field(
         2, description="older checkpoints are deleted"
@@ -316,10 +329,13 @@ class TrainingSection(Section):
     )
 
     def misfits(self) -> Iterator[tuple[str, str]]:
-        if self.warmup_steps > self.max_steps:
+        if self.continues_from >= self.max_steps:
+            yield "continues_from", f"{self.continues_from} is not below training.max_steps {self.max_steps}"
+        elif self.warmup_steps > (steps := self.max_steps - self.continues_from):
+            most = f"the {steps} steps to go on for" if self.continues_from else f"training.max_steps {steps}"
             yield (
                 "warmup_steps",
-                f"{self.warmup_steps} is above training.max_steps {self.max_steps}; the learning rate would "
+                f"{self.warmup_steps} is above {most}; the learning rate would "
                 "never reach training.learning_rate; lower it too",
             )
         if self.best_metric is not None and not self.eval_steps:
@@ -330,6 +346,19 @@ class TrainingSection(Section):
             yield "sharding", "must be none with training.compile, whose graphs read whole weights"
         if self.patience is not None and self.best_metric is None:
             yield "patience", "needs best_metric: it counts evaluations without a better one"
+        if len({*self.report_to}) < len(self.report_to):
+            yield "report_to", "names a tracker twice"
+
+    def lacks(self) -> tuple[str, str] | None:
+        """What `report_to` needs and is not installed here, and the command that installs it: the recipe is
+        right without, but cannot be trained."""
+        specs = {name: importlib.util.find_spec(name) for name in self.report_to}
+        # A folder wandb/ where one stands, as wandb leaves it, passes for a package, but without an origin.
+        missing = [name for name, spec in specs.items() if spec is None or spec.origin is None]
+        if not missing:
+            return None
+        packages = "package" if len(missing) == 1 else "packages"
+        return f"needs the {packages} {' and '.join(missing)}, not installed here", how_to_install(*missing)
 
 
 class GenerationSection(Section):

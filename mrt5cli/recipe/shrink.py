@@ -149,7 +149,7 @@ def _shrink_training(tree: Tree, given: Tree) -> None:
         training |= {"batch_size": 4, "device_batch_size": 2 if accumulates else 4}
     steps = given.get("max_steps")
     steps = steps if isinstance(steps, int) else STEPS
-    training |= {"max_steps": STEPS, "compile": False, "logging_steps": 1}
+    training |= {"max_steps": STEPS, "continues_from": 0, "compile": False, "logging_steps": 1}
     _at_most(training, warmup_steps=1, data_workers=1, eval_steps=3, save_steps=3)
     _at_most(tree["loss"], regularizer_delay=max(0, min(2, steps - 1)))
     if "every_steps" in tree["controller"]:

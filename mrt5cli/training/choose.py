@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from mrt5cli import runtime as machine
 from mrt5cli.errors import HubAway, UserError
+from mrt5cli.extras import how_to_install
 from mrt5cli.metrics.catalog import METRICS, is_measured
 from mrt5cli.metrics.loaded import check_scripts
 from mrt5cli.places import check_writable, room
 from mrt5cli.recipe import Recipe
-from mrt5cli.recipe.differences import decides_numbers, differences
+from mrt5cli.recipe.differences import decides_numbers, differences, refused_in_a_segment
 from mrt5cli.recipe.schema import TrainingSection
 from mrt5cli.recipe.tasks import TaskSection
 from mrt5cli.recipe.words import either
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration
     from mrt5cli.models.fast.choice import Choice
 
-HOW_TO_INSTALL_PEFT = "pip install 'mrt5cli[peft]'"
-
 
 def choose(recipe: Recipe, options: RunOptions) -> TrainingPlan:
     """Check a run, and have its task and model ready.
@@ -42,15 +41,26 @@ def choose(recipe: Recipe, options: RunOptions) -> TrainingPlan:
         UserError: whatever would keep the run from starting.
     """
     if recipe.training.lora is not None and importlib.util.find_spec("peft") is None:
-        raise UserError("training.lora needs the package peft, which is not installed", HOW_TO_INSTALL_PEFT)
+        raise UserError(
+            "training.lora needs the package peft, which is not installed", how_to_install("peft")
+        )
+    if lacking := recipe.training.lacks():
+        raise UserError(f"training.report_to {lacking[0]}", lacking[1])
     run = RunDir(options.out)
     # Of a fresh start the leading process alone judges the directory, and may have begun to fill it.
     judges = options.resume or machine.leads()
     if machine.leads():
         run.check_free()
     before = run.state() if judges and not options.overwrite else RunState()
-    notes = _continued(run, recipe, before, options.resume)
-    if judges and not before.finished:
+    since = recipe.training.continues_from
+    begins = before.finished and options.resume and since > 0 and before.last_step == since
+    changed = _segment(run, recipe) if begins else {}
+    if begins:
+        notes = [f"{key}: {text}" for key, text in changed.items()]
+    else:
+        notes = _continued(run, recipe, before, options.resume)
+    finished = before.finished and not begins
+    if judges and not finished:
         run.check_not_foreign()
         check_writable(run.path, "folder")
     notes += [*recipe.remarks(), *machine.ignored_launchers()]
@@ -60,10 +70,11 @@ def choose(recipe: Recipe, options: RunOptions) -> TrainingPlan:
     )
     if training.sharding == "fsdp" and runtime.world_size == 1:
         notes.append("training.sharding: fsdp shares nothing out, because this process trains alone")
-    if before.finished:
+    if finished:
         return TrainingPlan(recipe, options, runtime, before, None, notes)
-    step, damaged = _place_to_resume(run, before, runtime.world_size, notes)
-    plan = TrainingPlan(recipe, options, runtime, before, step, notes, damaged)
+    step, damaged = _place_to_resume(run, recipe, before, runtime.world_size, notes)
+    plan = TrainingPlan(recipe, options, runtime, before, step, notes, damaged, changed)
+    notes += _learning_rate_note(plan)
     prepared = _prepare(plan)
     expected = forecast(recipe, prepared.start.model, runtime, prepared.attention, done=step or 0)
     plan = replace(plan, prepared=prepared, forecast=expected, facts=facts(plan, prepared, expected))
@@ -103,8 +114,58 @@ def _continued(run: RunDir, recipe: Recipe, before: RunState, resume: bool) -> l
     return notes
 
 
+def _segment(run: RunDir, recipe: Recipe) -> dict[str, str]:
+    """The keys that a finished run which is continued changes, each with both values.
+
+    Raises:
+        UserError: among them are some that would make another model of it, or other data.
+    """
+    before = run.recipe()
+    changed = differences(before, recipe)
+    refused = {key: refused_in_a_segment(key, before, recipe) for key in changed}
+    if fixed := [f"  {key}: {changed[key]}; {why}" for key, why in refused.items() if why]:
+        raise UserError(f"{run.path} cannot go on with these settings changed", _from_weights(run), fixed)
+    told = ("training.max_steps", "training.continues_from", "training.warmup_steps", "description")
+    return {key: text for key, text in changed.items() if key not in told}
+
+
+def _from_weights(run: RunDir) -> str:
+    """The hint for a run that cannot go on as itself."""
+    recipe = (
+        f"{run.recipe_path} --set training.continues_from=0" if run.segments.exists() else run.recipe_path
+    )
+    return f"as another run, from its weights: mrt5 finetune {recipe} --from {run.path} --out DIR"
+
+
+def _no_end(run: RunDir, step: int, why: str | None = None) -> UserError:
+    """The error for a run that has lost what it would go on from.
+
+    Args:
+        why: that checkpoint is damaged; None: it is not there.
+    """
+    lost = why or f"{run.path} has no checkpoint of step {step}, from which it would go on"
+    return UserError(
+        f"{lost}: optimizer, controller and place in the data are lost",
+        f"bring the checkpoint back from a copy; or train, {_from_weights(run)}",
+    )
+
+
+def _learning_rate_note(plan: TrainingPlan) -> list[str]:
+    """A note where a segment begins, and the learning rate jumps."""
+    now, run = plan.recipe.training, plan.run
+    if plan.resume_step is None or not plan.begins_segment:
+        return []
+    rates = [row["learning_rate"] for row in run.metrics() if "learning_rate" in row]
+    if not rates or (rates[-1] == now.learning_rate and not now.warmup_steps):
+        return []
+    how = f"is {now.learning_rate:g} again at once; --set training.warmup_steps=N has it rise in N steps"
+    if now.warmup_steps:
+        how = f"rises again from 0 to {now.learning_rate:g} in {now.warmup_steps} steps"
+    return [f"the learning rate was {rates[-1]:g} in the end, and {how}"]
+
+
 def _place_to_resume(
-    run: RunDir, before: RunState, processes: int, notes: list[str]
+    run: RunDir, recipe: Recipe, before: RunState, processes: int, notes: list[str]
 ) -> tuple[int | None, list[str]]:
     """The step to resume from, None for a fresh start; and what is damaged of the run, a sentence each.
 
@@ -113,10 +174,19 @@ def _place_to_resume(
     """
     from mrt5cli.training.whole import newest_whole
 
+    if not before.saved and (since := recipe.training.continues_from):
+        if before.meta:
+            raise _no_end(run, since)
+        raise UserError(
+            f"training.continues_from: {since} is of a finished run that goes on, and {run.path} holds none",
+            "to train it anew, --set training.continues_from=0, or take a recipe from its run's segments/",
+        )
     if not before.saved:
         return None, []
     step, wrote, passed_over = newest_whole(run)
     assert step is not None, "there are checkpoints"
+    if step < (since := recipe.training.continues_from):
+        raise _no_end(run, since, passed_over.get(since))
     damaged = [
         f"{why}; the run goes on from step {step}, and this is kept as {DAMAGED}{run.checkpoint(later).name}"
         for later, why in passed_over.items()
@@ -134,7 +204,10 @@ def _place_to_resume(
 
 def _changes(run: RunDir, recipe: Recipe) -> list[str]:
     """Notes on keys that may change; those that would make another run of it are refused."""
-    changed = differences(run.recipe(), recipe)
+    before = run.recipe()
+    if before.training.continues_from != recipe.training.continues_from and not machine.leads():
+        return []  # the leading process has checked it, and is writing the other one
+    changed = differences(before, recipe)
     fixed = [f"  {key}: {text}" for key, text in changed.items() if decides_numbers(key, recipe)]
     if fixed:
         raise UserError(

@@ -80,6 +80,17 @@ class Controller:
         for name in self.state_names:
             setattr(self, name, self.number(state[name]))
 
+    def take_over(self, state: Mapping[str, float]) -> None:
+        """Go on from the numbers of a controller with other settings, or of another kind: alpha does not
+        jump, unless it is a setting."""
+        if self.section.kind == "constant":
+            return
+        known = {name: state[name] for name in self.state_names if name in state}
+        if "i" in self.state_names and "i" not in state:
+            known["i"] = state["alpha"]
+        for name, value in known.items():
+            setattr(self, name, self.number(value))
+
 
 class ProportionalController(Controller):
     """`p`, v1 of the paper: alpha <- max(0, alpha + k_p e).

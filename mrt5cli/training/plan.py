@@ -66,6 +66,7 @@ class TrainingPlan:
         resume_step: the checkpoint to resume from, or None for a fresh start.
         notes: what the user should know, a sentence each.
         damaged: of the run that is resumed, a sentence each; they are among the notes.
+        changed: settings that a finished run goes on with others of, keys and both values in words.
         prepared: None where the run is finished, and nothing is left to do.
         forecast: what it will take; None likewise.
         facts: what is trained in words: names, and a line or more each.
@@ -78,6 +79,7 @@ class TrainingPlan:
     resume_step: int | None
     notes: list[str]
     damaged: list[str] = field(default_factory=list)
+    changed: dict[str, str] = field(default_factory=dict)
     prepared: Prepared | None = None
     forecast: Forecast | None = None
     facts: dict[str, str] = field(default_factory=dict)
@@ -93,6 +95,11 @@ class TrainingPlan:
         return None if self.resume_step is None else self.run.checkpoint(self.resume_step)
 
     @property
+    def begins_segment(self) -> bool:
+        """Whether a finished run goes on from its end."""
+        return self.before.finished and self.resume_step == self.recipe.training.continues_from
+
+    @property
     def text(self) -> str:
         """What is printed before a run starts."""
         lines = [f"{name:<9}{fact}".replace("\n", f"\n{'':<9}") for name, fact in self.facts.items()]
@@ -106,6 +113,7 @@ class TrainingPlan:
             "status": "finished" if ready is None else "planned",
             "run": str(self.run.path),
             "resume_step": self.resume_step,
+            "continues_from": self.recipe.training.continues_from or None,
             "parameters": None if ready is None else ready.start.model.num_parameters(),
             "trained_parameters": None
             if ready is None

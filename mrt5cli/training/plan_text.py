@@ -26,6 +26,12 @@ def facts(plan: TrainingPlan, prepared: Prepared, expected: Forecast) -> dict[st
     if training.batch_tokens is not None:
         accumulated = f", {training.batch_tokens:,} byte tokens at once"
     warmup = f" after {training.warmup_steps} warm-up steps" if training.warmup_steps else ""
+    steps, since = f"{training.max_steps:,}", ""
+    if before := training.continues_from:
+        steps, since = (
+            f"{before:,} before, now {training.max_steps - before:,} more",
+            f" from step {before:,} on",
+        )
     shards = " with a shard each" * (training.sharding == "fsdp" and plan.runtime.world_size > 1)
     source, target = (beginning(each, SHOWN) for each in prepared.example)
     found = {
@@ -38,8 +44,8 @@ def facts(plan: TrainingPlan, prepared: Prepared, expected: Forecast) -> dict[st
         f"{recipe.model.shortener.placed()}; from {prepared.start.origin}",
         "trained": _trained(recipe, model),
         "loss": _loss(recipe),
-        "steps": f"{training.max_steps:,} of {training.batch_size} examples{accumulated}; learning rate "
-        f"{training.learning_rate:g}, {training.schedule}{warmup}",
+        "steps": f"{steps} of {training.batch_size} examples{accumulated}; learning rate "
+        f"{training.learning_rate:g}, {training.schedule}{warmup}{since}",
         "best": _best(recipe),
         "device": f"{plan.runtime.sentence()}{shards}; attention by {prepared.attention}",
         **expected.facts(),

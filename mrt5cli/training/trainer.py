@@ -14,6 +14,7 @@ A line of the metrics, one a logging step, holds
     gate_loss                   what the gate loss and the entropy terms added to `loss`, alpha included
     score_loss                  before its coefficient
     deletion_rate, target       fractions of non-pad source positions, over all processes
+    kept_length                 non-pad source positions that are left, the mean of a row
     alpha                       the one the step's gate loss used
     learning_rate, grad_norm    of the step, the norm before clipping
     bytes_per_second, seconds   non-pad source bytes of all processes; time spent training, over all resumes
@@ -24,7 +25,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
@@ -35,8 +36,17 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import (
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 
 from mrt5cli.byte_tokens import IGNORED_LABEL
@@ -60,7 +70,7 @@ from mrt5cli.writing import whole_directory, write_json
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
-    from torch.optim.lr_scheduler import LambdaLR
+    from torch.optim.lr_scheduler import LRScheduler
 
     from mrt5cli.models import MrT5ForConditionalGeneration, MrT5Output
     from mrt5cli.recipe import Recipe
@@ -108,6 +118,7 @@ class DeletionTrainer(Trainer):
         # Else the base class counts the labels of every batch, and we count more than labels.
         self.model_accepts_loss_kwargs = False
         self.remove_callback(PrinterCallback)
+        self.add_callback(_AsOftenAsSaid())
         self.sharded = settings.sharding == "fsdp" and args.world_size > 1
         if self.sharded:
             sharding.shard(model)
@@ -321,6 +332,19 @@ class DeletionTrainer(Trainer):
         # To estimate this, the base class walks over all parameters at every micro-batch.
         return 0
 
+    def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LRScheduler:
+        """Of a run that was continued, warmup and schedule begin after the steps before."""
+        before = self.settings.continues_from
+        scheduler = super().create_scheduler(num_training_steps - before, optimizer)
+        if before:
+            assert isinstance(scheduler, LambdaLR), "as all of ours are"
+            scheduler.lr_lambdas = [partial(_later, each, before) for each in scheduler.lr_lambdas]
+        return scheduler
+
+    def _begins_segment(self, checkpoint: str | Path) -> bool:
+        """Whether a checkpoint is the end of a finished run, which goes on from there by another recipe."""
+        return 0 < self.settings.continues_from == RunDir.step_of(Path(checkpoint))
+
     # --- logging ------------------------------------------------------------------------------------------
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -343,7 +367,12 @@ class DeletionTrainer(Trainer):
         super()._maybe_log_save_evaluate(*args, **kwargs)
 
     def _metrics(self, learning_rate: float, grad_norm: float) -> dict[str, Any]:
-        mean, counted = self.window.means(self.args.world_size, self.loss_settings.score_coefficient)
+        counts_rows = self.loss_settings.average_per == "optimizer_step"
+        mean, counted = self.window.means(
+            self.args.world_size,
+            self.loss_settings.score_coefficient,
+            1 if counts_rows else self.args.per_device_train_batch_size,
+        )
         seconds, since = self.seconds(), self.window.seconds()
         return {
             "step": self.state.global_step,
@@ -531,8 +560,12 @@ class DeletionTrainer(Trainer):
         self.resumes_its_own = len(states) == self.args.world_size
         whose = rank if self.resumes_its_own else 0
         state = states[whose]
+        begins = self._begins_segment(checkpoint)
         with broken_by(checkpoint, f"{own_state_name(whose)} does not fit this model and recipe"):
-            self.controller.load_state_dict(state["controller"])
+            if begins:
+                self.controller.take_over(state["controller"])
+            else:
+                self.controller.load_state_dict(state["controller"])
             self.draws.bit_generator.state = state["hard_delete_draws"]
             self.batches_taken = RunDir.step_of(checkpoint) * self.args.gradient_accumulation_steps
             self.stream.load_state_dict({**state["stream"], "start_batch": self.batches_taken})
@@ -541,8 +574,10 @@ class DeletionTrainer(Trainer):
                 window = Window.dealt_out([each["window"] for each in states], rank)
             self.window = Window(self.args.device, window)
             self.seconds_before = float(state["seconds"])
-            if self.best is not None:
+            if self.best is not None and not (begins and state["best"] is None):
                 self.best.load_state_dict(state["best"])
+                if begins:
+                    self.best.waited = 0
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is None:
@@ -562,12 +597,34 @@ class DeletionTrainer(Trainer):
         if checkpoint is None:
             return
         files = f"{OPTIMIZER_NAME} or {SCHEDULER_NAME}"
+        assert self.optimizer is not None and self.lr_scheduler is not None
+        groups = self.optimizer.param_groups
+        fresh = [{name: value for name, value in group.items() if name != "params"} for group in groups]
         with broken_by(Path(checkpoint), f"{files} does not fit this model and recipe"):
             if not self.sharded:
                 super()._load_optimizer_and_scheduler(checkpoint)
-                return
-            assert self.optimizer is not None and self.lr_scheduler is not None
-            read = partial(torch.load, map_location="cpu", weights_only=True, mmap=True)
-            state = read(Path(checkpoint) / OPTIMIZER_NAME)
-            self.optimizer.load_state_dict(sharding.shares_of(state, self.optimizer))
-            self.lr_scheduler.load_state_dict(read(Path(checkpoint) / SCHEDULER_NAME))
+            else:
+                read = partial(torch.load, map_location="cpu", weights_only=True, mmap=True)
+                state = read(Path(checkpoint) / OPTIMIZER_NAME)
+                self.optimizer.load_state_dict(sharding.shares_of(state, self.optimizer))
+                self.lr_scheduler.load_state_dict(read(Path(checkpoint) / SCHEDULER_NAME))
+        if self._begins_segment(checkpoint):
+            # Moments go on; the learning rate and the optimizer's other settings are the recipe's.
+            for group, settings in zip(self.optimizer.param_groups, fresh, strict=True):
+                group.update(settings)
+            self.lr_scheduler.base_lrs = [settings["initial_lr"] for settings in fresh]
+            self.lr_scheduler._last_lr = [settings["lr"] for settings in fresh]
+
+
+def _later(factor: Callable[[int], float], before: int, step: int) -> float:
+    """The factor of the learning rate of a schedule that begins after so many steps."""
+    return factor(max(0, step - before))
+
+
+class _AsOftenAsSaid(TrainerCallback):
+    """The base class would log and save as often as the checkpoint that is resumed says."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
+        state.compute_steps(args, state.max_steps)  # type: ignore[no-untyped-call]

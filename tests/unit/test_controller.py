@@ -229,3 +229,37 @@ def test_local_texts_gains_hold_gates_that_move_at_half_and_twice_the_speed(spee
     rates = gates_under_adam(speed, **gains)
     assert max(rates) < 0.5
     assert all(abs(rate - 0.4) < 0.03 for rate in rates[-20:])
+
+
+# --- taken over ---------------------------------------------------------------------------------------------
+
+
+@given(RATES, st.sampled_from([PController, PIController, TwoSidedPIController]), st.floats(0.0, 9.0))
+def test_a_controller_with_other_settings_goes_on_where_alpha_is(
+    rates: list[float], kind: type[PController], k_d: float
+) -> None:
+    before = build_controller(PIController(kind="pi", target_deletion_rate=0.5))
+    for rate in rates:
+        before.update(rate)
+    name = kind.model_fields["kind"].annotation.__args__[0]
+    more = {"k_d": k_d} if kind is TwoSidedPIController else {}
+    after = build_controller(kind(kind=name, target_deletion_rate=0.3, **more))
+    after.take_over(before.state_dict())
+    assert after.alpha == before.alpha
+    assert after.target == 0.3
+    if kind is PIController:  # the same to the last bit
+        assert after.state_dict() == before.state_dict()
+
+
+def test_one_that_takes_over_from_one_without_an_integral_does_not_fall_back_to_0() -> None:
+    before = build_controller(ConstantController(kind="constant", alpha=0.7))
+    after = build_controller(PIController(kind="pi", target_deletion_rate=0.3, k_p=0.5, k_i=1e-5))
+    after.take_over(before.state_dict())
+    after.update(0.3)  # on target, so that nothing moves it
+    assert after.alpha == 0.7
+
+
+def test_a_constant_takes_nothing_over() -> None:
+    after = build_controller(ConstantController(kind="constant", alpha=0.2))
+    after.take_over(build_controller(ConstantController(kind="constant", alpha=0.7)).state_dict())
+    assert after.alpha == 0.2

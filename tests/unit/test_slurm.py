@@ -21,9 +21,10 @@ from typer.testing import CliRunner
 
 from mrt5cli.cli import app
 from mrt5cli.errors import UserError
+from mrt5cli.recipe import load
 from mrt5cli.rundir import RunDir
 from mrt5cli.training import run as training_run
-from mrt5cli.training.pretrain import Training, wanted
+from mrt5cli.training.pretrain import Training
 from mrt5cli.training.slurm import Job, Request, prepare
 
 RECIPE = """
@@ -70,7 +71,7 @@ def training(name: str = "one.yaml", **how: Any) -> Training:
         "device": "cpu",
         "allow_pickle": True,
     }
-    return Training(wanted(name, (), smoke=False, resumed=None), (), **{**asked, **how})
+    return Training(load(name), (), **{**asked, **how})
 
 
 # --- what is asked for --------------------------------------------------------------------------------------
@@ -128,7 +129,8 @@ def test_a_dry_run_prints_the_job_where_there_is_no_slurm(here: Path) -> None:
 
     assert shown.exit_code == 0, shown.output
     lines = shown.stdout.splitlines()
-    assert lines[:3] == ["# job 0: runs/one-seed3", "# job 1: runs/two-seed3", "#!/bin/bash"]
+    assert lines[0] == "#!/bin/bash"
+    assert shown.stderr == "job 0: runs/one-seed3\njob 1: runs/two-seed3\n"
     wanted = ["array=0-1%2", "gpus-per-node=2", "ntasks-per-node=2", "time=720", "signal=USR2@300", "requeue"]
     wanted += ["partition=gpu", "reservation=mine", "job-name=mrt5", "nodes=1", "cpus-per-task=8"]
     assert {f"#SBATCH --{each}" for each in wanted} <= set(lines)
@@ -178,7 +180,7 @@ def test_without_submitit(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="needs the package submitit") as caught:
         prepare([training()], Request.of(["time=5"]))
-    assert caught.value.hint == "pip install 'mrt5cli[slurm]'"
+    assert caught.value.hint == "pip install 'submitit>=1.5.4,<2'"
 
 
 # --- queued -------------------------------------------------------------------------------------------------
@@ -354,6 +356,21 @@ def test_two_processes_train_together_and_go_on(slurm: Path) -> None:
     meta = RunDir(Path("runs/one-seed3")).meta()
     assert meta["processes"] == 2 and len(meta["sessions"]) == 2
     assert (slurm / "requeued").read_text() == "4711\n"
+
+
+@pytest.mark.slow
+def test_a_finished_run_goes_on_as_a_job_that_is_queued_again(slurm: Path) -> None:
+    assert mrt5("one.yaml", "--device", "cpu").exit_code == 0
+    queue("runs/one-seed3", "--continue-for", "200", "--slurm", "time=60")
+    run = RunDir(Path("runs/one-seed3"))
+    until(lambda: run.metrics()[-1]["step"] > 25)
+    fake_slurm.warn(slurm, "4711", signal.SIGUSR2)
+    until(lambda: (slurm / "requeued").exists() and run.is_finished)
+
+    assert run.meta()["step"] == 220
+    sessions = [(one["status"], one.get("segment")) for one in run.meta()["sessions"]]
+    segment = {"from_step": 20, "to_step": 220}
+    assert sessions == [("finished", None), ("interrupted", segment), ("finished", segment)]
 
 
 @pytest.mark.slow
