@@ -7,6 +7,7 @@ runs/<name>-seed<seed>/  recipe.yaml (resolved)  meta.json (versions, commit, de
                          checkpoints/damaged-step-00000500/ (what a resumed run has found damaged)
                          segments/step-00000500/ (of a run that was continued: its recipe up to that step,
                          recipe.yaml, and the results of the model that it had then, eval/)
+                         tensorboard/ wandb/ (only with training.report_to)
                          .mrt5.lock (who trains here; empty when nobody does)
 """
 
@@ -535,6 +536,7 @@ def resolve_model(path_or_hub_id: str | Path) -> tuple[str, RunDir | None]:
     if run.is_run:
         own_code.import_again(path)
         if (run.model / CONFIG).is_file():
+            locks.read_on(run.model / CONFIG)
             if (since := run._step_before) is not None:
                 warn_once(
                     f"{run.path} goes on from step {since}, and has not ended: its model is that of then"

@@ -262,6 +262,20 @@ def memory(device: torch.device) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def memory_in_use(device: torch.device) -> int | None:
+    """Bytes that PyTorch holds of a GPU, or this process of the machine's memory; None where the system does
+    not tell. Waits for nothing."""
+    import torch
+
+    if device.type == "cuda":
+        return int(torch.cuda.memory_reserved(device))
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except OSError:
+        return None
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
 def installed_gpu() -> str:
     """The name of an NVIDIA GPU of this machine, as its driver tells it without torch; "" where none is."""
     for facts in sorted(DRIVER.glob("gpus/*/information")):
@@ -273,12 +287,15 @@ def installed_gpu() -> str:
 
 def device_name(device: torch.device) -> str:
     """The model of a GPU or of the CPU, or the CPU's architecture where the system does not tell."""
-    import platform
-
     import torch
 
-    if device.type == "cuda":
-        return str(torch.cuda.get_device_name(device))
+    return str(torch.cuda.get_device_name(device)) if device.type == "cuda" else cpu_name()
+
+
+def cpu_name() -> str:
+    """The model of the CPU, or its architecture where the system does not tell."""
+    import platform
+
     try:
         facts = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:

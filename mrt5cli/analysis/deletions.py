@@ -20,7 +20,14 @@ from numpy.typing import NDArray
 
 from mrt5cli.analysis.marked_text import Run, runs
 from mrt5cli.byte_tokens import PAD, encode
-from mrt5cli.data.characters import KINDS, Character, byte_kinds, characters
+from mrt5cli.data.characters import (
+    KINDS,
+    SCRIPT_NAMES,
+    Character,
+    byte_kinds,
+    characters,
+    script_name,
+)
 from mrt5cli.errors import UserError
 from mrt5cli.metrics.counts import Ratio, gate_precision, gate_recall
 from mrt5cli.metrics.results import Json
@@ -39,6 +46,7 @@ class InspectedRow:
         ids: (n,) int64, EOS included.
         deleted: (n,) bool.
         gate: (n,) float32, `scale` (delete) to 0 (keep); None where bytes are pooled.
+        spare: position that stays at a threshold that would leave nothing.
         deletable: (n,) bool, bytes the task's target does not need; None where the task cannot know.
         target: ids of the task's target, or None for free text.
         label: what to call the row, e.g. "piece 2".
@@ -49,6 +57,7 @@ class InspectedRow:
     ids: NDArray[np.int64]
     deleted: NDArray[np.bool_]
     gate: NDArray[np.float32] | None
+    spare: int = 0
     deletable: NDArray[np.bool_] | None = None
     target: NDArray[np.int64] | None = None
     label: str = ""
@@ -59,6 +68,13 @@ class InspectedRow:
     def rate(self) -> Ratio:
         """Deleted positions of all positions."""
         return Ratio(float(self.deleted.sum()), len(self.ids))
+
+    def deleted_at(self, threshold: float) -> NDArray[np.bool_]:
+        """(n,) bool, what the gate values say is deleted at a threshold, rounded to float32 as they are."""
+        assert self.gate is not None
+        gone = self.gate <= np.float32(threshold)
+        gone[self.spare] &= not gone.all()
+        return gone
 
     @property
     def segments(self) -> list[tuple[int, int]] | None:
@@ -91,6 +107,16 @@ class InspectedRow:
         return characters(self.ids.tolist(), sentinels=self.sentinels)
 
     @property
+    def kinds(self) -> list[str]:
+        """(n,) the kind of each byte, of `KINDS`."""
+        return [kind for character in self.characters for kind in byte_kinds(character)]
+
+    @property
+    def scripts(self) -> list[str]:
+        """(n,) the script of each byte's character, of `SCRIPT_NAMES`."""
+        return [name for one in self.characters for name in [script_name(one)] * len(one.ids)]
+
+    @property
     def marked(self) -> list[Run]:
         """The row's text with deleted bytes, or pooled segments, marked."""
         pooled = self.gate is None
@@ -114,6 +140,8 @@ def inspect_batch(
     """
     import torch
 
+    from mrt5cli.models.deletion import survivors
+
     device = next(model.parameters()).device
     with torch.inference_mode():
         encoded = model.encoder(
@@ -123,7 +151,12 @@ def inspect_batch(
             deletion_threshold=threshold,
         )
     keep, gate = encoded.keep_mask.cpu().numpy(), encoded.delete_gate_output
-    gate = None if gate is None else gate.float().cpu().numpy()
+    spare = None
+    if gate is not None:
+        gate, real = gate.float().cpu(), batch["input_ids"].cpu() != PAD
+        nothing = torch.zeros_like(real)
+        spare = survivors(nothing, gate, real, model.config.row_without_survivors).numpy()
+        gate = gate.numpy()
     ids = batch["input_ids"].cpu().numpy()
     labels = batch["labels"].cpu().numpy() if "labels" in batch else None
     deletable = None if task is None else task.deletable(ids)
@@ -134,6 +167,7 @@ def inspect_batch(
             ids=ids[row][real],
             deleted=~keep[row][real],
             gate=None if gate is None else gate[row][real],
+            spare=0 if spare is None else int(spare[row][real].argmax()),
             deletable=None if deletable is None else deletable[row][real],
             target=None if labels is None else labels[row][labels[row] > PAD],
             window=window,
@@ -212,19 +246,27 @@ def pieces(text: bytes, length: int) -> Iterator[NDArray[np.int64]]:
 
 def kind_table(rows: Iterable[InspectedRow]) -> dict[str, Ratio]:
     """Deleted bytes of all bytes, by kind; every position is in exactly one kind."""
+    return _table(((row.kinds, row.deleted) for row in rows), KINDS)
+
+
+def script_table(rows: Iterable[InspectedRow]) -> dict[str, Ratio]:
+    """Deleted bytes of all bytes, by Unicode script; every position is in exactly one."""
+    return _table(((row.scripts, row.deleted) for row in rows), SCRIPT_NAMES)
+
+
+def _table(rows: Iterable[tuple[list[str], NDArray[np.bool_]]], order: Sequence[str]) -> dict[str, Ratio]:
     count: Counter[str] = Counter()
     gone: Counter[str] = Counter()
-    for row in rows:
-        kinds = [kind for character in row.characters for kind in byte_kinds(character)]
-        count.update(kinds)
-        gone.update(compress(kinds, row.deleted))
-    return {kind: Ratio(gone[kind], count[kind]) for kind in KINDS if count[kind]}
+    for names, deleted in rows:
+        count.update(names)
+        gone.update(compress(names, deleted))
+    return {name: Ratio(gone[name], count[name]) for name in order if count[name]}
 
 
-def kind_lines(table: Mapping[str, Ratio]) -> list[Json]:
+def kind_lines(table: Mapping[str, Ratio], name: str = "kind") -> list[Json]:
     """The kinds of a table that occur, as documents hold them."""
     return [
-        {"kind": kind, "count": of.count, "deleted": int(of.total), "rate": of.value}
+        {name: kind, "count": of.count, "deleted": int(of.total), "rate": of.value}
         for kind, of in table.items()
         if of.count
     ]

@@ -6,7 +6,16 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from mrt5cli.analysis.deletions import InspectedRow, agreement, kind_lines, kind_table, total_rate
+import numpy as np
+
+from mrt5cli.analysis.deletions import (
+    InspectedRow,
+    agreement,
+    kind_lines,
+    kind_table,
+    script_table,
+    total_rate,
+)
 from mrt5cli.analysis.marked_text import plain
 from mrt5cli.metrics.counts import Ratio
 from mrt5cli.metrics.results import Json
@@ -51,12 +60,22 @@ class Inspection:
     Attributes:
         name: of the model.
         threshold: of its gate values.
+        lowest: gate value that deletes, whatever the threshold; values run from it to 0, which keeps.
+        fixed: why no other threshold has a meaning, after the model's name; None where it has one.
     """
 
     name: str
     deletion_type: str
     threshold: float
     rows: Sequence[InspectedRow]
+    lowest: float = 0.0
+    fixed: str | None = None
+
+    @property
+    def movable(self) -> bool:
+        """Whether its gate values alone tell what another threshold deletes, as of this one they do."""
+        told = (np.array_equal(row.deleted_at(self.threshold), row.deleted) for row in self.rows)
+        return not self.fixed and not self.pools and all(told)
 
     @property
     def pools(self) -> bool:
@@ -71,6 +90,10 @@ class Inspection:
         return kind_table(self.rows)
 
     @property
+    def scripts(self) -> dict[str, Ratio]:
+        return script_table(self.rows)
+
+    @property
     def agreement(self) -> tuple[float | None, float | None] | None:
         """Gate precision and recall; None where no task says what can go."""
         if self.pools or all(row.deletable is None for row in self.rows):
@@ -78,7 +101,11 @@ class Inspection:
         return agreement(self.rows)
 
     def document(self) -> Json:
-        """Everything, exactly, for JSON; `threshold` and `gate` are null where bytes are pooled."""
+        """Everything, exactly, for JSON; `threshold` and `gate` are null where bytes are pooled.
+
+        A gate value is the number itself, in full: one that is rounded may fall on the other side of a
+        threshold, and as a threshold it would not be the value it was read from.
+        """
         document: Json = {
             "name": self.name,
             "deletion_type": self.deletion_type,
@@ -94,13 +121,14 @@ class Inspection:
             lengths = [{"length": length, "count": n} for length, n in segments.lengths.items()]
             document["segments"] = {**asdict(segments), "lengths": lengths}
         document["kinds"] = kind_lines(self.kinds)
+        document["scripts"] = kind_lines(self.scripts, "script")
         document["rows"] = [
             {
                 "label": row.label,
                 "marked": plain(row.marked),
                 "ids": row.ids.tolist(),
                 "deleted": row.deleted.astype(int).tolist(),
-                "gate": None if row.gate is None else [round(value, 4) for value in row.gate.tolist()],
+                "gate": None if row.gate is None else row.gate.tolist(),
                 "segments": row.segments,
                 "deletable": None if row.deletable is None else row.deletable.astype(int).tolist(),
                 "target": None if row.target is None else row.target.tolist(),

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import typer
-
-from mrt5cli import bounds, places
+from mrt5cli import bounds
 from mrt5cli.commands import options
-from mrt5cli.commands.evaluation_tables import present
-from mrt5cli.commands.options import amount, argument, named, option, path, shares
+from mrt5cli.commands.options import amount, argument, named, option, path, shares, written
 from mrt5cli.errors import UserError
 from mrt5cli.output import print_json
-from mrt5cli.text import say, say_on_stderr
+from mrt5cli.text import announced, say, say_on_stderr
 
 if TYPE_CHECKING:
     from mrt5cli.evaluation.compare import Comparison
@@ -23,7 +21,7 @@ if TYPE_CHECKING:
 
 Runs = Annotated[
     list[str] | None,
-    argument("Run directories, checkpoint directories or Hub ids. Default: the newest finished run.", "RUN"),
+    argument("Runs, checkpoint directories or Hub ids. Default: the newest finished run.", "RUN"),
 ]
 Task = Annotated[
     str | None,
@@ -31,9 +29,9 @@ Task = Annotated[
 ]
 Split = Annotated[Literal["validation", "test"], option("Which held-out split.")]
 Languages = Annotated[
-    str | None, option("Only these languages, or parts of the test. Default: all.", metavar="A,B")
+    str | None, option("Only these languages, or parts of the test. Default: all.", metavar="NAME,...")
 ]
-Data = Annotated[Path | None, path("Examples in local files, in place of the task's own source.")]
+Data = Annotated[Path | None, path("Examples in local files, in place of the task's own.")]
 Constrained = Annotated[
     bool, option("Also choose the likeliest of the possible targets (xnli).", "--constrained")
 ]
@@ -48,22 +46,22 @@ Other = Annotated[
 Rates = Annotated[
     str | None,
     option(
-        "Also run it at these deletion rates, by a threshold found on validation data, untrained.",
+        "Also run it at these deletion rates, by a threshold found on validation data, untrained; 0 deletes "
+        "nothing.",
         metavar="RATE,...",
     ),
 ]
 Runtime = Annotated[bool, option("Also time forward passes.", "--runtime")]
 Predictions = Annotated[
     Path | None,
-    typer.Option(
-        parser=places.new_file,
-        metavar="FILE",
-        help="Also write generated answers to this .jsonl, .csv or .tsv, a row an example, with its scores.",
-    ),
+    written("Also write generated answers to this .jsonl, .csv or .tsv, a row an example, with its scores."),
 ]
 Limit = Annotated[int | None, amount("Examples a language. Default: the recipe's.", bounds.EXAMPLES)]
 BatchSize = Annotated[int | None, amount("Examples a batch. Default: the recipe's.", bounds.BATCH)]
-AsJson = Annotated[bool, option("Print one JSON document instead of a table.", "--json")]
+Html = Annotated[
+    Path | None,
+    written("Also write tables and figures as one HTML page that needs nothing else.", "--html"),
+]
 
 
 def evaluate(
@@ -86,8 +84,9 @@ def evaluate(
     predictions: Predictions = None,
     no_pickle: options.NoPickle = False,
     code: options.Code = None,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
     out: options.Document = None,
+    html: Html = None,
 ) -> None:
     """Measure runs on held-out data: quality and deletion together, and what the source is worth.
 
@@ -102,7 +101,7 @@ def evaluate(
 
       mrt5 evaluate runs/mrt5-seed1 --task vowel_removal --soft --json
 
-      mrt5 evaluate runs/mrt5-seed1 --deletion-rate 0.3,0.5,0.7
+      mrt5 evaluate runs/mrt5-seed1 --deletion-rate 0,0.3,0.5,0.7 --html dial.html
 
       mrt5 evaluate --task xnli --languages en,sw --constrained
 
@@ -113,9 +112,11 @@ def evaluate(
     from mrt5cli.evaluation.request import evaluate as measure
     from mrt5cli.subject import newest_subject
 
-    if predictions is not None and out is not None and predictions.resolve() == out.resolve():
-        raise UserError(f"--predictions and --out are both {out}", "choose another name for one of them")
-    rates = [] if deletion_rate is None else shares("--deletion-rate", deletion_rate)
+    written = {"--predictions": predictions, "--out": out, "--html": html}
+    for (one, file), (other, same) in combinations(written.items(), 2):
+        if file is not None and same is not None and file.resolve() == same.resolve():
+            raise UserError(f"{one} and {other} are both {file}", "choose another name for one of them")
+    rates = [] if deletion_rate is None else shares("--deletion-rate", deletion_rate, or_none=True)
     if not runs:
         newest = newest_subject(task)
         (say_on_stderr if as_json else say)(f"newest finished run: {newest.name}")
@@ -141,14 +142,15 @@ def evaluate(
             precision=precision,
             revision=revision,
             allow_pickle=not no_pickle,
-            unfinished=lambda part: last.callback(_show, part, out, as_json),
+            unfinished=lambda part: last.callback(_show, part, out, html, as_json),
         )
-    _show(comparison, out, as_json)
+    _show(comparison, out, html, as_json)
 
 
-def _show(comparison: Comparison, out: Path | None, as_json: bool) -> None:
+def _show(comparison: Comparison, out: Path | None, html: Path | None, as_json: bool) -> None:
     """Save and print what was measured; what cannot be written is an error when all else is done."""
-    from mrt5cli.writing import write_json
+    from mrt5cli.commands.evaluation_tables import present, to_page
+    from mrt5cli.writing import write_json, write_text
 
     for line in [*(f"note: {remark}" for remark in comparison.remarks), *comparison.save()]:
         say_on_stderr(line)
@@ -162,6 +164,11 @@ def _show(comparison: Comparison, out: Path | None, as_json: bool) -> None:
         say(f"unfinished: {comparison.unfinished}")
     if out is not None:
         write_json(out, comparison.document())
+    if html is not None:
+        with announced("drawing figures ...", say_on_stderr):
+            page = to_page(comparison)
+        write_text(html, page)
+        say_on_stderr(f"saved {html}")
 
 
 def _named(runs: list[str], compare_with: str | None) -> list[str]:

@@ -1,38 +1,96 @@
-"""The tables of `mrt5 evaluate`."""
+"""What `mrt5 evaluate` shows, in sections: the terminal prints them, and a page has them with figures."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from mrt5cli.commands.tables import print_table
 from mrt5cli.metrics.catalog import METRICS, WHOLE_TARGETS, generates, metric_of
-from mrt5cli.text import MISSING, duration, percent, say
+from mrt5cli.report.html import Section, page
+from mrt5cli.report.tables import Table
+from mrt5cli.text import MISSING, counted, duration, percent, say
 
 if TYPE_CHECKING:
     from mrt5cli.evaluation.compare import Comparison, Result
     from mrt5cli.evaluation.published import PublishedRow
     from mrt5cli.metrics.results import Row
+    from mrt5cli.report.figures.style import Drawing
 
     Line = tuple[str, Row, Result | None]
     Column = tuple[str, Callable[[Line], str]]
 
 HARDLY_READ = 0.1
 """A source whose removal costs less than this share of the loss is hardly read; see `_result_note`."""
+NO_FIGURES = "Figures are not drawn, because matplotlib is not installed: {}, then the same command again."
 
 
 def present(comparison: Comparison) -> None:
-    """Print one table: a line a run, or a line a language of a single run, and what there is beside them.
+    """Print one table: a line a run, or a line a language of a single run, and what there is beside them."""
+    blocks: list[str | Table] = []
+    for section in _sections(comparison):
+        about = [section.about, *(f"  {command}" for command in section.commands)]
+        blocks.append("\n".join(about))
+        for table in section.tables:
+            blocks += [table.title, table]
+        blocks.append("\n".join(section.notes))
+    for place, block in enumerate(block for block in blocks if block):
+        say() if place else None
+        if isinstance(block, Table):
+            print_table(block.headers, block.rows)
+        else:
+            say(block)
+
+
+def to_page(comparison: Comparison) -> str:
+    """The same as an HTML page that needs nothing else, with figures, and each run's table of languages."""
+    from mrt5cli.extras import how_to_install
+    from mrt5cli.report.page import can_draw
+
+    results, unfinished = comparison.results, comparison.unfinished
+    names = list(dict.fromkeys(result.subject.name for result in results))
+    lead = "" if unfinished is None else f"Unfinished: {unfinished}. "
+    if not can_draw():
+        lead += NO_FIGURES.format(how_to_install("plots"))
+    if unfinished is not None:  # a section of each run that was measured, of the languages that were
+        sections = [
+            replace(section, title=f"{section.title}: {result.label}")
+            for result in results
+            for section in _sections(replace(comparison, results=[result]))
+        ]
+    else:
+        first, *others = _sections(comparison)
+        by_language = [
+            replace(_results(alone), title=f"{alone.results[0].label}, by language", folded=True)
+            for alone in (replace(comparison, results=[result]) for result in results)
+            if len(results) > 1 and len(alone.rows) > 1
+        ]
+        drawings = _drawings(comparison) if can_draw() else ()
+        sections = [replace(first, drawings=drawings, tables=[*first.tables, *by_language]), *others]
+    title = f"{', '.join(names)} on {comparison.task['kind']}"
+    return page(title, lead.strip(), [*sections, _made(comparison)])
+
+
+def _drawings(comparison: Comparison) -> list[Drawing]:
+    from mrt5cli.report.figures.evaluation import dial, per_subset
+
+    return [*dial(comparison), *per_subset(comparison)]
+
+
+def _sections(comparison: Comparison) -> list[Section]:
+    """Of the results; of what sets two runs apart; of the thresholds that were found; of what was published.
 
     Tasks of text and of strings also get a line without the source; tasks with measures of their own get the
     published numbers. Two runs that are compared get a table of differences for each number.
     """
-    results, options, kind = comparison.results, comparison.options, comparison.task["kind"]
-    first, under = results[0], results[0].conditions
+    options, under = comparison.options, comparison.results[0].conditions
+    examples = f"{comparison.summary.examples:,} examples"
     heading = [
-        f"{kind}, {options.split} split, "
-        + ("unfinished" if comparison.unfinished else f"{first.summary.examples:,} examples"),
+        f"{comparison.task['kind']}, {options.split} split, "
+        + ("unfinished" if comparison.unfinished else examples),
         f"{options.deletion} deletion",
         f"batches of {options.batch_size}, {under['device_name']}, {under['dtype']}",
     ]
@@ -40,23 +98,40 @@ def present(comparison: Comparison) -> None:
         heading.append(f"answers compared by the {comparison.normalization} rule")
     if options.data is not None:
         heading.append(f"data of {options.data}")
-    say(", ".join(heading) + "\n")
-    alone = len(results) == 1
+    table, notes = _results(comparison), _notes(comparison)
+    found = [Section("Results", ", ".join(heading), tables=[table], notes=notes)]
+    if commands := _commands(comparison.results):
+        about = "To write one of these rates into an export:"
+        found.append(Section("Export", about, commands=commands))
+    if comparison.differences:
+        found.append(_differences(comparison))
+    if comparison.published:
+        found.append(_published(comparison))
+    return found
+
+
+def _results(comparison: Comparison) -> Table:
+    """A line a run, or a line a language of a single run, without columns that have nothing in them."""
+    results, alone = comparison.results, len(comparison.results) == 1
+    first = results[0]
     by_subset = alone and (len(first.rows) > 1 or bool(comparison.measures or comparison.unfinished))
     lines: list[Line]
+    totals = 0
     if by_subset:
         lines = [(row.subset, row, first) for row in first.rows]
+        totals = int(len(lines) > 1 and not comparison.unfinished)
     else:
-        lines = [(result.label, result.summary, result) for result in results]
+        lines = [(_label(result), result.summary, result) for result in results]
         if not comparison.measures:
             lines.append(("source removed", first.summary.without_source(), None))
-    headers, cells = zip(*_columns(comparison, by_subset), strict=True)
-    print_table(headers, [[cell(line) for cell in cells] for line in lines], only_filled=True)
-    say("\n" + "\n".join(_notes(comparison)))
-    if comparison.differences:
-        _present_differences(comparison)
-    if comparison.published:
-        _present_published(comparison)
+            totals = 1
+    columns = [
+        (header, cells)
+        for header, cell in _columns(comparison, by_subset)
+        if not {*(cells := [cell(line) for line in lines])} <= {"", MISSING}
+    ]
+    headers, filled = zip(*columns, strict=True)
+    return Table(headers, list(zip(*filled, strict=True)), totals=totals)
 
 
 def _columns(comparison: Comparison, by_subset: bool) -> list[Column]:
@@ -65,6 +140,13 @@ def _columns(comparison: Comparison, by_subset: bool) -> list[Column]:
     first: Column = "", lambda line: line[0]
     target: Column = "target\n%", lambda line: percent(line[2].target_deletion_rate if line[2] else None, 1)
     trained: Column = "trained", lambda line: duration(line[2].train_seconds if line[2] else None)
+    moved: list[Column] = []
+    if any(result.calibration for result in comparison.results):
+        moved = [
+            ("threshold", lambda line: _threshold(line[2])),
+            target,
+            ("validation\n%", lambda line: percent(_reached(line[2]), 1)),
+        ]
     if comparison.measures:  # of its own, each with its interval, then shortening and time
         cut: Column = "cut", lambda line: f"{line[1].truncated:,}" if line[1].truncated else MISSING
         own = [
@@ -73,7 +155,8 @@ def _columns(comparison: Comparison, by_subset: bool) -> list[Column]:
             for column in (_metric(name, kind), ("95 %\ninterval", partial(_interval, name)))
         ]
         others = map(_metric, ("deletion_rate", "kept_length", "loss", "ms_per_example"))
-        return [first, _metric("examples"), *own, *others, cut, *([target, trained] if several else [])]
+        more = moved or ([target, trained] if several else [])
+        return [first, _metric("examples"), *own, *others, cut, *more]
     text = kind == "span_corruption"
     shown = {
         "examples": False,
@@ -84,7 +167,23 @@ def _columns(comparison: Comparison, by_subset: bool) -> list[Column]:
         "new_length": not several,
     }
     rest = (_metric(name) for name in METRICS if shown.get(name, True))
+    if moved:  # of one run, all trained for as long
+        return [first, *moved, _metric("deletion_rate"), *rest]
     return [first, _metric("deletion_rate"), target, *rest, *([trained] if several else [])]
+
+
+def _label(result: Result) -> str:
+    """In a table; of a model whose threshold was moved, which stands in the line above, just that."""
+    return result.label if result.calibration is None else f"at {100 * result.calibration.rate:g} %"
+
+
+def _threshold(result: Result | None) -> str:
+    return MISSING if result is None or result.threshold is None else f"{result.threshold:.4g}"
+
+
+def _reached(result: Result | None) -> float | None:
+    """The share that a threshold deletes of the validation text that it was found on."""
+    return None if result is None or result.calibration is None else result.calibration.reached
 
 
 def _metric(name: str, task: str = "") -> Column:
@@ -98,37 +197,37 @@ def _interval(name: str, line: Line) -> str:
     return MISSING if ends is None else " - ".join(metric.text(end, digits) for end in ends)
 
 
-def _present_differences(comparison: Comparison) -> None:
+def _differences(comparison: Comparison) -> Section:
     """A table for each number: both runs, first minus second with its interval, and a p-value."""
     first, second = (result.subject.name for result in comparison.results)
+    tables = []
     for measure in dict.fromkeys(one.measure for one in comparison.differences):
         rows = [one for one in comparison.differences if one.measure == measure]
         metric = METRICS[measure].on(comparison.task["kind"])
         shown = metric.text
         title = metric.heading + (" a token" if metric.unit == "nats" else "")
         test = "McNemar's exact test" if rows[0].test == "mcnemar" else "paired bootstrap"
-        say(f"\n{title} ({test})\n")
-        print_table(
-            ["", first, second, "difference", "95 %\ninterval", "p"],
-            [
-                [
-                    one.subset,
-                    shown(one.first),
-                    shown(one.second),
-                    f"{'+' if one.difference > 0 else ''}{shown(one.difference)}",
-                    f"{shown(one.low)} to {shown(one.high)}",
-                    "< 0.0001" if one.p_value < 1e-4 else f"{one.p_value:.4f}",
-                ]
-                for one in rows
-            ],
-        )
-    say(
-        f"\ndifference: {first} minus {second} on the same examples; p: of a difference at least as large if "
+        lines = [
+            (
+                one.subset,
+                shown(one.first),
+                shown(one.second),
+                f"{'+' if one.difference > 0 else ''}{shown(one.difference)}",
+                f"{shown(one.low)} to {shown(one.high)}",
+                "< 0.0001" if one.p_value < 1e-4 else f"{one.p_value:.4f}",
+            )
+            for one in rows
+        ]
+        headers = ("", first, second, "difference", "95 %\ninterval", "p")
+        tables.append(Table(headers, lines, f"{title} ({test})"))
+    note = (
+        f"difference: {first} minus {second} on the same examples; p: of a difference at least as large if "
         "there were none"
     )
+    return Section("Differences", tables=tables, notes=[note])
 
 
-def _present_published(comparison: Comparison) -> None:
+def _published(comparison: Comparison) -> Section:
     """The paper's numbers of the same experiment: a line a language of one model, or a line a model."""
     rows = comparison.published
     models = list(dict.fromkeys(map(_model_of, rows)))
@@ -136,19 +235,53 @@ def _present_published(comparison: Comparison) -> None:
     totals = [row for row in rows if row.subset == "total"]
     if totals and not alone:
         rows = totals
-    say(f"\npublished for this task{f': {models[0]}' if alone else ''}\n")
     names = [name for name in comparison.measures if any(name in row.numbers for row in rows)]
     task = comparison.task["kind"]
     shown = [METRICS[name].on(task) for name in (*names, "deletion_rate", "ms_per_example")]
-    table = []
+    lines = []
     for row in rows:
         label = row.subset if alone else _model_of(row) + ("" if totals else f", {row.subset}")
-        table.append([label, *(metric.text(row.numbers.get(metric.name), 2) for metric in shown)])
-    print_table(["", *(metric.column for metric in shown)], table)
-    say(
-        "\npublished: arXiv 2410.20771, its authors' notebooks; one run each on the whole published test; "
+        lines.append((label, *(metric.text(row.numbers.get(metric.name), 2) for metric in shown)))
+    note = (
+        "published: arXiv 2410.20771, its authors' notebooks; one run each on the whole published test; "
         "v3 is the camera-ready, v1 the first version"
     )
+    table = Table(("", *(metric.column for metric in shown)), lines)
+    about = f"published for this task{f': {models[0]}' if alone else ''}"
+    return Section("Published", about, tables=[table], notes=[note])
+
+
+def _commands(results: Sequence[Result]) -> list[str]:
+    """What writes an export with each threshold that was found."""
+    found = []
+    for result in results:
+        moved, subject = result.calibration, result.subject
+        if moved is not None and moved.rate and subject.model is None:
+            place = subject.source if subject.commit is None else subject.name
+            if subject.run is not None and subject.step is None:
+                place = str(subject.run.path)
+            source = shlex.quote(place)
+            revision = "" if subject.commit is None else f" --revision {subject.commit}"
+            found.append(f"mrt5 convert {source} DEST --to hub{revision} {moved.option}  # {moved.rate:.4g}")
+    return found
+
+
+def _made(comparison: Comparison) -> Section:
+    """The conditions of the results, a row each."""
+    document, under = comparison.document(), comparison.results[0].conditions
+    versions = ", ".join(f"{name} {version}" for name, version in document["versions"].items())
+    facts = {
+        "task": f"{comparison.task['kind']}, version {comparison.task['version']}",
+        "split": comparison.options.split,
+        "examples": f"{comparison.summary.examples:,}",
+        "deletion": comparison.options.deletion,
+        "batch size": str(comparison.options.batch_size),
+        "device": f"{under['device_name']}, {counted(int(under['threads']), 'thread')}",
+        "dtype": str(under["dtype"]),
+        "versions": versions,
+        "code": str(document["code"]),
+    }
+    return Section("How it was measured", tables=[Table(("", ""), list(facts.items()), words=2, prose=True)])
 
 
 def _model_of(row: PublishedRow) -> str:
@@ -178,6 +311,9 @@ def _notes(comparison: Comparison) -> list[str]:
             f"source removed: the same targets while the encoder of {results[0].subject.name} sees a lone "
             "EOS; losses in nats"
         )
+    moved = [result.calibration for result in results if result.calibration is not None]
+    if moved:
+        notes.append(f"validation: the same of the {moved[0].positions:,} positions that set thresholds")
     if any(result.summary.gate_recall is not None for result in results):
         notes.append("gate precision, recall: deleted letters against those the target does not need, 0 to 1")
     if pooling and not options.hard_delete:
@@ -200,14 +336,10 @@ def _notes_of_answers(comparison: Comparison) -> list[str]:
 
 
 def _result_note(result: Result) -> str | None:
-    """Where a model's threshold was moved to, or that it hardly reads its source."""
+    """That a rate cannot be reached, or that a model hardly reads its source."""
     name, moved, row = result.subject.name, result.calibration, result.summary
     if moved is not None:
-        return (
-            f"{result.label}: threshold {moved.threshold:.4g}, which deletes {100 * moved.reached:.1f} % "
-            f"of {moved.positions:,} validation positions"
-            + (": the gate has no value in between" if moved.missed else "")
-        )
+        return f"{result.label}: {moved.in_words()}" if moved.missed else None
     if not result.shortener.reads_source:
         return f"{name} reads a lone EOS whatever its source is: nothing to remove"
     if row.loss is None or row.source_removed_loss is None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Annotated
 
 from mrt5cli import bounds
 from mrt5cli.commands import options
 from mrt5cli.errors import UserError
 from mrt5cli.output import print_json
-from mrt5cli.text import say
+from mrt5cli.text import say_on_stderr
 
 if TYPE_CHECKING:
     from mrt5cli.training.pretrain import Training
@@ -19,7 +21,7 @@ From = Annotated[
     options.named(
         "The model to start from; as --set model.start=. Default: the recipe's.",
         "--from",
-        metavar="RUN[@STEP]|DIR|HUB_ID",
+        metavar="RUN[@STEP]",
     ),
 ]
 ContinueFor = Annotated[
@@ -149,8 +151,10 @@ def finetune(
 def _carry_out(trainings: Sequence[Training], slurm: list[str] | None, dry_run: bool, as_json: bool) -> None:
     """Train as planned, have Slurm do so, or say what would be done."""
     from mrt5cli import recipe as recipes
-    from mrt5cli.training.record import outcome
-    from mrt5cli.training.run import execute
+
+    with redirect_stdout(sys.stderr):  # where WANDB_MODE is offline, transformers says so on being imported
+        from mrt5cli.training.record import outcome
+        from mrt5cli.training.run import execute
 
     if slurm is not None:
         return _submit(trainings, slurm, dry_run, as_json)
@@ -164,8 +168,8 @@ def _carry_out(trainings: Sequence[Training], slurm: list[str] | None, dry_run: 
     elif as_json:
         print_json(plan.document)
     else:
-        say(plan.text)
-        print(f"\n{recipes.dump(plan.recipe)}")
+        say_on_stderr(f"{plan.text}\n")
+        print(recipes.dump(plan.recipe), end="")  # for a file that can be trained
 
 
 def _submit(trainings: Sequence[Training], slurm: list[str], dry_run: bool, as_json: bool) -> None:
@@ -177,7 +181,8 @@ def _submit(trainings: Sequence[Training], slurm: list[str], dry_run: bool, as_j
     if dry_run and as_json:
         print_json({"script": prepared.script, "runs": runs})
     elif dry_run:
-        print(*(f"# job {number}: {run}" for number, run in enumerate(runs)), prepared.script, sep="\n")
+        say_on_stderr("\n".join(f"job {number}: {run}" for number, run in enumerate(runs)))
+        print(prepared.script)  # which begins with the line that names its shell
     else:
         ids = prepared.submit()
         jobs = [

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby, islice
 
 import regex
 
@@ -28,6 +29,7 @@ _SCRIPT = regex.compile("|".join(rf"(?P<{name}>\p{{Script={name}}})" for name in
 _INVISIBLE = regex.compile(r"[\p{C}\p{Z}\p{Default_Ignorable_Code_Point}\u2800]")
 _COMBINING = regex.compile(r"\p{M}")
 _UNIT = regex.compile(r"⟨[^⟩]*⟩|.")
+_CLUSTER = regex.compile(r"\r|\X")
 # What the display itself is written with: shown as code points when the text contains them.
 _MARKS = frozenset("⟨⟩␣⏎⇥◌✗")
 
@@ -115,6 +117,18 @@ def _character_at(ids: list[int], start: int, sentinels: int) -> Character:
     return Character(start, (first,), None, name)
 
 
+def clusters(row: Sequence[Character]) -> list[tuple[Character, ...]]:
+    """The characters of a row as they are drawn: a letter with its marks, all that one emoji is made of; what
+    is no character stands alone."""
+    found: list[tuple[Character, ...]] = []
+    for is_text, group in groupby(row, key=lambda character: character.text is not None):
+        rest = iter(part := list(group))
+        text = "".join(one.text or "" for one in part)
+        lengths = [len(cut) for cut in _CLUSTER.findall(text)] if is_text else [1] * len(part)
+        found += (tuple(islice(rest, length)) for length in lengths)
+    return found
+
+
 @lru_cache(maxsize=4096)
 def script(character: str) -> str:
     """Unicode script of a character; 'shared' for what several scripts use (punctuation, symbols, emoji)."""
@@ -122,6 +136,11 @@ def script(character: str) -> str:
     if match:
         return str(match.lastgroup)
     return "shared" if regex.match(r"\p{Script=Common}|\p{Script=Inherited}", character) else "other scripts"
+
+
+def script_name(character: Character) -> str:
+    """The script of a character, of `SCRIPT_NAMES`; what is none is called by its kind."""
+    return byte_kinds(character)[0] if character.text is None else script(character.text)
 
 
 def byte_kinds(character: Character) -> list[str]:
@@ -153,9 +172,12 @@ def _ascii_kind(text: str) -> str:
     return "punctuation" if text.isprintable() else "control characters"
 
 
+_NO_CHARACTERS = ("bytes that are not UTF-8", "sentinels", "EOS", "other ids")
+SCRIPT_NAMES = (*SCRIPTS, "shared", "other scripts", *_NO_CHARACTERS)
+"""In the order in which a table shows them."""
 _SCRIPT_KINDS = (f"{of}: {part} bytes" for of in (*SCRIPTS, "shared", "other scripts") for part in _PARTS)
 KINDS = (
     *("vowels a e i o u", "other letters a-z", "digits", "spaces", "newlines", "punctuation"),
-    *("control characters", *_SCRIPT_KINDS, "bytes that are not UTF-8", "sentinels", "EOS", "other ids"),
+    *("control characters", *_SCRIPT_KINDS, *_NO_CHARACTERS),
 )
 """Of bytes, in the order in which a table shows them."""

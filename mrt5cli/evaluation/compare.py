@@ -49,6 +49,7 @@ class Result:
         deletion_type: what shortens the source, as the model's configuration names it.
         outcomes: of the examples of each subset.
         calibration: the threshold it was run at, where that is not the model's own.
+        threshold: gate value up to which a byte was deleted; None without a learned gate, or softly.
     """
 
     subject: Subject
@@ -57,6 +58,7 @@ class Result:
     deletion_type: str = "none"
     outcomes: dict[str, Outcomes] = field(default_factory=dict)
     calibration: Calibration | None = None
+    threshold: float | None = None
 
     @property
     def label(self) -> str:
@@ -103,6 +105,7 @@ class Result:
             "step": subject.step,
             "deletion_type": self.deletion_type,
             "target_deletion_rate": self.target_deletion_rate,
+            "threshold": self.threshold,
             "calibration": None if self.calibration is None else asdict(self.calibration),
             "train_seconds": self.train_seconds,
             # Which of several trainings in that place was measured.
@@ -266,9 +269,17 @@ def compare(
         for subject in subjects:
             model = load_model(subject, device, options.precision)
             check_fits(model, section, subject.name, longest_answer)
-            for calibration in _calibrations(model, task, options, subject.name):
+            kind = of_type(model.config.deletion_type)
+            moves = options.hard_delete and kind.gates and not kind.refuses_threshold
+            for calibration in _calibrations(model, task, options, subject.name, progress):
+                own = model.config.threshold if moves else None
                 result = Result(
-                    subject, [], conditions(model), model.config.deletion_type, calibration=calibration
+                    subject,
+                    [],
+                    conditions(model),
+                    model.config.deletion_type,
+                    calibration=calibration,
+                    threshold=own if calibration is None else calibration.threshold,
                 )
                 results.append(result)
                 _measure(result, model, task, options, progress)
@@ -292,13 +303,25 @@ def compare(
 
 
 def _calibrations(
-    model: MrT5ForConditionalGeneration, task: Task, options: EvaluationOptions, name: str
+    model: MrT5ForConditionalGeneration,
+    task: Task,
+    options: EvaluationOptions,
+    name: str,
+    progress: Progress,
 ) -> list[Calibration | None]:
     """What a model is run at: None, its own threshold, and then that of each wanted rate."""
     if not options.deletion_rates:
         return [None]
-    rates, size = options.deletion_rates, options.batch_size
-    return [None, *calibrate_on_task(model, task, rates, name, batch_size=size, limit=options.limit)]
+    found = calibrate_on_task(
+        model,
+        task,
+        options.deletion_rates,
+        name,
+        batch_size=options.batch_size,
+        limit=options.limit,
+        progress=lambda subset, done: progress(name, f"{subset}, validation", done),
+    )
+    return [None, *found]
 
 
 def _measure(

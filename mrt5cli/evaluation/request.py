@@ -64,8 +64,8 @@ def evaluate(
         languages: only these languages, or parts of the test; by default all.
         hard_delete: delete for real, or gate softly as in training. By default as the first run's recipe
             evaluates, or for real.
-        deletion_rates: also run a lone model at these shares of deleted positions, each above 0 and below 1,
-            by a threshold found on validation data.
+        deletion_rates: also run a lone model at these shares of deleted positions, each from 0 to below 1, by
+            a threshold found on validation data.
         test_difference: also test whether two models differ.
         constrained: also choose the likeliest of the possible targets (xnli).
         normalization: how exact match and F1 compare answers, "squad", "multilingual" or "none". By default
@@ -146,9 +146,9 @@ def _check(
         if value is not None and value < 1:
             raise UserError(f"{name} is {value}, expected 1 or more")
     for rate in rates:
-        if not 0 < rate < 1:
+        if not 0 <= rate < 1:
             raise UserError(
-                f"a deletion rate is {rate:g}, expected a share of positions, above 0 and below 1",
+                f"a deletion rate is {rate:g}, expected a share of positions, 0 to below 1",
                 "for example deletion_rates=[0.3, 0.5]",
             )
 

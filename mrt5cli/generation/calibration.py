@@ -7,8 +7,9 @@ share of a calibration text lies.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +25,14 @@ TOLERANCE = 0.01
 """A calibrated threshold that misses its rate by more than this share of positions is said to."""
 
 
+class Gap(NamedTuple):
+    """Two rates between which a gate has none, because so many positions have one gate value."""
+
+    below: float
+    above: float
+    value: float
+
+
 @dataclass(frozen=True)
 class Calibration:
     """A threshold and what it does on the calibration text.
@@ -33,17 +42,41 @@ class Calibration:
         threshold: gate value; hard deletion keeps what is above it.
         reached: share of the calibration text's non-pad positions that it deletes.
         positions: how many those are.
+        gap: that the wanted rate lies in, where it is missed.
     """
 
     rate: float
     threshold: float
     reached: float
     positions: int
+    gap: Gap | None = None
 
     @property
     def missed(self) -> bool:
         """Whether the gate has too many equal values for the rate to be met."""
         return abs(self.reached - self.rate) > TOLERANCE
+
+    @property
+    def option(self) -> str:
+        """What sets a command's threshold to exactly this one: its digits tell apart any two gate values."""
+        return f"--threshold={np.float32(self.threshold)!s}"
+
+    def in_words(self) -> str:
+        """The threshold, the share that it deletes and, where that is not what was wanted, why."""
+        if self.rate == 0:
+            return "a threshold below every gate value, which deletes nothing"
+        found = (
+            f"threshold {self.threshold:.4g}, which deletes {self.reached:.1%} of {self.positions:,} "
+            "validation positions"
+        ).replace("%", " %")
+        if self.gap is None:
+            return found
+        below, above, value = self.gap
+        rates = ("nothing" if not below else f"{100 * below:.1f} %", f"{100 * above:.1f} %")
+        return (
+            f"{found}; {100 * self.rate:g} % is out of reach: {100 * (above - below):.1f} % of the positions "
+            f"have the same gate value, {value:.4g}, so that a threshold deletes {' or '.join(rates)}"
+        )
 
 
 def calibrate(
@@ -54,7 +87,7 @@ def calibrate(
     Args:
         model: from `mrt5cli.models`, with a learned delete gate; put in eval mode meanwhile.
         batches: with input_ids (B, L) and attention_mask (B, L).
-        rates: wanted shares of non-pad positions, each above 0 and below 1.
+        rates: wanted shares of non-pad positions, each from 0 to below 1.
         name: of the model, for people.
 
     Raises:
@@ -71,7 +104,9 @@ def calibrate(
     values = _gate_values(model, batches)
     if not len(values):
         raise UserError("there is no text to calibrate the threshold on")
-    return [nearest(values, rate) for rate in rates]
+    lowest = max(of_config(model.config).lowest_gate_value, -1e9)  # log sigmoid has none
+    nothing = Calibration(0.0, lowest - 1, 0.0, len(values))
+    return [nearest(values, rate) if rate else nothing for rate in rates]
 
 
 def calibrate_on_task(
@@ -82,18 +117,26 @@ def calibrate_on_task(
     *,
     batch_size: int,
     limit: int | None = None,
+    progress: Callable[[str, int], object] = lambda subset, done: None,
 ) -> list[Calibration]:
     """As `calibrate`, on a task's validation examples, of each subset `limit` at most.
+
+    Args:
+        progress: called with a subset and the number of its examples read.
 
     Raises:
         UserError: as `calibrate`; the task has no validation examples.
     """
-    text = (
-        batch
-        for subset in task.subsets("validation")
-        for batch in task.held_out("validation", subset, batch_size=batch_size, limit=limit)
-    )
-    return calibrate(model, text, rates, name)
+
+    def text() -> Iterator[Batch]:
+        for subset in task.subsets("validation"):
+            done = 0
+            for batch in task.held_out("validation", subset, batch_size=batch_size, limit=limit):
+                yield batch
+                done += len(batch["input_ids"])
+                progress(subset, done)
+
+    return calibrate(model, text(), rates, name)
 
 
 def check_threshold(config: MrT5Config, name: str, threshold: float) -> None:
@@ -120,11 +163,22 @@ def check_threshold(config: MrT5Config, name: str, threshold: float) -> None:
 
 
 def nearest(values: NDArray[np.float32], rate: float) -> Calibration:
-    """The threshold whose rate is nearest, of those that leave something; what is at it goes too."""
+    """The threshold whose rate is nearest, of those that leave something.
+
+    It lies midway between two gate values: on one, the last bit of a sum would decide about the position.
+    """
     thresholds, counts = np.unique(values, return_counts=True)
     shares = np.cumsum(counts) / len(values)
     place = int(np.abs(shares[:-1] - rate).argmin()) if len(shares) > 1 else 0
-    return Calibration(rate, float(thresholds[place]), float(shares[place]), len(values))
+    threshold, kept = thresholds[place], thresholds[min(place + 1, len(thresholds) - 1)]
+    middle = threshold + (kept - threshold) / 2
+    threshold = middle if middle < kept else threshold
+    found = Calibration(rate, float(threshold), float(shares[place]), len(values))
+    if not found.missed:
+        return found
+    above = int(np.searchsorted(shares, rate))  # the first share that is no smaller; the last is 1
+    below = float(shares[above - 1]) if above else 0.0
+    return replace(found, gap=Gap(below, float(shares[above]), float(thresholds[above])))
 
 
 def _gate_values(model: MrT5ForConditionalGeneration, batches: Iterable[Batch]) -> NDArray[np.float32]:

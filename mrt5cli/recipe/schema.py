@@ -7,12 +7,14 @@ paper's (MrT5, ICLR 2025) wherever the paper has one.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, Field, WithJsonSchema
 
 from mrt5cli import bounds
+from mrt5cli.extras import how_to_install
 from mrt5cli.metrics.catalog import choosers
 from mrt5cli.recipe import tasks
 from mrt5cli.recipe.section import (
@@ -307,6 +309,12 @@ class TrainingSection(Section):
     eval_steps: StepsOrNone = Field(
         0, description="evaluate on validation data every so many steps; 0: only `mrt5 evaluate`"
     )
+    report_to: list[Literal["tensorboard", "trackio", "wandb"]] = Field(
+        [],
+        max_length=3,
+        description="trackers that each line of metrics is sent to as well, by transformers' callbacks; each "
+        "needs the package of its name",
+    )
     save_steps: Steps = Field(100, description="a checkpoint every so many steps, and at the end")
     keep_checkpoints: Annotated[int, Field(ge=1, le=bounds.CHECKPOINTS)] = Field(
         2, description="older checkpoints are deleted"
@@ -338,6 +346,19 @@ class TrainingSection(Section):
             yield "sharding", "must be none with training.compile, whose graphs read whole weights"
         if self.patience is not None and self.best_metric is None:
             yield "patience", "needs best_metric: it counts evaluations without a better one"
+        if len({*self.report_to}) < len(self.report_to):
+            yield "report_to", "names a tracker twice"
+
+    def lacks(self) -> tuple[str, str] | None:
+        """What `report_to` needs and is not installed here, and the command that installs it: the recipe is
+        right without, but cannot be trained."""
+        specs = {name: importlib.util.find_spec(name) for name in self.report_to}
+        # A folder wandb/ where one stands, as wandb leaves it, passes for a package, but without an origin.
+        missing = [name for name, spec in specs.items() if spec is None or spec.origin is None]
+        if not missing:
+            return None
+        packages = "package" if len(missing) == 1 else "packages"
+        return f"needs the {packages} {' and '.join(missing)}, not installed here", how_to_install(*missing)
 
 
 class GenerationSection(Section):

@@ -1,8 +1,9 @@
 """How every page is made: a template of `templates/`, filled; an HTML page carries its style and script and
 needs nothing else, neither a network nor a file beside it.
 
-A page extends `base.html.j2`, which gives it a title, light and dark colours, tables that sort by a click on
-a header and keep their headers in sight, and a print style; `tables.html.j2` prints a `tables.Table`.
+A page extends `base.html.j2`, which gives it a title, a list of contents, light and dark colours, tables that
+sort by a click on a header and keep their headers in sight, and a print style; `tables.html.j2` prints a
+`tables.Table`, and a figure with its numbers.
 """
 
 from __future__ import annotations
@@ -25,17 +26,23 @@ class Section:
 
     Attributes:
         about: sentences under the heading, or nothing.
+        notes: sentences under the tables.
+        commands: to paste into a terminal.
     """
 
     title: str
     about: str = ""
     drawings: Sequence[Drawing] = ()
     tables: Sequence[Table] = ()
+    notes: Sequence[str] = ()
+    commands: Sequence[str] = ()
 
 
 def page(title: str, lead: str, sections: Sequence[Section]) -> str:
     """A page of sections, of figures and tables each."""
-    return render("sections.html.j2", {"title": title, "lead": lead, "sections": sections})
+    contents = [(anchor(section.title), section.title) for section in sections]
+    content = {"title": title, "lead": lead, "sections": sections, "contents": contents}
+    return render("sections.html.j2", content)
 
 
 def render(template: str, content: Mapping[str, object]) -> str:
@@ -71,6 +78,6 @@ def anchor(text: str) -> str:
 
 def verdict_of(cell: str) -> str:
     """The class of a cell that holds a verdict, with or without its reason, or nothing."""
-    of_claim = ("holds", "does not hold", "open")
+    of_claim = ("holds", "does not hold", "open", "smoke")
     found = [one for one in VERDICTS if cell == one or cell.startswith(f"{one}: ")]
     return anchor(cell if cell in of_claim else found[0] if found else "")

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mrt5cli.errors import UserError, not_written
+from mrt5cli.extras import how_to_install
 from mrt5cli.fingerprint import recipe_hash
 from mrt5cli.metrics.results import Json
 from mrt5cli.report import tables
 from mrt5cli.report.analysis_tables import analysis_tables, examples_of
 from mrt5cli.report.claims import judge
-from mrt5cli.report.html import render
+from mrt5cli.report.html import anchor, render
 from mrt5cli.report.placement import Placed, place
 from mrt5cli.report.results import Results
 from mrt5cli.report.tables import MISSING, Table
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 FIGURES_FOLDER = "figures"
 TITLES = {"paper": "The MrT5 paper, reproduced", "miniature": "The MrT5 paper in miniature"}
-HOW_TO_DRAW = "pip install 'mrt5cli[plots]'"
 
 
 def can_draw() -> bool:
@@ -82,6 +82,9 @@ def _report(plan: SuitePlan) -> Json:
     totals = {verdict: sum(section["counts"][verdict] for section in sections) for verdict in VERDICTS}
     metas, damaged = _metas(plan)
     damaged += [reason for section in sections for reason in section["damaged"]]
+    compares = any(totals.values()) and not plan.smoke
+    contents = [(anchor(section["id"]), section["title"]) for section in sections]
+    contents += [("how-verdicts-are-reached", "How verdicts are reached")] if compares else []
     return {
         "title": TITLES.get(plan.suite, f"{plan.suite}: reproduction"),
         "smoke": plan.smoke,
@@ -89,12 +92,16 @@ def _report(plan: SuitePlan) -> Json:
         "trained": counted(len(trained), "run"),
         "done": sum(job.status in ("done", "changed") for job in trained),
         "totals": totals,
-        "compares": any(totals.values()),
-        "judged": counted(len(claims), "claim") if claims else "",
+        "contents": [*contents, ("how-it-was-made", "How it was made")],
+        "compares": compares,
+        "judged": counted(len(claims), "claim") if claims and not plan.smoke else "",
         "held": [sum(claim.holds is verdict for _, claim in claims) for verdict in (True, False, None)],
         "summary": tables.summary({section["title"]: section["counts"] for section in sections}),
         "claims": tables.claims_table(
-            "experiment", "claim", ((claim, title, claim.statement) for title, claim in claims)
+            "experiment",
+            "claim",
+            ((claim, title, claim.statement) for title, claim in claims),
+            smoke=plan.smoke,
         ),
         "sections": sections,
         "rules": tables.rules(),
@@ -103,7 +110,7 @@ def _report(plan: SuitePlan) -> Json:
         "left_out": [experiment.title for experiment in plan.experiments if experiment not in wanted],
         "failures": [job for job in plan.jobs if job.status in ("failed", "blocked")],
         "damaged": list(dict.fromkeys(damaged)),
-        "how_to_draw": None if can_draw() else HOW_TO_DRAW,
+        "how_to_draw": None if can_draw() else how_to_install("plots"),
         "figures": FIGURES_FOLDER,
     }
 
@@ -127,13 +134,16 @@ def _section(results: Results, placed: Mapping[str, Sequence[Placed]]) -> Json:
         "title": experiment.title,
         "about": experiment.about,
         "counts": counts,
-        "verdicts": tables.in_words(counts),
+        "verdicts": "" if results.plan.smoke else tables.in_words(counts),
         "problems": tables.problems(results),
         "damaged": results.damaged
         + [one for runs in results.runs.values() for run in runs for one in run.damaged],
         "judged": claims,
         "claims": tables.claims_table(
-            "claim", "because", ((claim, claim.statement, claim.sentence) for claim in claims)
+            "claim",
+            "because",
+            ((claim, claim.statement, claim.sentence) for claim in claims),
+            smoke=results.plan.smoke,
         ),
         "evidence": [tables.evidence_of(claim) for claim in claims if claim.rows],
         "runs": tables.our_runs(results),

@@ -34,7 +34,8 @@ class Table:
         title: of a folded table, or a heading's text; empty for none.
         folded: shown on demand.
         words: leading columns that are words, the others being numbers.
-        prose: words are sentences, which may be broken into lines.
+        prose: words are sentences.
+        totals: rows at the end that are sums or means of the others, and stay there when these are sorted.
     """
 
     headers: tuple[str, ...]
@@ -43,6 +44,7 @@ class Table:
     folded: bool = False
     words: int = 1
     prose: bool = False
+    totals: int = 0
 
 
 # --- numbers ---------------------------------------------------------------------------------------------
@@ -77,7 +79,7 @@ def in_unit(value: float, unit: str) -> str:
 
 # --- published and ours ----------------------------------------------------------------------------------
 
-HEADERS = ("model", "of", "number", "published", "ours", "difference", "tolerance", "verdict")
+HEADERS = ("model", "of", "number", "verdict", "published", "ours", "difference", "tolerance")
 
 
 def comparisons(rows: Sequence[Compared]) -> list[Table]:
@@ -94,14 +96,17 @@ def comparisons(rows: Sequence[Compared]) -> list[Table]:
     for one in judged:
         if one not in whole:
             parts.setdefault(_model_of(one), []).append(one)
-    tables = [Table(HEADERS, list(map(_line, whole)), "Published and ours", words=3)] if whole else []
+    tables = [Table(HEADERS, list(map(_line, whole)), "Published and ours", words=4)] if whole else []
     for model, part in parts.items():
         title = f"{model}: {counted(len(part), 'number')} by part of the test ({in_words(count(part))})"
-        tables.append(Table(HEADERS, list(map(_line, part)), title, folded=True, words=3))
-    others = [(*_line(one)[:5], one.reason) for one in rows if one.verdict == "not compared"]
-    if others:
+        tables.append(Table(HEADERS, list(map(_line, part)), title, folded=True, words=4))
+    apart = [one for one in rows if one.verdict == "not compared"]
+    if apart:
+        # Why, in place of the verdict; and no difference from what it cannot be compared with.
+        others = [(*(line := _line(one))[:3], one.reason, *line[4:6]) for one in apart]
+        headers = (*HEADERS[:3], "why", *HEADERS[4:6])
         title = f"{counted(len(others), 'number')} not compared"
-        tables.append(Table((*HEADERS[:5], "why"), others, title, folded=True, words=3))
+        tables.append(Table(headers, others, title, folded=True, words=4))
     return tables
 
 
@@ -116,7 +121,9 @@ def _line(one: Compared) -> tuple[str, ...]:
         ours = in_unit(one.ours.mean, unit) + interval(one.ours.interval, _DIGITS.get(unit, 2))
         off = one.ours.mean - one.value
         difference = in_unit(off, unit)
-        if off >= 0 and not set(difference) <= set("0.,"):
+        if set(difference) <= set("0.,\N{MINUS SIGN}"):
+            difference = difference.lstrip("\N{MINUS SIGN}")
+        elif off >= 0:
             difference = f"+{difference}"
     if allowed is not None:
         up, down = allowed.high - one.value, one.value - allowed.low
@@ -125,7 +132,7 @@ def _line(one: Compared) -> tuple[str, ...]:
             tolerance = "exact" if up == 0 else f"±{in_unit(up, unit)}"
     verdict = one.verdict + (f": {one.reason}" if one.reason else "")
     part = (row.subset or MISSING).replace("_", " ")
-    return _model_of(one), part, heading, in_unit(one.value, unit), ours, difference, tolerance, verdict
+    return _model_of(one), part, heading, verdict, in_unit(one.value, unit), ours, difference, tolerance
 
 
 _SETTINGS = {
@@ -159,7 +166,7 @@ def summary(counts: Mapping[str, Mapping[Verdict, int]]) -> Table:
         if sum(of.values())
     ]
     totals = tuple(f"{sum(of[verdict] for of in counts.values()):,}" for verdict in VERDICTS)
-    return Table(("experiment", *VERDICTS), [*lines, ("all", *totals)])
+    return Table(("experiment", *VERDICTS), [*lines, ("all", *totals)], totals=1)
 
 
 def rules() -> Table:
@@ -239,11 +246,18 @@ def problems(results: Results) -> list[str]:
 # --- claims ----------------------------------------------------------------------------------------------
 
 _HOLDS = {True: "holds", False: "does not hold", None: "open"}
+SMOKE = "smoke"
 
 
-def claims_table(first: str, second: str, claims: Iterable[tuple[Claim, str, str]]) -> Table | None:
-    """Whether each claim holds here, and two columns of words about it; None without any claim."""
-    lines = [(_HOLDS[claim.holds], *words) for claim, *words in claims]
+def claims_table(
+    first: str, second: str, claims: Iterable[tuple[Claim, str, str]], *, smoke: bool
+) -> Table | None:
+    """Whether each claim holds here, and two columns of words about it; None without any claim.
+
+    Args:
+        smoke: the numbers mean nothing, and decide nothing.
+    """
+    lines = [(SMOKE if smoke else _HOLDS[claim.holds], *words) for claim, *words in claims]
     return Table(("here", first, second), lines, "Claims", words=3, prose=True) if lines else None
 
 

@@ -27,7 +27,7 @@ from mrt5cli.report.results import Missing, Ours, Results
 
 Verdict = Literal["within", "outside", "better", "not run", "not compared"]
 """Of one number. "better": outside on the good side, and with no less deleted. "not compared": it could not
-mean anything, such as milliseconds of another machine, or a share of a handful of examples."""
+mean anything, such as milliseconds of another machine, a share of a handful of examples, or a smoke run."""
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
 
@@ -68,7 +68,7 @@ def compare(results: Results, placed: Sequence[Placed]) -> list[Compared]:
 
 
 def _compare(results: Results, row: Published, recipe: str | None) -> Compared:
-    rule = rule_of(row)
+    rule, smoke = rule_of(row), results.plan.smoke
     found = Compared(row, recipe, row.value, row.unit, None, None, "not compared")
     if rule is None:
         return replace(found, reason="no run can produce it")
@@ -83,8 +83,11 @@ def _compare(results: Results, row: Published, recipe: str | None) -> Compared:
         ours = results.value(row, recipe)
     except Missing as missing:
         allowed = band(row, rule, found.value)
-        return replace(found, band=allowed, verdict="not run", reason=str(missing))
+        verdict: Verdict = "not compared" if smoke else "not run"
+        return replace(found, band=allowed, verdict=verdict, reason=str(missing))
     found = replace(found, ours=ours)
+    if smoke:
+        return replace(found, reason="a smoke run")
     if counts_padding(row):
         return replace(found, reason="padding, too, is counted as deleted there")
     there = examples_of(row)

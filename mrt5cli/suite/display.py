@@ -71,7 +71,7 @@ class Display:
         self.shown = time.monotonic()
         for job, bar in self.running.items():
             row = last_metrics(job)
-            facts = [f"loss {row['loss']:.4g}"] if "loss" in row else []
+            facts = [f"loss {row['cross_entropy']:.4g}"] if "cross_entropy" in row else []
             if row.get("deletion_rate"):
                 facts.append(f"deleted {100 * row['deletion_rate']:.0f} %")
             if row and isinstance(job, TrainJob):

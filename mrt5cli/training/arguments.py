@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +29,10 @@ class OneDeviceArguments(TrainingArguments):
 
     gpu_index: int = 0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()  # type: ignore[no-untyped-call]
+        self.report_to = []  # which the base class adds to by itself in Kubeflow; see `trackers`
+
     @cached_property
     def _setup_devices(self) -> torch.device:
         device = super()._setup_devices
@@ -45,6 +50,7 @@ def training_arguments(
 
     Args:
         at_once: examples of a batch of the stream, of which an optimizer step takes `micro_batches`.
+        output_dir: a folder in the run's directory, whose name trackers show.
     """
     training = recipe.training
     return OneDeviceArguments(
@@ -81,5 +87,7 @@ def training_arguments(
         include_num_input_tokens_seen="no",
         disable_tqdm=True,
         report_to="none",
+        run_name=output_dir.parent.name,
+        project=os.environ.get("TRACKIO_PROJECT", "huggingface"),
         log_level="error",
     )

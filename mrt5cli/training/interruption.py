@@ -15,7 +15,13 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from mrt5cli.runtime import leads
 from mrt5cli.stopping import Stopped, taken_by
 
-NOTICE = "\n{signal}: stopping after this step; {again} stops at once, without saving\n"
+NOTICE = "{signal}: stopping after this step; {again} stops at once, without saving"
+
+
+def _on_stderr(notice: str) -> None:
+    """Say something from a handler, which may run in the middle of a print, which print does not survive."""
+    with suppress(OSError):  # nobody reads it any more
+        os.write(2, f"\n{notice}\n".encode())
 
 
 class Interruption(TrainerCallback):
@@ -30,6 +36,7 @@ class Interruption(TrainerCallback):
         alone: this process trains without others.
 
     Attributes:
+        notify: says that a signal has come; it is called in the middle of anything.
         waiting: says whether the training has been waiting for data: then the first signal raises
             `Stopped`, and the trainer saves what it has.
         number: of the first signal that came, 0 before; of a group's, the greatest.
@@ -38,6 +45,7 @@ class Interruption(TrainerCallback):
 
     def __init__(self, alone: bool = True) -> None:
         self.alone = alone
+        self.notify: Callable[[str], None] = _on_stderr
         self.waiting: Callable[[], bool] = lambda: False
         self.number = 0
         self.stopped = False
@@ -56,10 +64,8 @@ class Interruption(TrainerCallback):
         if self.alone and (at_once or self.waiting()):
             raise Stopped(number)
         if not self.number and leads():
-            # A handler may run in the middle of a print, which print itself does not survive.
-            with suppress(OSError):  # nobody reads it any more
-                again = "Ctrl-C again" if number == signal.SIGINT else "Ctrl-C"
-                os.write(2, NOTICE.format(signal=signal.Signals(number).name, again=again).encode())
+            again = "Ctrl-C again" if number == signal.SIGINT else "Ctrl-C"
+            self.notify(NOTICE.format(signal=signal.Signals(number).name, again=again))
         self.number = self.number or number
 
     def on_step_end(

@@ -195,9 +195,15 @@ class Window:
         parts = parts * weights
         self.sums += torch.cat((parts, weights, torch.stack((terms.deleted, terms.counted))))
 
-    def means(self, world_size: int, score_coefficient: float) -> tuple[dict[str, float], float]:
-        """Mean losses and the deletion rate, each over its own counts and all processes, and the bytes
-        counted."""
+    def means(
+        self, world_size: int, score_coefficient: float, micro_batch: int
+    ) -> tuple[dict[str, float], float]:
+        """Mean losses and the deletion rate, each over its own counts and all processes, positions that were
+        kept a row, and the bytes counted.
+
+        Args:
+            micro_batch: rows that one of `weights` stands for; 1 where they are counted.
+        """
         if world_size > 1:
             dist.all_reduce(self.sums)
         sums = self.sums.cpu()
@@ -205,7 +211,12 @@ class Window:
         deleted, counted = sums[-2:].tolist()
         # What nothing was counted of, such as targets where all rows have none, is 0.
         means = named(parts / weights.clamp(min=1), score_coefficient)
-        return {**means, "deletion_rate": deleted / counted}, counted
+        rows = float(weights[PARTS.index("entropy")]) * micro_batch
+        return {
+            **means,
+            "deletion_rate": deleted / counted,
+            "kept_length": (counted - deleted) / rows,
+        }, counted
 
     def seconds(self) -> float:
         """Time since the window was opened."""

@@ -1,65 +1,103 @@
-"""How far a training is, on stderr: one live line on a terminal, now and then a plain line elsewhere."""
+"""How far a training is, on stderr: a live line on a terminal, now and then a plain line elsewhere.
+
+Called loss is the cross-entropy alone, in nats a target token. What else is minimised stands beside it as it
+enters the sum, coefficients included, each where it is not 0.
+"""
 
 from __future__ import annotations
 
 import time
-from typing import Any
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from mrt5cli.text import byte_size, columns, duration, one_line_if_wide, wrapped
+from mrt5cli.metrics.catalog import METRICS
+from mrt5cli.recipe import Recipe
+from mrt5cli.runtime import memory_in_use
+from mrt5cli.text import WIDE, announced, byte_size, columns, duration, wrapped
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mrt5cli.models.fast.choice import Choice
 
 LIVE_SECONDS = 0.25
 PLAIN_SECONDS = 10.0
+LONG = 2.0
+"""Seconds from which on it is said how long the first step took."""
+BETWEEN = "  "
+ROUNDING = 1e-9
+"""Of the whole loss, below which a part of it is a difference of floating point."""
 
 
 class ProgressDisplay(TrainerCallback):
-    """A context manager and a callback: step, loss, deletion rate against target, alpha, speed, time left.
+    """A context manager and a callback: step, losses, deletion rate against target, speed, memory, time left;
+    how far a validation is, and what came of the last one.
 
     Args:
+        score_coefficient: what the score loss counts in the loss.
+        compiling: what the first step compiles; "" where it is a step as any other.
         console: where to show it; by default stderr.
         plain_seconds: time between plain lines; the last one always comes.
     """
 
-    def __init__(self, console: Console | None = None, plain_seconds: float = PLAIN_SECONDS) -> None:
+    def __init__(
+        self,
+        score_coefficient: float = 0.0,
+        compiling: str = "",
+        console: Console | None = None,
+        plain_seconds: float = PLAIN_SECONDS,
+    ) -> None:
+        self.score_coefficient, self.compiling = score_coefficient, compiling
         self.console = console or Console(stderr=True)
         self.plain_seconds = plain_seconds
-        self.first_step = 0
-        self.started = self.shown = time.monotonic()
-        self.facts = "starting"
-        self.bar = Progress(
-            TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
-            BarColumn(bar_width=None),
-            TextColumn("{task.fields[facts]}", table_column=one_line_if_wide(self.console)),
-            console=self.console,
-            refresh_per_second=4,
-            disable=not self.console.is_terminal,
-        )
+        self.is_live = self.console.is_terminal and not self.console.is_dumb_terminal
+        self.facts: list[str] = []
+        self.under_way = self.validated = self.noted = ""
+        self.first = ExitStack()
+        self.first_step = self.step = self.steps = 0
+        self.started = self.shown = self.timed_from = time.monotonic()
+        self.live = Live(self, console=self.console, refresh_per_second=4)
 
     def __enter__(self) -> ProgressDisplay:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.console.is_terminal:  # elsewhere it would print an empty line
-            self.bar.stop()
+        self.first.close()
+        if self.live.is_started:
+            self.live.stop()
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
-        self.first_step = state.global_step
+        self.first_step = self.step = state.global_step
+        self.steps = state.max_steps
         self.started = self.shown = time.monotonic()
-        self.task = self.bar.add_task(
-            "", total=state.max_steps, completed=state.global_step, facts=self.facts
-        )
-        self.bar.start()
+        if self.is_live:
+            self.live.start(refresh=True)
+        else:
+            self.first.enter_context(announced(f"{self._first_step()} ...", self._say, LONG))
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
-        if self.console.is_terminal and time.monotonic() - self.shown >= LIVE_SECONDS:
-            self._show(state)
+        self.step, now = state.global_step, time.monotonic()
+        if self.step == self.first_step + 1:
+            self.first.close()
+            self.timed_from = now
+            if (took := now - self.started) > LONG:
+                compiled = f", {self.compiling} compiled" if self.compiling else ""
+                self._say(f"the first step took {duration(took)}{compiled}")
+                self.shown = now
+        # Where lines of metrics are far apart, how far it is comes without new ones.
+        if not self.is_live and now - self.shown >= 2 * self.plain_seconds > 0:
+            self._show()
 
     def on_log(
         self,
@@ -69,31 +107,129 @@ class ProgressDisplay(TrainerCallback):
         logs: Any = None,
         **_: object,
     ) -> None:
-        self.facts = facts_of(logs)
-        plain = not self.console.is_terminal and time.monotonic() - self.shown >= self.plain_seconds
-        if plain or state.global_step >= state.max_steps:
-            self._show(state)
+        self.step = state.global_step
+        self.facts = facts_of(logs, self.score_coefficient, memory_in_use(args.device))
+        over = self.step >= self.steps
+        if not self.is_live and (over or time.monotonic() - self.shown >= self.plain_seconds):
+            self._show()
 
-    def _show(self, state: TrainerState) -> None:
+    def note(self, text: str) -> None:
+        """Have the live line show this from its next moment on; prints nothing itself."""
+        self.noted = text
+
+    def validating(self, subset: str, done: int) -> None:
+        """So many examples of a subset have been measured."""
+        self.under_way = f"validating, {subset}: {done:,} examples"
+        if not self.is_live and time.monotonic() - self.shown >= self.plain_seconds:
+            self._show()
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: Any = None,
+        **_: object,
+    ) -> None:
+        self.under_way, self.validated = "", validation_of(metrics, state.global_step)
+        if not self.is_live:
+            self._say(self.validated)
+
+    def _parts(self) -> list[str]:
+        """What stands behind how many steps are done."""
+        if self.step == self.first_step and self.step < self.steps:
+            return [f"{self._first_step()}, {duration(time.monotonic() - self.started)}"]
+        parts = [*(self.facts or ["no metrics yet"]), self._left(), self.under_way]
+        return [part for part in [*parts, self.validated if self.is_live else ""] if part]
+
+    def _first_step(self) -> str:
+        return f"the first step{f' compiles {self.compiling}' if self.compiling else ' is under way'}"
+
+    def _left(self) -> str:
+        """How long it will take, by the steps behind the first one, which may have compiled."""
+        timed = self.step - self.first_step - 1
+        if timed < 1 or self.step >= self.steps:
+            return ""
+        each = (time.monotonic() - self.timed_from) / timed
+        return f"{duration(each * (self.steps - self.step))} left"
+
+    def _show(self) -> None:
         self.shown = time.monotonic()
-        step, steps = state.global_step, state.max_steps
-        facts, done = self.facts, step - self.first_step
-        if done > 0 and step < steps:
-            facts += f"  {duration((self.shown - self.started) / done * (steps - step))} left"
-        if self.console.is_terminal:
-            self.bar.update(self.task, completed=step, facts=facts)
-        else:
-            line = wrapped(f"step {step}/{steps}  {facts}", columns(self.console.file))
-            self.console.print(line, highlight=False, soft_wrap=True)
+        self._say(BETWEEN.join([f"step {self.step}/{self.steps}", *self._parts()]))
+
+    def _say(self, text: str) -> None:
+        self.console.print(
+            wrapped(text, columns(self.console.file)), highlight=False, markup=False, soft_wrap=True
+        )
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """The live line; where it does not fit, several, broken between parts."""
+        width = options.max_width
+        bar = 0 if width < WIDE else width // 8
+        parts = [f"step {self.step}/{self.steps}", *self._parts()]
+        first, *more = broken(parts, width - (bar and bar + len(BETWEEN)), width)
+        head = Table.grid(padding=(0, len(BETWEEN), 0, 0))
+        shown: list[Text | ProgressBar] = [Text(first[0]), Text(BETWEEN.join(first[1:]))]
+        if bar:
+            shown.insert(1, ProgressBar(self.steps or None, self.step, width=bar))
+        head.add_row(*shown)
+        yield head
+        for line in [*(BETWEEN.join(parts) for parts in more), *([self.noted] if self.noted else [])]:
+            yield Text(line)
 
 
-def facts_of(row: dict[str, Any]) -> str:
-    """A line of metrics in words."""
-    facts = [f"loss {row['loss']:.4g}"]
+def broken(parts: list[str], room: int, width: int) -> list[list[str]]:
+    """Parts of a line in as many lines as they need; `room`: columns of the first."""
+    lines: list[list[str]] = [[]]
+    for part in parts:
+        if lines[-1] and len(BETWEEN.join([*lines[-1], part])) > (room if len(lines) == 1 else width):
+            lines.append([])
+        lines[-1].append(part)
+    return lines
+
+
+def facts_of(row: Mapping[str, Any], score_coefficient: float, memory: int | None = None) -> list[str]:
+    """A line of metrics in words, each number with its name.
+
+    Args:
+        memory: bytes in use.
+    """
+    facts = [f"loss {row['cross_entropy']:.4g}"]
+    facts += [f"{name} {value:.3g}" for name, value in terms(row, score_coefficient).items() if value]
     if row["target"] is not None or row["deletion_rate"] > 0:
-        target = "" if row["target"] is None else f" of {100 * row['target']:.3g} %"
+        target = "" if row["target"] is None else f" (target {100 * row['target']:.3g} %)"
         facts.append(f"deleted {100 * row['deletion_rate']:.1f} %{target}")
     if row["alpha"] or row["target"] is not None:
         facts.append(f"alpha {row['alpha']:.3g}")
     facts.append(f"{byte_size(row['bytes_per_second'])}/s")
-    return "  ".join(facts)
+    return [*facts, *([] if memory is None else [f"memory {byte_size(memory)}"])]
+
+
+def terms(row: Mapping[str, Any], score_coefficient: float) -> dict[str, float]:
+    """What else than the cross-entropy the loss of a line of metrics is the sum of."""
+    gate, score = row["gate_loss"], score_coefficient * row["score_loss"]
+    rest = row["loss"] - row["cross_entropy"] - gate - score
+    auxiliary = rest if abs(rest) > ROUNDING * (abs(row["loss"]) + abs(row["cross_entropy"])) else 0.0
+    return {"gate term": gate, "score term": score, "auxiliary term": auxiliary}
+
+
+def validation_of(line: Mapping[str, Any], step: int) -> str:
+    """A line of metrics from validation in words: the last of its rows, which is the total of several."""
+    *_, row = line["validation"].values()
+    words = [] if row["loss"] is None else [f"loss {row['loss']:.4g}"]
+    words += [f"deleted {100 * row['deletion_rate']:.1f} %"] if row["deletion_rate"] else []
+    if (best := line.get("best")) and best["value"] is not None:
+        metric = METRICS[best["metric"]]
+        if metric.name != "loss":
+            words.append(
+                f"{metric.title} {metric.text(best['value'])}{' %' if metric.unit == 'share' else ''}"
+            )
+        words += ["the best so far"] if best["better"] else []
+    return f"validation at step {step}: {', '.join(words)}"
+
+
+def compiling(recipe: Recipe, attention: Choice) -> str:
+    """What the first step of a training compiles; "" for nothing."""
+    blocks = "the blocks' feed-forward halves" if recipe.training.compile else ""
+    kernels = "Triton's kernels" if attention.implementation == "triton" else ""
+    return " and ".join(filter(None, (blocks, kernels)))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-import subprocess
+import re
+import secrets
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -15,7 +16,7 @@ from typing import Any
 import mrt5cli
 from mrt5cli import manifest, own_code
 from mrt5cli.errors import UserError
-from mrt5cli.fingerprint import code_version
+from mrt5cli.fingerprint import code_version, commit
 from mrt5cli.metrics.catalog import METRICS
 from mrt5cli.metrics.scoring import OWN
 from mrt5cli.recipe import dump
@@ -44,6 +45,7 @@ def beginning(plan: TrainingPlan, prepared: Prepared) -> dict[str, Any]:
     if since := plan.recipe.training.continues_from:
         session["segment"] = {"from_step": since, "to_step": plan.recipe.training.max_steps}
         session |= {"set": plan.changed} if plan.changed else {}
+    session |= {"tracked": _tracked(plan)} if plan.recipe.training.report_to else {}
     libraries = (*LIBRARIES, "peft") if plan.recipe.training.lora else LIBRARIES
     own = {"mrt5cli": mrt5cli.__version__, "python": sys.version.split()[0]}
     return {
@@ -62,10 +64,22 @@ def beginning(plan: TrainingPlan, prepared: Prepared) -> dict[str, Any]:
         **plan.runtime.describe(),
         "attention": str(prepared.attention),
         "versions": own | {name: metadata.version(name) for name in libraries},
-        "commit": _commit(Path(mrt5cli.__file__).parent),
+        "commit": commit(Path(mrt5cli.__file__).parent),
         "hub_commits": commits,
         "sessions": [*before.get("sessions", []), session],
     }
+
+
+def _tracked(plan: TrainingPlan) -> dict[str, Any]:
+    """What trackers know a run by, and the last steps of which they were sent a line of training and one of
+    validation, which may be behind the step that it is resumed from."""
+    before = [each["tracked"] for each in plan.before.meta.get("sessions", []) if "tracked" in each]
+    if not before:
+        name = re.sub(r"[^\w.-]", "-", plan.run.path.resolve().name, flags=re.ASCII)
+        return {"id": f"{name[:80]}-{secrets.token_hex(4)}", "loss": 0, "validation": 0}
+    rows, last = plan.run.metrics(), before[-1]
+    sent = {kind: [row["step"] for row in rows if kind in row] for kind in ("loss", "validation")}
+    return {**last, **{kind: max(last[kind], *steps, 0) for kind, steps in sent.items()}}
 
 
 def keep_room(run: RunDir) -> None:
@@ -106,7 +120,10 @@ def summary(run: RunDir) -> str:
     rows = _logged(run)
     last, (rate, steps) = rows[-1], rate_at_end(rows)
     target = last["target"]
-    parts = [f"loss {last['loss']:.4f}", f"cross-entropy {last['cross_entropy']:.4f}"]
+    # Beside the loss, which is comparable, what was minimised, which moves with alpha.
+    parts = [f"loss {last['cross_entropy']:.4f} (cross-entropy)"]
+    if f"{last['loss']:.4f}" != f"{last['cross_entropy']:.4f}":
+        parts.append(f"total loss {last['loss']:.4f}")
     if target is not None or rate > 0:
         aim = "" if target is None else f" (target {100 * target:g} %)"
         gates = "by soft gates " if run.recipe().model.shortener.gates else ""
@@ -180,20 +197,6 @@ def _packages(plan: TrainingPlan, prepared: Prepared) -> dict[str, str]:
     used = (type(prepared.task), type(plan.recipe.model.shortener), *own)
     found = (own_code.package_of(each.__module__) for each in used)
     return {package.name: package.version for package in found if package is not None}
-
-
-def _commit(folder: Path) -> str | None:
-    """The git commit of this package's own checkout, "+" added when files are changed; None if installed."""
-
-    def git(*words: str) -> str:
-        command = ["git", "-C", str(folder), *words]
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-
-    try:
-        git("ls-files", "--error-unmatch", "__init__.py")  # may lie inside somebody else's repository
-        return git("describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+")
-    except (OSError, subprocess.SubprocessError):
-        return None
 
 
 def _now() -> str:

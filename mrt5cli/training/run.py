@@ -15,6 +15,7 @@ from transformers import TrainerCallback
 from mrt5cli import manifest, text
 from mrt5cli import recipe as recipes
 from mrt5cli.errors import DataLost, RunFailed, of_the_system
+from mrt5cli.evaluation.evaluate import Progress
 from mrt5cli.models.checkpoint import quiet_transformers
 from mrt5cli.models.weights import seal
 from mrt5cli.output import losing_messages
@@ -28,7 +29,8 @@ from mrt5cli.training.estimates import saved_bytes
 from mrt5cli.training.health import Health
 from mrt5cli.training.interruption import Interruption
 from mrt5cli.training.plan import Prepared, TrainingPlan
-from mrt5cli.training.progress import ProgressDisplay
+from mrt5cli.training.progress import ProgressDisplay, compiling
+from mrt5cli.training.trackers import Trackers
 from mrt5cli.training.trainer import DeletionTrainer
 from mrt5cli.training.validation import Validation
 from mrt5cli.writing import whole_directory, write_text
@@ -130,13 +132,23 @@ def _train(plan: TrainingPlan, prepared: Prepared, say: text.Tell) -> dict[str, 
         callbacks: list[TrainerCallback] = [interruption]
         if runtime.leads:
             callbacks.append(Health(recipe, run, say))
+        if runtime.leads and recipe.training.report_to:
+            # Begun before the display, whose line what they say on beginning would tear.
+            callbacks.append(stack.enter_context(Trackers(recipe, run, say)))
+        seen: Progress = lambda subset, done: None
         if runtime.leads and not text.is_quiet():
-            callbacks.append(stack.enter_context(ProgressDisplay()))
+            compiled = compiling(recipe, prepared.attention)
+            display = stack.enter_context(ProgressDisplay(recipe.loss.score_coefficient, compiled))
+            callbacks.append(display)
+            seen = display.validating
+            if display.is_live:  # which would draw over what is written past it
+                interruption.notify = display.note
         trainer = DeletionTrainer(
             prepared.start.model, arguments, stream, recipe, run=run, callbacks=callbacks
         )
         if recipe.training.eval_steps:
-            trainer.add_callback(Validation(prepared.task, recipe, run if runtime.leads else None, trainer))
+            at = run if runtime.leads else None
+            trainer.add_callback(Validation(prepared.task, recipe, at, trainer, seen))
         interruption.waiting = trainer.waits_long
         try:
             trainer.train_from(plan.checkpoint)

@@ -14,6 +14,7 @@ A line of the metrics, one a logging step, holds
     gate_loss                   what the gate loss and the entropy terms added to `loss`, alpha included
     score_loss                  before its coefficient
     deletion_rate, target       fractions of non-pad source positions, over all processes
+    kept_length                 non-pad source positions that are left, the mean of a row
     alpha                       the one the step's gate loss used
     learning_rate, grad_norm    of the step, the norm before clipping
     bytes_per_second, seconds   non-pad source bytes of all processes; time spent training, over all resumes
@@ -366,7 +367,12 @@ class DeletionTrainer(Trainer):
         super()._maybe_log_save_evaluate(*args, **kwargs)
 
     def _metrics(self, learning_rate: float, grad_norm: float) -> dict[str, Any]:
-        mean, counted = self.window.means(self.args.world_size, self.loss_settings.score_coefficient)
+        counts_rows = self.loss_settings.average_per == "optimizer_step"
+        mean, counted = self.window.means(
+            self.args.world_size,
+            self.loss_settings.score_coefficient,
+            1 if counts_rows else self.args.per_device_train_batch_size,
+        )
         seconds, since = self.seconds(), self.window.seconds()
         return {
             "step": self.state.global_step,

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from mrt5cli.errors import DataLost, UserError
-from mrt5cli.evaluation.evaluate import measure
+from mrt5cli.evaluation.evaluate import Progress, measure
 from mrt5cli.evaluation.options import EvaluationOptions
 from mrt5cli.recipe import Recipe
 from mrt5cli.rundir import RunDir
@@ -31,10 +31,19 @@ class Validation(TrainerCallback):
     Args:
         recipe: its evaluation section says how many examples and whether to delete hard.
         run: where the line goes; None in all processes but the leading one, which wait.
+        progress: called as by `measure`. What comes of it, callbacks get as they get any evaluation.
     """
 
-    def __init__(self, task: Task, recipe: Recipe, run: RunDir | None, trainer: DeletionTrainer) -> None:
+    def __init__(
+        self,
+        task: Task,
+        recipe: Recipe,
+        run: RunDir | None,
+        trainer: DeletionTrainer,
+        progress: Progress = lambda subset, done: None,
+    ) -> None:
         self.task, self.run, self.trainer, self.best = task, run, trainer, trainer.best
+        self.progress = progress
         self.every = recipe.training.eval_steps
         self.options = replace(
             EvaluationOptions.of(recipe.evaluation),
@@ -58,7 +67,9 @@ class Validation(TrainerCallback):
             return
         try:
             with sharding.gathered(model):
-                rows = [] if self.run is None else measure(model, self.task, self.options).rows
+                rows = []
+                if self.run is not None:
+                    rows = measure(model, self.task, self.options, progress=self.progress).rows
                 if args.world_size > 1:
                     dist.barrier()
         except UserError as error:
@@ -74,4 +85,5 @@ class Validation(TrainerCallback):
             if best.exhausted:
                 control.should_log = control.should_save = control.should_training_stop = True
         if self.run is not None:
+            self.trainer.callback_handler.on_evaluate(args, state, control, line)
             self.run.add_metrics(line)

@@ -268,10 +268,10 @@ def test_runtime(runs: dict[str, Path]) -> None:
         (["{mrt5}", "{spans}"], "mrt5-seed3 and spans-seed3 were trained on different tasks (kind: "),
         (["{mrt5}", "--task", "vowel_removl"], "no recipe 'vowel_removl'"),
         (["{mrt5}", "--task", "vowel_removl"], "--task takes a recipe, or one of span_corruption, copy"),
-        (["{mrt5}", "--limit", "0"], "Invalid value for '--limit'"),
+        (["{mrt5}", "--limit", "0"], "invalid value for '--limit'"),
         (
             ["{mrt5}", "--split", "train"],
-            "Invalid value for '--split': 'train' is not one of 'validation', 'test'",
+            "invalid value for '--split': 'train' is not one of 'validation', 'test'",
         ),
         (["{mrt5}", "--task", "copy", "--out", "{mrt5}/recipe.yaml/x.json"], "cannot be written"),
     ],
@@ -344,14 +344,17 @@ def test_deletion_rates_without_training(tmp_path: Path) -> None:
     assert len(json.loads((run / "eval" / saved[0]).read_text())["models"]) == 3
 
     table = evaluate(run, "--deletion-rate", "0.2,0.8", "--limit", "40").stdout
-    assert "mrt5-seed3 at 20 %" in table and "validation positions" in table
+    rows = [line.split() for line in table.splitlines() if line.startswith("at ")]
+    for row, model, rate in zip(rows, (low, high), ("20.0", "80.0"), strict=True):
+        threshold, reached = model["calibration"]["threshold"], model["calibration"]["reached"]
+        assert row[3:6] == [f"{threshold:.4g}", rate, f"{100 * reached:.1f}"]
 
 
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["--deletion-rate", "60"], "above 0 and below 1"),
-        (["--deletion-rate", "half"], "above 0 and below 1"),
+        (["--deletion-rate", "60"], "0 to below 1"),
+        (["--deletion-rate", "half"], "0 to below 1"),
         (["--deletion-rate", "0.5", "--soft"], "soft gates have none"),
     ],
 )

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +196,7 @@ def test_a_long_file_is_cut_and_says_so(runs: dict[str, Path], tmp_path: Path) -
     ("arguments", "sentence"),
     [
         (["{byt5}", "--text", "abc"], "byt5-seed3 has no delete gate: a plain ByT5 deletes nothing"),
+        (["{byt5}"], "needs a run with a shortener; `mrt5 pretrain local_text` trains one"),
         (["{gone}"], "gone-seed3 reads no source: its encoder sees a lone EOS, whatever the text is"),
         (["{gone}", "--threshold", "-3"], "gone-seed3 reads no source"),
         (["{bp}", "--threshold", "-3"], "bp-seed3 pools segments, whose ends no gate value decides, so"),
@@ -281,3 +285,117 @@ def test_a_pipe_that_cannot_hold_the_marks_gets_their_codes(runs: dict[str, Path
 
     assert done.returncode == 0, done.stderr.decode()
     assert b"\\u27e8EOS\\u27e9" in done.stdout
+
+
+# --- several models, checkpoints, a page ---
+
+
+@pytest.fixture(scope="module")
+def history(runs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run with two checkpoints."""
+    run = tmp_path_factory.mktemp("history") / "run"
+    shutil.copytree(runs["mrt5"], run)
+    for step in (100, 2000):
+        shutil.copytree(run / "model", run / "checkpoints" / f"step-{step:08d}")
+    return run
+
+
+def test_a_gate_value_of_the_document_is_the_number_itself(runs: dict[str, Path]) -> None:
+    text = "some plain words"
+    values = sorted(value for row in document(runs["mrt5"], "--text", text)["rows"] for value in row["gate"])
+
+    for value in values[2:6]:
+        told = document(runs["mrt5"], "--text", text, "--threshold", repr(value))
+        assert told["deleted"] == sum(other <= value for other in values)
+
+
+def test_scripts_are_counted_too(runs: dict[str, Path]) -> None:
+    told = document(runs["mrt5"], "--text", "Wo, где?")
+
+    found = {line["script"]: line["count"] for line in told["scripts"]}
+    assert found == {"Latin": 2, "Cyrillic": 6, "shared": 3, "EOS": 1}
+    assert sum(line["deleted"] for line in told["scripts"]) == told["deleted"]
+
+
+def test_several_models_read_the_same(runs: dict[str, Path]) -> None:
+    text = "some plain words, in more than one piece"
+    names = [runs["mrt5"], runs["spans"], runs["bp"]]
+    result = inspect(*names, "--text", text)
+
+    assert result.exit_code == 0, result.output
+    models = document(*names, "--text", text)["models"]
+    assert [model["name"] for model in models] == ["mrt5-seed3", "spans-seed3", "bp-seed3"]
+    assert len({str([row["ids"] for row in model["rows"]]) for model in models}) == 1
+    lines = [line.split(maxsplit=2) for line in result.stdout.splitlines() if line.startswith("  ")]
+    told = [
+        [model["name"], f"{100 * row['deletion_rate']:.1f}", f"%  {row['marked']}"]
+        for rows in zip(*(model["rows"] for model in models), strict=True)
+        for model, row in zip(models, rows, strict=True)
+    ]
+    assert lines[: len(told)] == told
+    assert models[0] == document(runs["mrt5"], "--text", text)
+    assert "spans-seed3 deletes" in result.stdout
+    assert "bp-seed3 pools" in result.stdout
+    alone = inspect(runs["spans"], "--limit", 1, "--json")
+    beside = inspect(runs["spans"], runs["mrt5"], "--limit", 1, "--json")
+    assert json.loads(beside.stdout)["models"][0] == json.loads(alone.stdout)
+    assert "all read the task of spans-seed3, which is not that of mrt5-seed3" in " ".join(
+        beside.stderr.split()
+    )
+
+
+def test_a_heat_map_in_the_terminal_is_a_line_a_checkpoint(history: Path) -> None:
+    result = inspect(history, "--heatmap", "--limit", 1)
+
+    assert result.exit_code == 0, result.output
+    lines = [line.strip() for line in result.stdout.splitlines()]
+    assert [line[:10] for line in lines[1:4]] == ["step 100  ", "step 2,000", "finished  "]
+    assert "run has 2 checkpoints: it was trained with training.keep_checkpoints=2" in " ".join(
+        result.stderr.split()
+    )
+    told = document(history, "--heatmap", "--limit", 1)["checkpoints"]
+    assert [one["step"] for one in told] == [100, 2000, None]
+    assert lines[1].endswith(told[0]["rows"][0]["marked"])
+    assert told[0]["deleted"] == document(history, "--limit", 1)["deleted"]
+
+
+def test_a_page_holds_the_text_of_every_model_and_no_markup_of_it(
+    runs: dict[str, Path], history: Path, tmp_path: Path
+) -> None:
+    text = "</script><script>alert(1)</script>"
+    for number, arguments in enumerate(([runs["mrt5"], runs["bp"]], [history, "--heatmap"])):
+        page = tmp_path / "new folder" / f"{number}.html"
+        result = inspect(*arguments, "--text", text, "--html", page)
+
+        assert result.exit_code == 0, result.output
+        assert f"{page} is written" in result.stdout.replace("\n", " ")
+        html = page.read_text("utf-8")
+        assert html.count("<script") == html.count("</script") == 2
+        # The tags that are there, and their text: what is shown can be read back.
+        first = re.search(r'data-model="0">(.*?)</p>', html)
+        assert first is not None
+        assert unescape(re.sub("<[^>]*>", "", first[1])).startswith("</script><scrip"[: 15 if number else 99])
+    told = json.loads(inspect(runs["mrt5"], "--text", text, "--html", page, "--json").stdout)
+    assert told == document(runs["mrt5"], "--text", text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["{mrt5}", "{byt5}", "--text", "abc"], "byt5-seed3 has no delete gate"),
+        (["{mrt5}", "{bp}", "--text", "abc", "--threshold", "-3"], "bp-seed3 pools segments"),
+        (["{mrt5}", "{bp}", "--heatmap"], "--heatmap shows the checkpoints of one run, and 2 are named"),
+        (["{mrt5}/model", "--heatmap"], "--heatmap"),
+        (["{mrt5}", "--heatmap"], "mrt5-seed3 has no checkpoints left to show"),
+        (["{mrt5}", "--html", "{mrt5}"], "cannot be written: it is not a file"),
+    ],
+)
+def test_what_is_wrong_with_several_or_a_page_is_said_in_a_sentence(
+    arguments: list[str], sentence: str, runs: dict[str, Path]
+) -> None:
+    result = inspect(*(argument.format(**runs) for argument in arguments))
+
+    assert result.exit_code == 2
+    assert sentence in " ".join(result.stderr.split())
+    assert "Traceback" not in result.output
+    assert not result.stdout

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mrt5cli.errors import UserError
-from mrt5cli.generation.calibration import Calibration, calibrate, nearest
+from mrt5cli.generation.calibration import Calibration, Gap, calibrate, nearest
 from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration
 
 SIZES = {"d_model": 32, "d_ff": 48, "d_kv": 8, "num_heads": 4, "num_layers": 3, "num_decoder_layers": 2}
@@ -65,8 +65,44 @@ def test_no_other_threshold_is_nearer(values: list[int], rate: float):
 def test_a_gate_of_two_values_cannot_be_moved():
     ordered = np.sort(np.array([-30.0] * 6 + [0.0] * 4, dtype=np.float32))
     found = nearest(ordered, 0.3)
-    assert found == Calibration(0.3, -30.0, 0.6, 10)
+    assert found == Calibration(0.3, -15.0, 0.6, 10, Gap(0.0, 0.6, -30.0))
     assert found.missed
+    words = "30 % is out of reach: 60.0 % of the positions have the same gate value, -30, so that a threshold"
+    assert f"{words} deletes nothing or 60.0 %" in found.in_words()
+
+
+@given(st.lists(st.integers(-5, 0), min_size=1, max_size=60), st.floats(0.01, 0.99))
+def test_a_rate_out_of_reach_lies_between_two_that_are_not(values: list[int], rate: float):
+    gates = np.array(values, dtype=np.float32)
+    found = nearest(gates, rate)
+    assert (found.gap is None) is not found.missed
+    if found.gap is not None:
+        below, above, value = found.gap
+        assert below < rate < above
+        assert (below, above) == (np.mean(gates < value), np.mean(gates <= value))
+
+
+def test_a_threshold_lies_between_gate_values():
+    one = np.float32(-3)
+    after = np.nextafter(one, np.float32(0))
+    assert nearest(np.array([-4, -3, -2, -1], dtype=np.float32), 0.5).threshold == -2.5
+    assert nearest(np.array([one, one, after, after]), 0.5).threshold == one, "there is nothing between"
+
+
+def test_digits_of_the_option_tell_gate_values_apart():
+    value = np.float32(-29.720539)
+    option = Calibration(0.2, float(np.nextafter(value, np.float32(0))), 0.2, 10).option
+    assert np.float32(option.partition("=")[2]) == np.nextafter(value, np.float32(0)) != value
+
+
+def test_a_rate_of_nothing_deletes_nothing():
+    model = tiny().eval()
+    model.encoder.block[1].delete_gate.feed_forward.weight.data.mul_(1e6)  # all gates at their ends
+    (found,) = calibrate(model, batches(), [0.0], "tiny")
+    for batch in batches():
+        with torch.no_grad():
+            encoded = model.encoder(**batch, hard_delete=True, deletion_threshold=found.threshold)
+        assert encoded.kept_lengths.tolist() == batch["attention_mask"].sum(dim=1).tolist()
 
 
 @pytest.mark.parametrize("kind", ["none", "random", "fixed", "convolution", "boundary_predictor"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,9 +21,9 @@ from mrt5cli.analysis.deletions import (
     pieces,
     total_rate,
 )
-from mrt5cli.analysis.inspection import Segments
+from mrt5cli.analysis.inspection import Inspection, Segments
 from mrt5cli.analysis.marked_text import coloured, legend, plain, runs
-from mrt5cli.data.characters import beginning, byte_kinds, characters, script, shown
+from mrt5cli.data.characters import beginning, byte_kinds, characters, clusters, script, shown
 from mrt5cli.models import MrT5Config
 
 EOS = 1
@@ -90,6 +91,30 @@ def test_any_bytes_are_cut_without_loss(text: bytes) -> None:
     assert [i for c in found for i in c.ids] == ids_of(text)
     assert [c.start for c in found] == list(np.cumsum([0] + [len(c.ids) for c in found[:-1]]))
     assert "".join(c.text or "" for c in found) == text.decode(errors="ignore")
+
+
+@given(text=raw | texts.map(str.encode))
+def test_clusters_hold_every_character_once(text: bytes) -> None:
+    found = characters(ids_of(text))
+
+    assert [one for cluster in clusters(found) for one in cluster] == found
+
+
+@pytest.mark.parametrize(
+    "drawn",
+    [
+        ["e\u0301", "x"],
+        ["\u0915\u094d\u0937", "\u0924\u094d\u0930\u093f", "\u092f"],
+        ["\U0001f468\u200d\U0001f469\u200d\U0001f467", "\U0001f1e9\U0001f1ea", "\U0001f44d\U0001f3fd"],
+        ["\u0e19\u0e49\u0e33", "\u06cc\u200c", "\u062e"],
+        ["\r", "\n", "\n", "\u200f", "a"],
+    ],
+)
+def test_what_is_drawn_as_one_is_one_cluster(drawn: list[str]) -> None:
+    found = clusters(characters([*ids_of("".join(drawn).encode())[:-1], 0xFF + 3, 258, EOS]))
+
+    assert ["".join(one.text or "" for one in cluster) for cluster in found[:-3]] == drawn
+    assert [len(cluster) for cluster in found[-3:]] == [1, 1, 1]
 
 
 def test_what_a_terminal_hides_is_named() -> None:
@@ -414,6 +439,32 @@ def test_a_real_gate_deletes_what_its_keep_mask_says(tiny_gated_model) -> None:
         assert int(out.kept_lengths[0]) == (~row.deleted).sum()
         np.testing.assert_array_equal(row.deleted, row.gate <= tiny_gated_model.config.deletion_threshold)
     assert 0 < total_rate(rows).total < total_rate(rows).count
+
+
+@pytest.mark.parametrize("fallback", ["best", "first"])
+def test_gate_values_tell_what_another_threshold_deletes(
+    fallback: str, tiny_gated_model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiny_gated_model.config, "row_without_survivors", fallback)
+    monkeypatch.setattr(tiny_gated_model.encoder.block[1].delete_gate, "fallback", fallback)
+    text = b"Every row keeps something."
+    (row,) = inspect_text(tiny_gated_model, text, 64)
+    values = sorted(row.gate.tolist())
+    beside = [np.nextafter(value, 0) for value in values[:3]]  # in float32 they are those values
+
+    for threshold in [*values[::5], *beside, values[-1], -1e-9, -0.7, -29.99]:
+        (other,) = inspect_text(tiny_gated_model, text, 64, threshold=threshold)
+        assert row.deleted_at(threshold).tolist() == other.deleted.tolist(), threshold
+    assert row.deleted_at(-1e-9).sum() == len(text)
+
+
+def test_a_model_that_deletes_by_another_rule_is_not_movable() -> None:
+    rows = inspect_text(KnownGate({100}), b"aaa", 8)
+    odd = [replace(row, deleted=~row.deleted) for row in rows]
+
+    assert Inspection("one", "scaled_sigmoid", -15.0, rows).movable
+    assert not Inspection("one", "scaled_sigmoid", -15.0, odd).movable
+    assert not Inspection("one", "random", -15.0, rows, fixed="deletes at random").movable
 
 
 def test_the_threshold_can_be_replaced(tiny_gated_model) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from mrt5cli.output import Messages, Results, lead_nowhere, losing_messages, print_json
 
@@ -85,13 +86,21 @@ def test_whatever_prints_goes_on_when_stderr_is_gone(
         monkeypatch.setattr(sys, "stderr", stream)
         monkeypatch.setattr(sys, "__stderr__", stream)
         with losing_messages(), ProgressDisplay(plain_seconds=0.0) as display:
-            row = {"loss": 1.0, "deletion_rate": 0.0, "target": None, "alpha": 0.0, "bytes_per_second": 1.0}
+            row = {
+                "loss": 1.0,
+                "cross_entropy": 1.0,
+                "gate_loss": 0.0,
+                "score_loss": 0.0,
+                "deletion_rate": 0.0,
+            }
+            row |= {"target": None, "alpha": 0.0, "bytes_per_second": 1.0}
+            args = SimpleNamespace(device=torch.device("cpu"))
             state = lambda step: SimpleNamespace(global_step=step, max_steps=4)
-            display.on_train_begin(None, state(0), None)  # type: ignore[arg-type]
-            display.on_log(None, state(1), None, logs=row)  # type: ignore[arg-type]
+            display.on_train_begin(args, state(0), None)  # type: ignore[arg-type]
+            display.on_log(args, state(1), None, logs=row)  # type: ignore[arg-type]
             close()
             for step in (2, 3, 4):
-                display.on_log(None, state(step), None, logs=row)  # type: ignore[arg-type]
+                display.on_log(args, state(step), None, logs=row)  # type: ignore[arg-type]
             list(tqdm(range(3), file=sys.stderr, mininterval=0))
             logging.StreamHandler().emit(logging.makeLogRecord({"msg": "a library's"}))
             say_on_stderr("ours " * 10_000)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from tiny_plans import make_plan, pretend, train
 
 from mrt5cli.analysis.across_runs import run_analysis
@@ -19,7 +22,7 @@ from mrt5cli.report import page as reports
 from mrt5cli.report.claims import CLAIMS, Claim
 from mrt5cli.report.html import markdown_cell
 from mrt5cli.report.page import write_report
-from mrt5cli.report.tables import in_unit, number
+from mrt5cli.report.tables import HEADERS, in_unit, number
 from mrt5cli.suite.jobs import Experiment, SuitePlan
 from mrt5cli.suite.suites import load_suite
 from mrt5cli.writing import write_json
@@ -163,9 +166,12 @@ def test_both_pages_say_the_same_numbers(half: tuple[SuitePlan, Path]) -> None:
     row = re.search(r"\| MrT5, δ 0.5 \| 15-language weighted average \| bits per byte \| (.*) \|", markdown)
     assert row is not None
     cells = [cell.strip() for cell in row[1].split("|")]
-    assert cells == ["1.0197", "1.5296", "+0.5099", "±0.0204", "outside"]
-    line = '</td><td class="number">'.join(cells[:4])
-    assert f'<td class="number">{line}</td><td class="verdict outside">outside</td>' in html
+    assert cells == ["outside", "1.0197", "1.5296", "+0.5099", "±0.0204"]
+    line = "".join(
+        f'<td class="number" data-label="{header}">{cell}</td>'
+        for header, cell in zip(HEADERS[4:], cells[1:], strict=True)
+    )
+    assert f'<td class="verdict outside" data-label="verdict">outside</td>{line}' in html
 
 
 # --- what they say ---------------------------------------------------------------------------------------
@@ -185,8 +191,9 @@ def test_before_anything_has_run_everything_is_said_to_be_missing(empty: tuple[s
 
 def test_the_summary_counts_what_the_sections_show(half: tuple[SuitePlan, Path]) -> None:
     _, markdown = both(half)
+    before = r"\|(?:(?:[^|\\]|\\.)*\|){3}"
     shown = {
-        verdict: len(re.findall(rf"^\| .*\| {verdict}(?:: [^|]*)? \|$", markdown, re.MULTILINE))
+        verdict: len(re.findall(rf"^{before} {verdict}(?:: [^|]*)? \| [^a-z]", markdown, re.MULTILINE))
         for verdict in ("within", "outside", "better", "not run")
     }
     [totals] = re.findall(r"^\| all \| (.*) \|$", markdown, re.MULTILINE)
@@ -210,15 +217,27 @@ def test_many_numbers_are_folded_and_averages_stand_open(half: tuple[SuitePlan, 
     ]
     unfolded = re.sub(r"<details.*?</details>", "", section, flags=re.DOTALL)
     assert "15-language weighted average" in unfolded
-    assert "<td>Thai</td>" not in unfolded
-    assert "<td>Thai</td>" in section
+    thai = re.compile(r"<td[^>]*>Thai</td>")
+    assert not thai.search(unfolded)
+    assert thai.search(section)
 
 
 def test_a_smoke_report_says_that_it_means_nothing(tiny: tuple[SuitePlan, Path]) -> None:
     html, markdown = both(tiny)
     assert "Smoke run: these numbers mean nothing." in Page(html).text
     assert "**Smoke run: these numbers mean nothing.**" in markdown
-    assert Page(html).text.index("Smoke run") < Page(html).text.index("Tiny")
+    assert html.index("Smoke run: ") < html.index('<section id="tiny">')
+
+
+def test_a_smoke_report_judges_nothing(tiny: tuple[SuitePlan, Path]) -> None:
+    """Models of seconds are within a tolerance by chance: there are no verdicts, and nothing counts them."""
+    html, markdown = both(tiny)
+    for text in (Page(html).text, markdown):
+        words = r"\d (are )?(within|outside|better)\b|tolerance|verdict|held here|does not hold|stayed open"
+        assert not re.search(words, text[text.index("Smoke run: ") :].partition("use strict")[0])
+    assert "not compared" in markdown
+    assert "a smoke run" in markdown
+    assert markdown.count("\n| smoke |") == 2 * len(CLAIMS)
 
 
 def test_what_nobody_asked_for_is_named_and_left_out(tmp_path: Path) -> None:
@@ -231,12 +250,12 @@ def test_what_nobody_asked_for_is_named_and_left_out(tmp_path: Path) -> None:
         assert "Not asked for: Diagnostic tasks." in text
         assert "24 of 24 runs are done." in text
     assert "## Diagnostic tasks" not in markdown
-    assert "<h2>Diagnostic tasks</h2>" not in html
+    assert "<h2>Diagnostic tasks" not in html
 
 
 def test_words_of_suites_are_escaped(tiny: tuple[SuitePlan, Path]) -> None:
     html, markdown = both(tiny)
-    assert "<h2>Tiny &lt;models&gt; | of everything</h2>" in html
+    assert "<h2>Tiny &lt;models&gt; | of everything <a " in html
     assert "## Tiny \\<models\\> \\| of everything" in markdown
     assert "What &amp; why." in html
 
@@ -259,8 +278,7 @@ def test_every_analysis_figure_and_claim_is_shown(tiny: tuple[SuitePlan, Path]) 
     for name in names:
         assert f"(figures/{name}.svg)" in markdown
         assert (tiny[1] / "figures" / f"{name}.svg").is_file()
-    assert html.count("<svg") == len(names)
-    assert "held here" in markdown
+    assert html.count("<figure>") == html.count("<summary>The figure in numbers</summary>") == len(names)
     for word in ("next-segment", "deleted"):  # of the examples, pooled and deleted
         assert f'<span class="{word}">' in html
 
@@ -291,12 +309,176 @@ def test_claims_say_whether_they_hold(tmp_path: Path, monkeypatch: pytest.Monkey
         lambda name, evidence: Claim(name, f"{name}!", next(verdicts), "Because.", [{"rate": 0.5}]),
     )
     experiment = replace(TINY, analyses=(), figures=(), claims=("one", "two", "three"))
-    plan = make_plan(tmp_path / "runs", [experiment])
+    plan = make_plan(tmp_path / "runs", [experiment], smoke=False)
     html, markdown = pages(write_report(plan, tmp_path / "report"))
     assert "Of 3 claims 1 held here, 1 did not, 1 stayed open." in markdown
     for kind, words in (("holds", "holds"), ("does-not-hold", "does not hold"), ("open", "open")):
-        assert f'<td class="verdict {kind}">{words}</td>' in html
+        assert f'<td class="verdict {kind}" data-label="here">{words}</td>' in html
     assert "one: the numbers" in markdown
+
+
+# --- in a browser ----------------------------------------------------------------------------------------
+
+WIDTHS = (380, 420, 1200, 1600)
+
+
+def shown(browser: Any, where: tuple[SuitePlan, Path], width: int = 1200, **more: Any) -> Any:
+    page = browser.new_page(viewport={"width": width, "height": 900}, **more)
+    page.goto((where[1] / "report.html").as_uri())
+    return page
+
+
+def drawn_in(page: Any, box: dict[str, float]) -> set[tuple[int, ...]]:
+    """Colours of a part of the window."""
+    with Image.open(io.BytesIO(page.screenshot(clip=box))) as picture:
+        return {colour[:3] for _, colour in picture.convert("RGB").getcolors(1 << 24)}
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", WIDTHS)
+def test_verdicts_and_tolerances_are_in_sight(browser: Any, half: tuple[SuitePlan, Path], width: int) -> None:
+    page = shown(browser, half, width)
+    for everything in (False, True):
+        if everything:
+            page.evaluate("document.querySelectorAll('main details').forEach(one => { one.open = true; })")
+            page.wait_for_timeout(200)
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        boxes = page.evaluate(
+            """[...document.querySelectorAll('td.verdict, td[data-label=tolerance]')].filter(
+                 cell => cell.checkVisibility()
+               ).map(cell => [cell.getBoundingClientRect().left, cell.getBoundingClientRect().right])"""
+        )
+        assert len(boxes) > (1000 if everything else 100)
+        assert min(left for left, _ in boxes) >= 0
+        assert max(right for _, right in boxes) <= width
+    cell = page.locator("#multilingual-v3 td.outside").first
+    cell.evaluate("cell => cell.scrollIntoView({ block: 'center' })")
+    assert (179, 71, 0) in drawn_in(page, cell.bounding_box()), "its word, and nothing over it"
+    page.close()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", WIDTHS)
+def test_headers_and_contents_stay_in_sight(browser: Any, half: tuple[SuitePlan, Path], width: int) -> None:
+    page = shown(browser, half, width)
+    header = page.locator("#multilingual-v3 h3:has-text('Published and ours') + .scroll thead")
+    header.evaluate("head => scrollBy(0, head.getBoundingClientRect().top + 400)")
+    page.wait_for_timeout(200)
+    [contents] = page.locator("nav.contents").all()
+    bar = contents.bounding_box()
+    top = bar["height"] if width < 1000 else 0
+    assert bar["y"] == 0
+    assert header.locator("th").first.bounding_box()["y"] == pytest.approx(top, abs=12)
+    header.get_by_role("button", name="verdict").click()  # nothing lies over it
+    verdicts = page.locator("#multilingual-v3 h3:has-text('Published and ours') + .scroll td.verdict")
+    found = verdicts.all_inner_texts()
+    assert found == sorted(found)
+    if width < 1000:
+        assert contents.get_by_role("link", name="Runtime").is_hidden()
+        contents.get_by_text("Contents").click()
+    contents.get_by_role("link", name="Runtime").click()
+    page.wait_for_timeout(200)
+    assert top - 60 <= page.locator("#runtime-v3, #runtime").first.bounding_box()["y"] < 300
+    assert contents.locator("[aria-current=true]").inner_text() == ("Runtime" if width > 1000 else "")
+    contents.get_by_text("Back to top").click()
+    assert page.evaluate("scrollY") == 0
+    page.close()
+
+
+@pytest.mark.browser
+def test_sums_stay_below_what_they_are_of(browser: Any, half: tuple[SuitePlan, Path]) -> None:
+    page = shown(browser, half)
+    table = page.locator("table").first
+    table.get_by_role("button", name="within").click()
+    names = table.locator("td:first-child").all_inner_texts()
+    assert names[-1] == "all"
+    counts = [
+        int(text) for text in table.locator("tbody td:nth-child(2)").all_inner_texts() if text.isdigit()
+    ]
+    assert counts == sorted(counts)
+    page.close()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", (380, 1200))
+def test_letters_of_figures_can_be_read_anywhere(
+    browser: Any, tiny: tuple[SuitePlan, Path], width: int
+) -> None:
+    page = shown(browser, tiny, width)
+    sizes = page.evaluate(
+        """[...document.querySelectorAll('figure svg text')].filter(one => one.checkVisibility()).map(one => {
+             const { a, b } = one.getScreenCTM();
+             return parseFloat(getComputedStyle(one).fontSize) * Math.hypot(a, b);
+           })"""
+    )
+    assert len(sizes) > 50
+    figures = page.locator("figure").count()
+    assert page.locator("figure svg:visible").count() == figures
+    held = "figure .narrow svg:visible, figure .scroll.fits svg:visible"
+    assert page.locator(held).count() >= (4 if width < 1000 else figures)
+    assert min(sizes) >= 9.9
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    page.close()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_word_stands_out(browser: Any, half: tuple[SuitePlan, Path], scheme: str) -> None:
+    page = shown(browser, half, color_scheme=scheme)
+    selectors = "p.headline, p.faint, a, h2, summary, .missing summary, td.within, td.outside, td.better, "
+    colours = page.evaluate(
+        """selectors => [...new Set([...document.querySelectorAll(selectors)].map(
+             one => getComputedStyle(one).color))]""",
+        selectors + "td.not-run, td.number",
+    )
+    papers = page.evaluate(
+        """() => ['--paper', '--shade'].map(name => {
+             document.body.style.background = `var(${name})`;
+             return getComputedStyle(document.body).backgroundColor;
+           })"""
+    )
+    assert len(colours) >= 6
+    for colour in colours:
+        for paper in papers:
+            assert contrast(colour, paper) >= 4.5, (colour, paper)
+    page.close()
+
+
+def contrast(one: str, other: str) -> float:
+    """Of two colours `rgb(r, g, b)`, as WCAG 2 defines it."""
+
+    def luminance(colour: str) -> float:
+        channels = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.browser
+def test_it_prints(browser: Any, half: tuple[SuitePlan, Path], tmp_path: Path) -> None:
+    page = shown(browser, half, color_scheme="dark")
+    pdf = page.pdf(format="A4")
+    assert pdf.startswith(b"%PDF")
+    assert 20 < len(re.findall(rb"/Type /Page\b", pdf)) < 80, "what is folded is not printed"
+    page.set_viewport_size({"width": 680, "height": 900})
+    page.emulate_media(media="print")
+    looks = page.evaluate(
+        """() => {
+             const look = (selector, name) => getComputedStyle(document.querySelector(selector))[name];
+             return [look('body', 'backgroundColor'), look('nav', 'display'), look('a', 'color'),
+                     look('table thead', 'display'), look('th', 'position'), look('th button', 'display'),
+                     look('.scroll', 'overflow'), look('figure svg', 'filter')];
+           }"""
+    )
+    black = "rgb(0, 0, 0)"
+    # A header that is positioned, a button, or in a box that scrolls is not repeated on each page.
+    assert looks == [
+        "rgb(255, 255, 255)", "none", black, "table-header-group", "static", "contents", "visible", "none",
+    ]  # fmt: skip
+    assert page.evaluate("document.documentElement.scrollWidth") <= 680
+    page.close()
 
 
 # --- writing ---------------------------------------------------------------------------------------------
@@ -309,7 +491,7 @@ def test_without_matplotlib_there_is_a_report_that_says_how_to_get_figures(
     html, markdown = pages(write_report(tiny[0], tmp_path))
     for text in (html, markdown):
         assert "matplotlib is not installed" in text
-        assert "mrt5cli[plots]" in text.replace("&#39;", "'")
+        assert "pip install 'matplotlib" in text.replace("&#39;", "'")
     assert "<svg" not in html
     assert not (tmp_path / "figures").exists()
 

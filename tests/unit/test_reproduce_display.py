@@ -28,7 +28,9 @@ def with_metrics(job: Job, text: str) -> Job:
 
 
 def row(step: int, **more: object) -> str:
-    return json.dumps({"step": step, "loss": 2.5, "deletion_rate": 0.31, **more}) + "\n"
+    return (
+        json.dumps({"step": step, "loss": -0.022, "cross_entropy": 2.5, "deletion_rate": 0.31, **more}) + "\n"
+    )
 
 
 def test_a_line_for_each_start_and_end(tmp_path: Path) -> None:

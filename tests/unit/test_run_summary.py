@@ -73,6 +73,14 @@ def test_a_run_that_ends_off_its_target_says_so_last(
     assert outcome(run)["deletion_rate_at_end"] == pytest.approx(end)
 
 
+def test_the_loss_is_the_cross_entropy_and_what_was_minimised_stands_apart(tmp_path: Path):
+    """Total loss moves with alpha, and may be negative."""
+    run = finished(tmp_path, [0.4] * 4, TWO_SIDED)
+    assert "last logged: loss 1.9000 (cross-entropy), total loss 2.0000, deleted" in summary(run)
+    run.metrics_path.write_text(run.metrics_path.read_text().replace("2.0", "1.9"))
+    assert "last logged: loss 1.9000 (cross-entropy), deleted" in summary(run)
+
+
 @pytest.mark.parametrize("end", [0.37, 0.4, 0.43])
 def test_a_run_on_its_target_ends_with_what_to_do_next(tmp_path: Path, end: float):
     run = finished(tmp_path, [0.9] * 36 + [end] * 4, TWO_SIDED)

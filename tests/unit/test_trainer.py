@@ -313,6 +313,7 @@ def test_a_line_of_metrics_each_logging_step_and_at_the_end(tmp_path: Path):
         "gate_loss",
         "score_loss",
         "deletion_rate",
+        "kept_length",
         "alpha",
         "target",
         "learning_rate",
@@ -580,3 +581,18 @@ def test_a_run_that_is_through_takes_no_further_step(tmp_path: Path):
     _, trainer = train_for_best(tmp_path, "run", resume_from=12)
     assert trainer.batches_taken == 12
     assert run.saved_steps() == [10, 12]
+
+
+@pytest.mark.parametrize("average_per", ["optimizer_step", "micro_batch"])
+def test_the_kept_length_is_the_mean_of_rows_however_a_step_is_divided(tmp_path: Path, average_per: Any):
+    run, stream = RunDir.create(tmp_path / "run"), Stream()
+    loss = LossSection(average_per=average_per)
+    more = {"per_device_train_batch_size": stream.rows}
+    make_trainer(tmp_path, steps=4, accumulation=2, run=run, loss=loss, stream=stream, **more).train_from(
+        None
+    )
+    for line, row in enumerate(run.metrics()):
+        batches = [stream.batch(index) for index in range(4 * line, 4 * line + 4)]
+        lengths = torch.cat([batch["attention_mask"].sum(dim=1) for batch in batches]).double()
+        kept = (1 - row["deletion_rate"]) * lengths.mean().item()
+        assert row["kept_length"] == pytest.approx(kept, rel=1e-6)

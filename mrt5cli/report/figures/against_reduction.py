@@ -25,8 +25,10 @@ from mrt5cli.report.figures.style import (
     Point,
     draw,
     hollow,
+    legend_above,
     legend_beside,
     look_of,
+    numbers_of,
     plot_families,
     plot_line,
 )
@@ -35,6 +37,7 @@ from mrt5cli.report.verdicts import Compared
 
 DELETED = "deleted (%)"
 SAVED = "less time than ByT5 (%)"
+PROMISED, LEFT = "multiply-accumulates saved", "multiply-accumulates left (%)"
 DOTTED: dict[str, Any] = {"linestyle": (0, (1, 3)), "linewidth": 0.8}
 WHOLE = (*AVERAGES, *ENGLISH)
 """Published subsets that stand for all of a test set."""
@@ -71,7 +74,7 @@ def loss_against_reduction(results: Results, compared: Sequence[Compared], name:
         return []
 
     def paint(figure: Figure, axes: Axes) -> None:
-        plot_families(axes, points)
+        plot_families(figure, axes, points)
         base = sorted((point for point in points if point.family == "ByT5"), key=lambda one: one.published)
         if base:
             axes.axhline(base[0].y, color=look_of("ByT5").colour, zorder=0, **DOTTED)
@@ -82,7 +85,7 @@ def loss_against_reduction(results: Results, compared: Sequence[Compared], name:
     caption = f"{unit.capitalize()} against the share deleted, a point a model{theirs}."
     if any(point.interval for point in points):
         caption += " Bars: 95 % over seeds."
-    return [draw(paint, name, caption)]
+    return [draw(paint, name, caption, numbers_of(points, DELETED, unit), narrow={})]
 
 
 def runtime(results: Results, compared: Sequence[Compared], name: str) -> list[Drawing]:
@@ -102,8 +105,8 @@ def runtime(results: Results, compared: Sequence[Compared], name: str) -> list[D
         return []
 
     def paint(figure: Figure, axes: Axes) -> None:
-        _plot(axes, sorted(promised), "multiply-accumulates saved", INK, marker="_", linestyle="")
-        plot_families(axes, points)
+        _plot(axes, sorted(promised), PROMISED, INK, marker="_", linestyle="")
+        plot_families(figure, axes, points)
         axes.axhline(0, color=INK, linewidth=0.6)
         axes.set(xlabel=DELETED, ylabel=SAVED)
 
@@ -111,7 +114,8 @@ def runtime(results: Results, compared: Sequence[Compared], name: str) -> list[D
     caption = f"Time of a forward pass, percent less than ByT5's{theirs}."
     if document["runs"]:
         caption += f" Ours: {document['device_name']}, batches of {document['batch_size']}."
-    return [draw(paint, name, caption, height=3.6)]
+    shown = [*points, *(Point(PROMISED, *place) for place in sorted(promised))]
+    return [draw(paint, name, caption, numbers_of(shown, DELETED, SAVED), height=3.6, narrow={})]
 
 
 def _published_reduction(row: Published) -> float | None:
@@ -141,23 +145,24 @@ def macs(results: Results, compared: Sequence[Compared], name: str) -> list[Draw
         if one.row.metric == "macs_relative_to_byt5"
     ]
 
+    paper, exact = (
+        [(100 * point["deletion_rate"], 100 * point[which]) for point in document["curve"]]
+        for which in ("paper_relative", "relative")
+    )
+    runs = [line for line in document["runs"] if line["deletion_rate"]]
+
     def paint(figure: Figure, axes: Axes) -> None:
-        paper, exact = (
-            [(100 * point["deletion_rate"], 100 * point[which]) for point in document["curve"]]
-            for which in ("paper_relative", "relative")
-        )
         _plot(axes, paper, "the paper's formula", blue)
         _plot(axes, exact, "exact", INK, linestyle="--")
         _plot(axes, [(0, 100), (100, 0)], "in proportion", FAINT, **DOTTED)
         _plot(axes, known, "published", blue, marker="o", linestyle="", **HOLLOW)
-        runs = [line for line in document["runs"] if line["deletion_rate"]]
         for family in dict.fromkeys(line["family"] for line in runs):
             look, of = look_of(family), [line for line in runs if line["family"] == family]
             places = [(100 * line["deletion_rate"], 100 * line["relative"]) for line in of]
             _plot(axes, places, f"runs of {family}", look.colour, marker=look.marker, linestyle="")
         axes.set(xlim=(-2, 102), ylim=(0, 104))
-        axes.set(xlabel=DELETED, ylabel="multiply-accumulates left (%)")
-        legend_beside(axes)
+        axes.set(xlabel=DELETED, ylabel=LEFT)
+        legend_beside(figure, axes)
 
     sizes = document["sizes"]
     caption = (
@@ -165,7 +170,11 @@ def macs(results: Results, compared: Sequence[Compared], name: str) -> list[Draw
         f"{document['target']:,} out, width {sizes['d_model']:,}, {sizes['encoder_layers']} + "
         f"{sizes['decoder_layers']} layers, gate after layer {sizes['gate_layer']}."
     )
-    return [draw(paint, name, caption, height=3.6)]
+    shown = [Point("the paper's formula", *place) for place in paper]
+    shown += [Point("exact", *place) for place in exact]
+    shown += [Point("the paper's formula", *place, published=True) for place in known]
+    shown += [Point(line["family"], 100 * line["deletion_rate"], 100 * line["relative"]) for line in runs]
+    return [draw(paint, name, caption, numbers_of(shown, DELETED, LEFT), height=3.6, narrow={})]
 
 
 def gate_placement(results: Results, compared: Sequence[Compared], name: str) -> list[Drawing]:
@@ -182,14 +191,16 @@ def gate_placement(results: Results, compared: Sequence[Compared], name: str) ->
             known.setdefault(int(layer), {})[what] = one.value
     timed = ours.decrease_percent.notna().any() or any(DECREASE in values for values in known.values())
 
-    def points(column: str, factor: float, published: str) -> list[Point]:
-        found = [Point("", layer, factor * value) for layer, value in ours[column].dropna().items()]
+    def points(label: str, column: str, factor: float, published: str) -> list[Point]:
+        found = [Point(label, layer, factor * value) for layer, value in ours[column].dropna().items()]
         of = {layer: values[published] for layer, values in known.items() if published in values}
-        return found + [Point("", layer, value, published=True) for layer, value in of.items()]
+        return found + [Point(label, layer, value, published=True) for layer, value in of.items()]
 
-    losses = points(number, 1, metric)
-    others = points("decrease_percent", 1, DECREASE) if timed else points("deletion_rate", 100, REDUCTION)
-    other = SAVED if timed else DELETED
+    losses = points(unit, number, 1, metric)
+    if timed:
+        other, others = SAVED, points(SAVED, "decrease_percent", 1, DECREASE)
+    else:
+        other, others = DELETED, points(DELETED, "deletion_rate", 100, REDUCTION)
     if not losses and not others:
         return []
 
@@ -206,8 +217,9 @@ def gate_placement(results: Results, compared: Sequence[Compared], name: str) ->
             axes.tick_params(axis="y", labelcolor=look.colour)
         left.set_xticks(sorted({point.x for point in (*losses, *others)}))
         left.set_xlabel("gate after layer")
-        figure.legend(loc="outside upper center", ncols=3)
+        legend_above(figure)
 
     axes = f"{unit.capitalize()} (left axis) and {other} (right axis)"
     caption = f"{axes} against the gate's layer{hollow(bool(known))}."
-    return [draw(paint, name, caption, height=3.4)]
+    shown = numbers_of([*losses, *others], "gate after layer", "")
+    return [draw(paint, name, caption, shown, height=3.4, narrow={})]

@@ -10,8 +10,9 @@ from matplotlib.patches import Rectangle
 
 from mrt5cli.metrics.results import Json
 from mrt5cli.report.figures.against_reduction import DELETED
-from mrt5cli.report.figures.style import FAINT, Drawing, draw, hollow, looks_of
+from mrt5cli.report.figures.style import FAINT, Drawing, draw, hollow, looks_of, numbers
 from mrt5cli.report.results import Results, short_name
+from mrt5cli.report.tables import number as in_digits
 from mrt5cli.report.verdicts import Compared
 
 COLUMNS = 84
@@ -67,8 +68,15 @@ def _of_task(task: str, models: Sequence[Json], compared: Sequence[Compared], na
     examples = f"{models[0]['examples']:,} test examples"
     caption = f"{task}: what is deleted, by {what}, of {examples}{shown}{hollow(any(known))}."
     below = 0.19 * -(-(len(models) + 1) // 2) if legend else 0.0
+    columns = [(label, rates) for label, rates in zip(labels, ours, strict=True)]
+    columns += [(f"{label}, published", rates) for label, rates in zip(labels, known, strict=True) if rates]
+    in_numbers = numbers(
+        (f"deleted of each {what}, %", *(label for label, _ in columns)),
+        [(kind, *(in_digits(rates.get(kind), 1) for _, rates in columns)) for kind in kinds],
+    )
     return draw(
-        paint, name, caption, height=sum(heights) + below, nrows=len(heights), height_ratios=heights,
+        paint, name, caption, in_numbers,
+        height=sum(heights) + below, nrows=len(heights), height_ratios=heights,
     )  # fmt: skip
 
 

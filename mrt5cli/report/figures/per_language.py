@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -12,8 +12,9 @@ from mrt5cli.data.languages import LANGUAGES
 from mrt5cli.metrics.results import TOTAL
 from mrt5cli.paper.tolerances import AVERAGES, REDUCTION
 from mrt5cli.report.figures.against_reduction import DELETED, loss_of
-from mrt5cli.report.figures.style import FAINT, HOLLOW, INK, Drawing, draw, hollow, looks_of
+from mrt5cli.report.figures.style import FAINT, HOLLOW, INK, Drawing, draw, hollow, looks_of, numbers
 from mrt5cli.report.results import Ran, Results, short_name
+from mrt5cli.report.tables import number as in_digits
 from mrt5cli.report.verdicts import Compared
 
 MOST = 20
@@ -34,6 +35,24 @@ def per_language(results: Results, compared: Sequence[Compared], name: str) -> l
             families.append(runs[0].family if runs else "MrT5")
     if not ours:
         return []
+    return [by_language(ours, known, families, unit, name)]
+
+
+def by_language(
+    ours: Mapping[str, pd.DataFrame],
+    known: Mapping[str, pd.DataFrame],
+    families: Sequence[str],
+    unit: str,
+    name: str,
+) -> Drawing:
+    """Bars of several models.
+
+    Args:
+        ours: by the model's label, `loss` and percent `deleted` by language.
+        known: the same as published, of each of them; empty where nothing was.
+        families: of each of them.
+        unit: what `loss` is.
+    """
     listed = [(ours[label] if len(ours[label]) else known[label]).index for label in ours]
     languages = list(dict.fromkeys(language for of in listed for language in of))
     if len(languages) > MOST:
@@ -62,9 +81,26 @@ def per_language(results: Results, compared: Sequence[Compared], name: str) -> l
         figure.legend(handles, labels, loc="outside upper center", ncols=min(5, len(labels)))
 
     theirs = hollow(any(len(of) for of in known.values()))
-    caption = f"{unit.capitalize()} and percent deleted by language{theirs}."
+    caption = f"{unit[0].upper()}{unit[1:]} and percent deleted by language{theirs}."
     height = 1.1 + len(languages) * max(0.17, 0.1 * len(ours))
-    return [draw(paint, name, caption, height=height, ncols=2, sharey=True, width_ratios=[3, 2])]
+    shown = numbers(
+        ("language", "model", unit, "published", DELETED, "published"),
+        [
+            (language, label, *_cells(ours[label], known[label], language))
+            for language in languages
+            for label in ours
+        ],
+        words=2,
+    )
+    return draw(paint, name, caption, shown, height=height, ncols=2, sharey=True, width_ratios=[3, 2])
+
+
+def _cells(mine: pd.DataFrame, theirs: pd.DataFrame, language: str) -> list[str]:
+    """Loss and percent deleted, each ours and published."""
+    found = []
+    for column, digits in (("loss", 4), ("deleted", 1)):
+        found += [in_digits(of[column].get(language), digits) for of in (mine, theirs)]
+    return found
 
 
 def _by_language(runs: Sequence[Ran], number: str) -> pd.DataFrame:

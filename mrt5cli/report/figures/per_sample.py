@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mrt5cli.metrics.results import Json
-from mrt5cli.report.figures.style import INK, Drawing, draw, look_of
+from mrt5cli.report.figures.style import INK, Drawing, draw, look_of, numbers
 from mrt5cli.report.results import Results, short_name
 from mrt5cli.report.tables import number
 from mrt5cli.report.verdicts import Compared
@@ -54,9 +54,14 @@ def per_sample(results: Results, compared: Sequence[Compared], name: str) -> lis
         f"{document['samples']:,} samples, batch size 1: rise of each sample's loss over ByT5's against the "
         "share deleted from it, with the line of least squares."
     )
+    shown = [
+        (model["recipe"], str(model["seed"]), number(model["r"], 3), number(known.get(model["recipe"]), 3))
+        for model in document["models"]
+    ]
     return [
         draw(
-            paint, name, caption, width=max(3.6, 1.44 * columns), height=0.5 + 1.55 * len(lines),
+            paint, name, caption, numbers(("model", "seed", "r", "published"), shown, words=2),
+            width=max(3.6, 1.44 * columns), height=0.5 + 1.55 * len(lines),
             nrows=len(lines), ncols=columns, sharex=True, sharey=True,
         )
     ]  # fmt: skip

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -24,7 +24,14 @@ import matplotlib.style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from mrt5cli.errors import UserError, not_written
+from mrt5cli.report.tables import Table, interval, number
+from mrt5cli.text import listed
+from mrt5cli.writing import write_bytes
+
 INK, FAINT = "#000000", "#8a8a8a"
+NARROW = 3.5
+"""Inches, of which a phone's page has 3.5; CSS counts 96 pixels to each."""
 STYLE = Path(__file__).with_name("report.mplstyle")
 HOLLOW: dict[str, Any] = {"markerfacecolor": "#ffffff", "markeredgewidth": 1.1, "linewidth": 1.0}
 """Of markers of published values."""
@@ -89,21 +96,55 @@ def plot_line(axes: Axes, points: Sequence[Point], look: Look, label: str, lines
                 axes.vlines(one.x, *one.interval, color=look.colour, linewidth=1.0)
 
 
+def numbers(headers: Sequence[str], rows: Sequence[tuple[str, ...]], words: int = 1) -> Table:
+    """What a figure shows, for those who cannot see it or want to know exactly; see `Drawing`."""
+    return Table(tuple(headers), rows, "The figure in numbers", folded=True, words=words)
+
+
+def numbers_of(points: Sequence[Point], x: str, y: str) -> Table:
+    """Of a figure whose axes are called x and y, a row a point."""
+    rows = [
+        (
+            one.family,
+            "published" if one.published else "ours",
+            number(one.x, 1),
+            number(one.y) + interval(one.interval, 4),
+        )
+        for one in points
+    ]
+    return numbers(("", "whose", x, y), rows, words=2)
+
+
 def hollow(published: bool) -> str:
     """The end of a caption's sentence."""
     return "; hollow marks are published" if published else ""
 
 
-def plot_families(axes: Axes, points: Sequence[Point]) -> None:
+def plot_families(figure: Figure, axes: Axes, points: Sequence[Point]) -> None:
     """A line a family, with a legend beside the axes."""
     for family in dict.fromkeys(point.family for point in points):
         plot_line(axes, [point for point in points if point.family == family], look_of(family), family)
-    legend_beside(axes)
+    legend_beside(figure, axes)
 
 
-def legend_beside(axes: Axes) -> None:
-    """A legend to the right of the axes, of all that has a label there."""
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+def legend_beside(figure: Figure, axes: Axes) -> None:
+    """A legend to the right of the axes, of all that has a label there; below them in a narrow figure."""
+    if figure.get_figwidth() > NARROW:
+        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    else:
+        longest = max(map(len, axes.get_legend_handles_labels()[1]))
+        figure.legend(loc="outside lower center", ncols=3 if longest < 12 else 2)
+
+
+def legend_above(figure: Figure, columns: int = 4) -> None:
+    """A legend above all axes, of what has a label in any of them."""
+    named: dict[str, Any] = {}
+    for axes in figure.axes:
+        handles, labels = axes.get_legend_handles_labels()
+        named |= dict(zip(labels, handles, strict=True))
+    if figure.get_figwidth() <= NARROW:
+        columns = min(columns, 2 if max(map(len, named)) < 20 else 1)
+    figure.legend([*named.values()], [*named], loc="outside upper center", ncols=columns)
 
 
 @dataclass(frozen=True)
@@ -114,34 +155,59 @@ class Drawing:
         name: for files and ids.
         caption: what it shows, a sentence or two.
         svg: a file of its own.
+        numbers: what it shows, as a folded table; None where the page has it already.
+        narrow: the same for a window too narrow for it, whose letters are as large; None where a reader has
+            to move it sideways.
     """
 
     name: str
     caption: str
     svg: str
+    numbers: Table | None = None
+    narrow: str | None = None
 
     @property
     def inline(self) -> str:
         """Part of a page."""
-        return f'<svg role="img" aria-label="{escape(self.caption)}"{self.svg.partition("<svg")[2]}'
+        return self._inline(self.svg)
+
+    @property
+    def inline_narrow(self) -> str:
+        """The same, of the narrow one, or nothing."""
+        return "" if self.narrow is None else self._inline(self.narrow)
+
+    def _inline(self, svg: str) -> str:
+        return f'<svg role="img" aria-label="{escape(self.caption)}"{svg.partition("<svg")[2]}'
 
 
 def draw(
     paint: Callable[..., None],
     name: str,
     caption: str,
+    numbers: Table | None = None,
     *,
     width: float = 7.2,
     height: float = 4.0,
+    narrow: Mapping[str, Any] | None = None,
     **grid: Any,
 ) -> Drawing:
     """A figure as SVG, the same for the same numbers; ids carry its name, so that pages can hold several.
 
     Args:
         paint: fills a figure that belongs to no window; called with it and each of its axes.
+        numbers: what it shows.
         width, height: inches; the default is a page of text wide.
+        narrow: the grid of the narrow figure, each of whose rows is as high; None for no such figure.
         grid: of axes, as `Figure.subplots` takes it.
     """
+    small = None
+    if narrow is not None:
+        rows = narrow.get("nrows", 1)
+        small = _svg(paint, f"{name}-narrow", NARROW, rows * min(height, 3.4), narrow)
+    return Drawing(name, caption, _svg(paint, name, width, height, grid), numbers, small)
+
+
+def _svg(paint: Callable[..., None], name: str, width: float, height: float, grid: Mapping[str, Any]) -> str:
     buffer = io.StringIO()
     with matplotlib.style.context([STYLE, {"svg.hashsalt": name}], after_reset=True):
         figure = Figure(figsize=(width, height), layout="constrained")
@@ -151,5 +217,30 @@ def draw(
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r'(href="|url\()#', rf"\1#{name}-", text)
     text = text.replace("'DejaVu Sans Mono'", "'DejaVu Sans Mono', Menlo, Consolas, monospace")
-    text = text.replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, 'Segoe UI', Helvetica, Arial, sans-serif")
-    return Drawing(name, caption, text)
+    return text.replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, 'Segoe UI', Helvetica, Arial, sans-serif")
+
+
+def save_picture(
+    path: Path, paint: Callable[..., None], *, width: float = 7.2, height: float = 4.0, **grid: Any
+) -> None:
+    """A figure as a picture, in a file of the kind that its name says; else as `draw`.
+
+    Raises:
+        UserError: it cannot be written, or there is no such kind.
+    """
+    kind = path.suffix.removeprefix(".").lower()
+    with matplotlib.style.context([STYLE, {"savefig.dpi": 200}], after_reset=True):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        kinds = figure.canvas.get_supported_filetypes()
+        if kind not in kinds:
+            raise UserError(
+                f"{path}: no picture of that kind can be written",
+                f"end its name in .png or {listed(sorted(kinds), 20)}",
+            )
+        paint(figure, *figure.subplots(squeeze=False, **grid).flat)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=kind)
+    try:
+        write_bytes(path, buffer.getvalue())
+    except OSError as error:
+        raise not_written(error) from error

@@ -11,6 +11,7 @@ function sortable(table) {
     return (up ? 1 : -1) * (Number.isNaN(a) ? order.compare(one, other) : a - b);
   };
   table.querySelectorAll("thead th").forEach((header, column) => {
+    if (!header.textContent) return;
     const button = document.createElement("button");
     button.type = "button";
     button.append(...header.childNodes);
@@ -27,3 +28,37 @@ function sortable(table) {
 }
 
 document.querySelectorAll("table.sortable").forEach(sortable);
+
+// A box that scrolls keeps headers at its own top; where the table fits, they stay at the window's.
+const fitting = new ResizeObserver(entries => {
+  for (const { target } of entries) {
+    target.classList.remove("fits");
+    target.classList.toggle("fits", target.scrollWidth <= target.clientWidth);
+  }
+});
+document.querySelectorAll(".scroll").forEach(box => fitting.observe(box));
+
+// The contents: folded to a bar where the page is narrow, and marking the section that is read.
+function contents(nav) {
+  const details = nav.querySelector("details");
+  const wide = matchMedia("(min-width: 70rem)");
+  const fold = () => {
+    details.open = wide.matches;
+    document.body.style.setProperty("--bar", wide.matches ? "0px" : `${nav.offsetHeight}px`);
+  };
+  fold();
+  wide.addEventListener("change", fold);
+  const links = [...nav.querySelectorAll("ol a")];
+  links.forEach(link => link.addEventListener("click", () => { details.open = wide.matches; }));
+  const sections = links.map(link => document.getElementById(link.hash.slice(1)));
+  const mark = () => {
+    const read = sections.findLastIndex(section => section.getBoundingClientRect().top < innerHeight / 3);
+    if (links[read]?.ariaCurrent === "true") return;
+    links.forEach((link, place) => { link.ariaCurrent = place === read; });
+    if (wide.matches) links[read]?.scrollIntoView({ block: "nearest" });
+  };
+  addEventListener("scroll", mark, { passive: true });
+  mark();
+}
+
+document.querySelectorAll("nav.contents").forEach(contents);

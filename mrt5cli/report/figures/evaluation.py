@@ -1,0 +1,127 @@
+"""Figures of one evaluation: quality over the deletion rates that a model was set to, and by language."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mrt5cli.data.languages import LANGUAGES
+from mrt5cli.evaluation.compare import Comparison, Result
+from mrt5cli.metrics.catalog import METRICS, Metric
+from mrt5cli.metrics.results import TOTAL
+from mrt5cli.report.figures.against_reduction import DELETED
+from mrt5cli.report.figures.per_language import by_language
+from mrt5cli.report.figures.style import (
+    FAINT,
+    HOLLOW,
+    INK,
+    Drawing,
+    Look,
+    draw,
+    legend_above,
+    look_of,
+    numbers,
+)
+from mrt5cli.report.tables import number, percent
+
+GIVEN = Look(look_of("Random").colour, "s")
+"""Of what was wanted, beside what came of it."""
+
+
+def dial(comparison: Comparison) -> list[Drawing]:
+    """Loss, and what else the task is measured by, over the share deleted; and that over the share wanted."""
+    own, moved = comparison.results[0], [one for one in comparison.results if one.calibration is not None]
+    if not moved:
+        return []
+    moved.sort(key=lambda one: one.summary.deletion_rate or 0.0)
+    metrics = [METRICS["loss"], *([] if not comparison.measures else [_headline(comparison)])]
+    bare = own.summary.source_removed_loss
+
+    def paint(figure: Figure, *all_axes: Axes) -> None:
+        for axes, metric in zip(all_axes, metrics, strict=False):
+            line = sorted((_gone(one), _value(one, metric)) for one in (own, *moved))
+            look = look_of("MrT5")
+            axes.plot(
+                *zip(*line, strict=True), color=look.colour, marker=look.marker, label="threshold moved"
+            )
+            place = [_gone(own)], [_value(own, metric)]
+            axes.plot(*place, "*", color=INK, markersize=10, zorder=4, label="as trained")
+            if metric.name == "loss" and bare is not None:
+                axes.plot([100], [bare], "X", color=FAINT, label="source removed")
+            axes.set(xlabel=DELETED, ylabel=metric.heading)
+            axes.set_xlim(left=-3)
+        axes = all_axes[-1]
+        axes.axline((0, 0), slope=1, color=FAINT, linestyle=":", linewidth=0.8)
+        wanted = [100 * one.calibration.rate for one in moved if one.calibration is not None]
+        found = [100 * one.calibration.reached for one in moved if one.calibration is not None]
+        axes.plot(wanted, found, GIVEN.marker, color=GIVEN.colour, label="validation", **HOLLOW)
+        axes.plot(wanted, [_gone(one) for one in moved], "o", color=look_of("MrT5").colour, markersize=4)
+        axes.set(xlabel="wanted (%)", ylabel=DELETED)
+        legend_above(figure)
+
+    caption = (
+        f"{own.subject.name} with its threshold moved, untrained: "
+        f"{' and '.join(metric.title for metric in metrics)} against the share deleted of the "
+        f"{comparison.options.split} text, and (right) that share against the one wanted, for which the "
+        "threshold was found on validation text."
+    )
+    rows = [
+        (
+            one.label if one.calibration else f"{one.label}, as trained",
+            percent(None if one.calibration is None else one.calibration.rate),
+            percent(None if one.calibration is None else one.calibration.reached),
+            number(_gone(one), 1),
+            *(number(_value(one, metric), metric.digits) for metric in metrics),
+        )
+        for one in (own, *moved)
+    ]
+    headers = ("", "wanted, %", "validation, %", DELETED, *(metric.heading for metric in metrics))
+    columns = len(metrics) + 1
+    shown = numbers(headers, rows)
+    return [
+        draw(
+            paint, "dial", caption, shown,
+            width=7.2 if columns == 2 else 9.2, height=3.4, narrow={"nrows": columns}, ncols=columns,
+        )
+    ]  # fmt: skip
+
+
+def per_subset(comparison: Comparison) -> list[Drawing]:
+    """Bars by language, a group a language; none where there is one only."""
+    headline = _headline(comparison)
+    results = [one for one in comparison.results if len(one.rows) > 1]
+    if not results:
+        return []
+    ours = {one.label: _by_language(one, headline) for one in results}
+    nothing = pd.DataFrame(columns=["loss", "deleted"], dtype=float)
+    families = [one.shortener.paper_name for one in results]
+    return [by_language(ours, dict.fromkeys(ours, nothing), families, headline.heading, "by-language")]
+
+
+def _by_language(result: Result, metric: Metric) -> pd.DataFrame:
+    lines = {
+        LANGUAGES[row.subset].name if row.subset in LANGUAGES else row.subset: (
+            None if row.number(metric.name) is None else metric.factor * row.known(metric.name),
+            None if row.deletion_rate is None else 100 * row.deletion_rate,
+        )
+        for row in result.rows
+        if row.subset != TOTAL
+    }
+    return pd.DataFrame.from_dict(lines, orient="index", columns=["loss", "deleted"], dtype=float)
+
+
+def _headline(comparison: Comparison) -> Metric:
+    """What the task is measured by first; text by bits per byte, and what has no measure by the loss."""
+    kind = comparison.task["kind"]
+    names = [name for name in comparison.numbers if name in METRICS]
+    return METRICS[(*names, "bits_per_byte" if kind == "span_corruption" else "loss")[0]].on(kind)
+
+
+def _gone(result: Result) -> float:
+    """Percent deleted."""
+    return 100 * (result.summary.deletion_rate or 0.0)
+
+
+def _value(result: Result, metric: Metric) -> float:
+    return metric.factor * result.summary.known(metric.name)
