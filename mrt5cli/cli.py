@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 import traceback
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from typer.core import TyperGroup
@@ -20,6 +20,7 @@ from mrt5cli.commands import (
     bench,
     convert,
     data,
+    env,
     evaluate,
     generate,
     inspect_deletions,
@@ -28,6 +29,8 @@ from mrt5cli.commands import (
     runs,
     training,
 )
+from mrt5cli.commands.command import Command
+from mrt5cli.commands.completion import ASKED_BY_BASH, answer_bash
 from mrt5cli.errors import UserError, of_the_system
 from mrt5cli.output import lead_nowhere, prepare
 from mrt5cli.places import find_home
@@ -38,12 +41,26 @@ CLOSED_PIPE = 141
 """What a shell reports for a program that SIGPIPE ended: in `mrt5 recipe list | head`, nothing failed."""
 
 
+HEADINGS = PREPARE, TRAIN, MEASURE, USE, MACHINE = ("Prepare", "Train", "Measure", "Use", "This machine")
+"""Of the commands in the help, in the order of a newcomer's way."""
+
+
+MISTYPED = cast("type[Exception]", typer.BadParameter.__base__)
+"""What typer raises for a command line that is none: an option that there is not, a value that is missing."""
+
+
 class Boundary(TyperGroup):
     """Turns what a user can cause into a sentence and an exit code; everything else goes up to `main`."""
+
+    def main(self, args: Any = None, prog_name: str | None = None, *more: Any, **kwargs: Any) -> Any:
+        # Also for `python -m mrt5cli`: what it says can be typed, and shells ask the same way.
+        return super().main(args, prog_name or "mrt5", *more, **kwargs)
 
     def make_context(self, *args: Any, **kwargs: Any) -> Any:
         try:
             return super().make_context(*args, **kwargs)  # prints --help and --version
+        except MISTYPED as error:
+            raise _mistyped(error) from None
         except BrokenPipeError:
             raise _closed_pipe() from None
 
@@ -51,9 +68,8 @@ class Boundary(TyperGroup):
         try:
             _check_place()
             return super().invoke(ctx)
-        except typer.BadParameter as error:
-            error.message = error.message.replace("Value error, ", "")  # pydantic's, which checks for typer
-            raise
+        except MISTYPED as error:
+            raise _mistyped(error) from None
         except UserError as error:
             _report(error.message, error.hint)
             raise typer.Exit(error.exit_code) from None
@@ -62,6 +78,19 @@ class Boundary(TyperGroup):
         except KeyboardInterrupt as error:
             _report(str(stopping.Stopped(stopping.number_of(error))))
             raise
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """The commands a line each, under the headings that they were given."""
+        width = max(map(len, self.commands))
+        groups: dict[str, list[tuple[str, str]]] = {heading: [] for heading in HEADINGS}
+        for name, command in self.commands.items():
+            if command.hidden:
+                continue
+            heading = getattr(command, "rich_help_panel", None) or "Commands"
+            groups.setdefault(heading, []).append((name.ljust(width), command.short_help or ""))
+        for heading in filter(groups.get, groups):
+            with formatter.section(heading):
+                formatter.write_dl(groups[heading])
 
 
 class Notes(logging.Handler):
@@ -81,8 +110,8 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(context: typer.Context, wanted: bool) -> None:
+    if wanted and not context.resilient_parsing:
         print(f"mrt5 {__version__}")
         raise typer.Exit
 
@@ -90,7 +119,8 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _mrt5(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+        bool,
+        typer.Option("--version", "-V", callback=_version, is_eager=True, help="Show the version and exit."),
     ] = False,
 ) -> None:
     """Train, evaluate and inspect MrT5: byte-level language models that delete the bytes they do not need."""
@@ -99,17 +129,37 @@ def _mrt5(
         ours.addHandler(Notes(logging.WARNING))
 
 
-app.command(short_help="Train a model as its recipe says.")(training.pretrain)
-app.command(short_help="Fine-tune an existing model on a task.")(training.finetune)
-app.command(short_help="Measure loss, accuracy and deletion.")(evaluate.evaluate)
-app.command(short_help="Write outputs for a file of inputs.")(generate.generate)
-app.command(short_help="Show which bytes a model deletes.")(inspect_deletions.inspect_deletions)
-app.command(short_help="Write a checkpoint in another layout.")(convert.convert)
-app.command(short_help="Time models against each other.")(bench.bench)
-app.command(short_help="Reproduce the paper, or its claims in miniature.")(reproduce.reproduce)
-app.add_typer(data.app, name="data", short_help="Make data sets without a data hub.")
-app.add_typer(recipe.app, name="recipe", short_help="List, show, check, copy, explain recipes.")
-app.add_typer(runs.app, name="runs", short_help="List, show, compare, tag, move, remove runs.")
+app.add_typer(
+    recipe.app, name="recipe", short_help="List, show, check, copy, explain recipes.", rich_help_panel=PREPARE
+)
+app.add_typer(data.app, name="data", short_help="Make data sets without a data hub.", rich_help_panel=PREPARE)
+app.add_typer(
+    runs.app, name="runs", short_help="List, show, compare, tag, move, remove runs.", rich_help_panel=MEASURE
+)
+for function, group, line in (
+    (training.pretrain, TRAIN, "Train a model as its recipe says."),
+    (training.finetune, TRAIN, "Fine-tune an existing model on a task."),
+    (reproduce.reproduce, TRAIN, "Reproduce the paper, or its claims in miniature."),
+    (evaluate.evaluate, MEASURE, "Measure loss, accuracy and deletion."),
+    (inspect_deletions.inspect_deletions, MEASURE, "Show which bytes a model deletes."),
+    (bench.bench, MEASURE, "Time models against each other."),
+    (generate.generate, USE, "Write outputs for a file of inputs."),
+    (convert.convert, USE, "Write a checkpoint in another layout."),
+    (env.env, MACHINE, "Say what a report of a bug needs."),
+):
+    app.command(short_help=line, rich_help_panel=group)(function)
+
+
+def _give_manners(group: typer.Typer) -> None:
+    """Have every command of a group, and of the groups in it, be a `Command`."""
+    for command in group.registered_commands:
+        command.cls = Command
+    for inner in group.registered_groups:
+        assert inner.typer_instance is not None
+        _give_manners(inner.typer_instance)
+
+
+_give_manners(app)
 
 
 def main() -> None:
@@ -136,7 +186,7 @@ def _run() -> None:
     find_home()
     try:
         try:
-            app()
+            answer_bash(app) if os.environ.get(ASKED_BY_BASH[0]) == ASKED_BY_BASH[1] else app()
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
@@ -154,7 +204,7 @@ def _run() -> None:
 def _unexpected(error: Exception) -> tuple[str, str, int]:
     """A sentence, a hint and an exit code for an error that nobody foresaw."""
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("mrt5cli"):
-        return f"the package {error.name!r} is not installed", "`pip install mrt5cli` brings all it needs", 1
+        return f"the package {error.name!r} is not installed", "`pip check` lists what is missing", 1
     text = " ".join(str(error).split())
     if "InvalidCxxCompiler" in text:
         return (
@@ -174,6 +224,17 @@ def _unexpected(error: Exception) -> tuple[str, str, int]:
     if own is not None:
         return f"{own}: {what}", "MRT5_DEBUG=1 shows how it got there", 1
     return what, "this is a bug in mrt5cli; MRT5_DEBUG=1 shows where it happened", 1
+
+
+def _mistyped(error: Any) -> Exception:
+    """The end when a command line is none, told like every error; where it is empty, typer shows help."""
+    if error.ctx is not None and error.message == error.ctx.get_help():
+        return error
+    message = " ".join(error.format_message().split())
+    message = message.replace("Value error, ", "")  # pydantic's, which checks for typer
+    shown = None if error.ctx is None else f"`{error.ctx.command_path} --help` shows what it takes"
+    _report(message[:1].lower() + message[1:].rstrip("."), shown)
+    return typer.Exit(UserError.exit_code)
 
 
 def _closed_pipe() -> typer.Exit:

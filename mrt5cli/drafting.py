@@ -562,10 +562,10 @@ def _setup(
         before: the model of the run that it starts from, if it is one.
     """
     tokens, on_gpu = sum(lengths), device.type == "cuda"
-    why = "as --start says"
+    why = "as --from says"
     if start is None:
         start = PRETRAINED if on_gpu else "scratch"
-        why = f"chosen for {machine.device_name(device)}; --start chooses another"
+        why = f"chosen for {machine.device_name(device)}; --from chooses another"
     if start == "scratch":
         batch = 64 if tokens <= 256 else 32 if tokens <= 1024 else 16
         most = min(3000, BUDGET // (batch * tokens), EPOCHS * len(draft.inputs) // batch)

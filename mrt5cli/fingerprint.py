@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import subprocess
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -86,3 +87,17 @@ def _syntax(source: str) -> str:
                 one for one in body if not (isinstance(one, ast.Expr) and isinstance(one.value, ast.Constant))
             ]
     return ast.dump(tree)
+
+
+def commit(folder: Path) -> str | None:
+    """The git commit of this package's own checkout, "+" added when files are changed; None if installed."""
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(folder), *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", "__init__.py")  # may lie inside somebody else's repository
+        return git("describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+")
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -287,12 +287,15 @@ def installed_gpu() -> str:
 
 def device_name(device: torch.device) -> str:
     """The model of a GPU or of the CPU, or the CPU's architecture where the system does not tell."""
-    import platform
-
     import torch
 
-    if device.type == "cuda":
-        return str(torch.cuda.get_device_name(device))
+    return str(torch.cuda.get_device_name(device)) if device.type == "cuda" else cpu_name()
+
+
+def cpu_name() -> str:
+    """The model of the CPU, or its architecture where the system does not tell."""
+    import platform
+
     try:
         facts = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:

@@ -130,7 +130,9 @@ def newest_subject(option: str | None) -> Subject:
     trained = "" if kind is None else f" that was trained on {kind}"
     raise UserError(
         f"there is no finished run under {folder}/{trained}",
-        "name a run, or train one: `mrt5 recipe list` shows what there is, quickstart being the fastest",
+        "name a run, or train one: `mrt5 pretrain quickstart_byt5` takes minutes on a CPU"
+        if kind is None
+        else "name a run, or train one: `mrt5 recipe list` shows the recipes",
     )
 
 

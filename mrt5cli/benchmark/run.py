@@ -124,7 +124,9 @@ class Benchmark:
         if self.size not in SIZES:
             raise UserError(f"--size {self.size} is not known", f"choose from {', '.join(SIZES)}")
         if "wide" in self.shapes.spreads and self.shapes.batch == 1:
-            raise UserError("--rows wide: one row cannot be longer than another", "use --batch 2 or more")
+            raise UserError(
+                "--rows wide: one row cannot be longer than another", "use --batch-size 2 or more"
+            )
         config = None if self.subject is None else read_config(self.subject.source)
         timed = set(kinds) - {"precision"}  # which has the texts of the model's own task
         if timed and config is not None and config.has_absolute_position_embeddings:
@@ -132,7 +134,7 @@ class Benchmark:
             if longest > most:
                 raise UserError(
                     f"{longest:,} positions are more than the {most:,} that this model learned",
-                    f"add --length {most}, or less, and no longer a --target",
+                    f"add --length {most}, or less, and no longer a --target-length",
                 )
         if "precision" in kinds and (self.subject is None or self.subject.recipe is None):
             raise UserError(

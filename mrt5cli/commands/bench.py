@@ -25,47 +25,49 @@ KINDS = ("forward", "train", "generate", "attention", "precision", "compile")
 SPREADS = ("even", "wide")
 PRECISIONS = ("fp32", "bf16", "tf32")
 
-Model = Annotated[str | None, argument("A run, checkpoint directory or Hub id.", "[MODEL]")]
+Run = Annotated[str | None, argument(options.ANY_MODEL, "RUN")]
 Size = Annotated[
-    str, option("Without MODEL: random weights of this size: byt5-small, -base, -large or tiny.")
+    str,
+    option("Without RUN: random weights of this size: byt5-small, -base, -large or tiny.", metavar="SIZE"),
 ]
-What = Annotated[str, option(f"Which of {', '.join(KINDS)}, with commas.")]
-Rates = Annotated[str, option("Deletion rates, with commas, 0 to below 1.")]
+What = Annotated[str, option(f"Which of {', '.join(KINDS)}, with commas.", metavar="KIND,...")]
+Rates = Annotated[str, option("Deletion rates, with commas, 0 to below 1.", metavar="RATE,...")]
 Rows = Annotated[
-    str, option("Kept lengths of a batch's rows: even, wide (very different ones), or even,wide.")
+    str,
+    option(
+        "Kept lengths of a batch's rows: even, wide (very different ones), or even,wide.", metavar="KIND,..."
+    ),
 ]
-Batch = Annotated[int, amount("Rows a batch.", bounds.BATCH)]
-Length = Annotated[int, amount("Source positions of a row.", bounds.LENGTH, 8)]
-Target = Annotated[int, amount("Target positions of a row.", bounds.LENGTH, 2)]
+BatchSize = Annotated[int, amount("Examples a batch.", bounds.BATCH)]
+Length = Annotated[int, amount("Source positions of an example.", bounds.LENGTH, 8)]
+TargetLength = Annotated[int, amount("Target positions of an example.", bounds.LENGTH, 2)]
 Rounds = Annotated[int, amount("Rounds that count, after those that warm up.", bounds.ROUNDS)]
 Precisions = Annotated[
     str | None,
     option(
-        "Of matrix products: which of fp32, bf16, tf32, with commas. [default: fp32; on a GPU bf16]",
-        "--precision",
+        "Of matrix products: which of fp32, bf16, tf32, with commas. Default: fp32; on a GPU bf16.",
+        metavar="PRECISION,...",
     ),
 ]
-Bf16 = Annotated[bool, option("Also in bf16.", "--bf16")]
 Memory = Annotated[
     bool, option("Also the memory of each case; on a CPU, in a process of its own.", "--memory")
 ]
-Limit = Annotated[int, amount("Precision: held-out examples a subset.", bounds.EXAMPLES)]
+Limit = Annotated[int, amount("Examples a subset, of what precision measures.", bounds.EXAMPLES)]
 Threads = Annotated[int | None, amount("Threads of the CPU. Default: as many as it may use.", bounds.THREADS)]
 
 
 def bench(
-    model: Model = None,
+    run: Run = None,
     revision: options.Revision = None,
     size: Size = "byt5-small",
     what: What = "forward",
-    rates: Rates = "0.3,0.5,0.7",
+    deletion_rate: Rates = "0.3,0.5,0.7",
     rows: Rows = "even",
-    batch: Batch = 4,
+    batch_size: BatchSize = 4,
     length: Length = 1024,
-    target: Target = 189,
+    target_length: TargetLength = 189,
     rounds: Rounds = 7,
     precision: Precisions = None,
-    bf16: Bf16 = False,
     memory: Memory = False,
     limit: Limit = 1000,
     device: options.Device = "auto",
@@ -84,9 +86,9 @@ def bench(
 
     Examples:
 
-      mrt5 bench --size tiny --batch 2 --length 128 --target 16
+      mrt5 bench --size tiny --batch-size 2 --length 128 --target-length 16
 
-      mrt5 bench --rows even,wide --rates 0.5,0.7 --bf16 --memory
+      mrt5 bench --rows even,wide --deletion-rate 0.5,0.7 --precision fp32,bf16
 
       mrt5 bench runs/quickstart-mrt5-seed42 --what precision
     """
@@ -100,13 +102,11 @@ def bench(
     chosen = machine.device(device)
     precisions = [] if precision is None else _words("--precision", precision, PRECISIONS)
     precisions = precisions or ["fp32" if chosen.type == "cpu" else "bf16"]
-    if bf16 and "bf16" not in precisions:
-        precisions.append("bf16")
     if "tf32" in precisions and chosen.type == "cpu":
         raise UserError("--precision tf32 rounds products on a GPU, and this is a CPU", "leave it out")
-    deleted = shares("--rates", rates, or_none=True)
-    shapes = Shapes(batch, length, target, deleted, spreads, cast("list[Precision]", precisions))
-    subjects = find_subjects([] if model is None else [model], revision, allow_pickle=not no_pickle)
+    deleted = shares("--deletion-rate", deletion_rate, or_none=True)
+    shapes = Shapes(batch_size, length, target_length, deleted, spreads, cast("list[Precision]", precisions))
+    subjects = find_subjects([] if run is None else [run], revision, allow_pickle=not no_pickle)
     subject, threads = subjects[0] if subjects else None, threads or default_threads()
     save = lambda report: None if out is None else write_json(out, report.to_json())
     benchmark = Benchmark(subject, size, shapes, rounds, chosen, threads, memory, limit, save=save)

@@ -35,7 +35,7 @@ def _shard_size(text: str) -> str:
     return text
 
 
-Source = Annotated[str, argument("A run, a checkpoint directory or a Hub id, whoever made it.", "SOURCE")]
+Source = Annotated[str, argument(f"{options.ANY_MODEL[:-1]}, whoever made it.", "SOURCE")]
 Destination = Annotated[Path, argument("A directory that is not there yet.", "DEST", places.path)]
 Layout = Annotated[
     Literal["mrt5", "byt5", "reference", "reference-v1", "hub", "onnx"],
@@ -69,6 +69,7 @@ Threshold = Annotated[
         "Delete gate values up to this one from now on. Default: the source's.",
         bounds.COEFFICIENT,
         -bounds.COEFFICIENT,
+        metavar="NUMBER",
     ),
 ]
 Rate = Annotated[
@@ -82,10 +83,11 @@ Task = Annotated[
     str | None,
     named("Of --deletion-rate: a task, or a recipe. Default: the source's own.", metavar="TASK"),
 ]
-Data = Annotated[Path | None, options.path("Of --deletion-rate: other rows or text of the task.")]
-Seed = Annotated[int, amount("Of a new shortener's weights.", bounds.SEED, 0)]
+Data = Annotated[
+    Path | None, options.path("Of --deletion-rate: examples in local files, in place of the task's own.")
+]
+Seed = Annotated[int, amount("Seed of a new shortener's weights.", bounds.SEED, 0)]
 Dtype = Annotated[Literal["float32", "bfloat16"] | None, option("Of the weights. Default: the source's.")]
-Overwrite = Annotated[bool, option("Replace a checkpoint at DEST.", "--overwrite")]
 ShardSize = Annotated[
     str, typer.Option(parser=_shard_size, metavar="SIZE", help="Weights above it go into several files.")
 ]
@@ -125,7 +127,7 @@ def convert(
     dtype: Dtype = None,
     no_pickle: options.NoPickle = False,
     code: options.Code = None,
-    overwrite: Overwrite = False,
+    overwrite: options.Overwrite = False,
     max_shard_size: ShardSize = "5GB",
     push: Push = None,
     private: Private = False,

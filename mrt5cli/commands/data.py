@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mrt5cli import bounds, places
-from mrt5cli.commands.options import amount, argument, option, path
+from mrt5cli.commands.options import AsJson, Overwrite, amount, argument, path
 from mrt5cli.output import print_json
 from mrt5cli.text import say
 
@@ -21,30 +21,39 @@ build = typer.Typer(
 )
 app.add_typer(build, name="build", short_help="Make a data set without a data hub.")
 
-Out = Annotated[Path, argument("The folder to make.", "OUT", places.path)]
-Seed = Annotated[int, amount("Of every draw: the same seed and sources, the same bytes.", bounds.SEED, 0)]
-Overwrite = Annotated[bool, option("Replace a data set that was made before.", "--overwrite")]
-AsJson = Annotated[bool, option("Print the manifest as one JSON document.", "--json")]
-Examples = Annotated[int, amount("Examples at most.", bounds.HELD_EXAMPLES)]
+Out = Annotated[Path, argument("The folder to make.", "DIR", places.path)]
+Seed = Annotated[
+    int, amount("Seed of every draw: the same seed and sources, the same bytes.", bounds.SEED, 0)
+]
+Training = Annotated[int, amount("Examples of training at most.", bounds.HELD_EXAMPLES, 1, "--train")]
+HeldOut = Annotated[int, amount("Examples of validation at most.", bounds.HELD_EXAMPLES, 1, "--validation")]
+Test = Annotated[int, amount("Examples of each test at most.", bounds.HELD_EXAMPLES, 1, "--test")]
 Text = Annotated[
-    Path | None, path("English sentences, a file or folder. [default: the documentation inside Python]")
+    Path | None, path("English sentences, a file or folder. Default: the documentation inside Python.")
 ]
 Misspellings = Annotated[
-    Path | None, path("A file of lines `wrong->right`. [default: codespell's dictionary]")
+    Path | None, path("A file of lines `wrong->right`. Default: codespell's dictionary.", metavar="FILE")
 ]
 Window = Annotated[int, amount("Bytes of a source or target, at most; 62 fits 64 tokens.", 62, 16)]
 Common = Annotated[
-    int | None, amount("Misspell only so many of the most common words. [default: all]", bounds.HELD_EXAMPLES)
+    int | None, amount("Misspell only so many of the most common words. Default: all.", bounds.HELD_EXAMPLES)
 ]
 PerPair = Annotated[
     int, amount("Training examples of one misspelling of one word, at most.", bounds.HELD_EXAMPLES)
 ]
-Unchanged = Annotated[float, amount("Share without a misspelling; at 0 copying is never right.", 0.9, 0.0)]
+Unchanged = Annotated[
+    float, amount("Share without a misspelling; at 0 copying is never right.", 0.9, 0.0, metavar="RATE")
+]
 Words = Annotated[
     Path | None,
-    path("A file with a word a line. [default: codespell's right words, else /usr/share/dict/words]"),
+    path(
+        "A file with a word a line. Default: codespell's right words, else /usr/share/dict/words.",
+        metavar="FILE",
+    ),
 ]
-Archive = Annotated[Path | None, path("The package's .tgz. [default: downloaded with npm pack]", "--from")]
+Archive = Annotated[
+    Path | None, path("The package's .tgz. Default: downloaded with npm pack.", metavar="FILE")
+]
 
 
 @build.command(short_help="Sentences with one word misspelt.")
@@ -55,9 +64,9 @@ def spelling(
     window: Window = 62,
     common: Common = None,
     per_pair: PerPair = 20,
-    train: Examples = 100_000,
-    validation: Examples = 2_000,
-    test: Examples = 4_000,
+    train: Training = 100_000,
+    validation: HeldOut = 2_000,
+    test: Test = 4_000,
     unchanged: Unchanged = 0.0,
     seed: Seed = 42,
     overwrite: Overwrite = False,
@@ -89,9 +98,9 @@ def spelling(
 def word_search(
     out: Out,
     words: Words = None,
-    train: Examples = 100_000,
-    validation: Examples = 2_000,
-    test: Examples = 4_000,
+    train: Training = 100_000,
+    validation: HeldOut = 2_000,
+    test: Test = 4_000,
     seed: Seed = 42,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
@@ -120,9 +129,9 @@ def word_search(
 @build.command(short_help="Written dates, and the same in ISO 8601.")
 def dates(
     out: Out,
-    train: Examples = 20_000,
-    validation: Examples = 1_000,
-    test: Examples = 2_000,
+    train: Training = 20_000,
+    validation: HeldOut = 1_000,
+    test: Test = 2_000,
     seed: Seed = 42,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
@@ -158,7 +167,7 @@ def udhr(
     """The Universal Declaration of Human Rights in the paper's 15 languages.
 
     Small, parallel, in every script: for trying span corruption on many languages. Writes
-    LANGUAGE/train.jsonl, validation.jsonl and test.jsonl, and manifest.json. Needs npm, or --from.
+    LANGUAGE/train.jsonl, validation.jsonl and test.jsonl, and manifest.json. Needs npm, or --archive.
 
     Examples:
 

@@ -8,11 +8,9 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import typer
-
-from mrt5cli import bounds, places
+from mrt5cli import bounds
 from mrt5cli.commands import options
-from mrt5cli.commands.options import amount, argument, named, option, path, shares
+from mrt5cli.commands.options import amount, argument, named, option, path, shares, written
 from mrt5cli.errors import UserError
 from mrt5cli.output import print_json
 from mrt5cli.text import announced, say, say_on_stderr
@@ -23,7 +21,7 @@ if TYPE_CHECKING:
 
 Runs = Annotated[
     list[str] | None,
-    argument("Run directories, checkpoint directories or Hub ids. Default: the newest finished run.", "RUN"),
+    argument("Runs, checkpoint directories or Hub ids. Default: the newest finished run.", "RUN"),
 ]
 Task = Annotated[
     str | None,
@@ -31,9 +29,9 @@ Task = Annotated[
 ]
 Split = Annotated[Literal["validation", "test"], option("Which held-out split.")]
 Languages = Annotated[
-    str | None, option("Only these languages, or parts of the test. Default: all.", metavar="A,B")
+    str | None, option("Only these languages, or parts of the test. Default: all.", metavar="NAME,...")
 ]
-Data = Annotated[Path | None, path("Examples in local files, in place of the task's own source.")]
+Data = Annotated[Path | None, path("Examples in local files, in place of the task's own.")]
 Constrained = Annotated[
     bool, option("Also choose the likeliest of the possible targets (xnli).", "--constrained")
 ]
@@ -56,24 +54,14 @@ Rates = Annotated[
 Runtime = Annotated[bool, option("Also time forward passes.", "--runtime")]
 Predictions = Annotated[
     Path | None,
-    typer.Option(
-        parser=places.new_file,
-        metavar="FILE",
-        help="Also write generated answers to this .jsonl, .csv or .tsv, a row an example, with its scores.",
-    ),
+    written("Also write generated answers to this .jsonl, .csv or .tsv, a row an example, with its scores."),
 ]
 Limit = Annotated[int | None, amount("Examples a language. Default: the recipe's.", bounds.EXAMPLES)]
 BatchSize = Annotated[int | None, amount("Examples a batch. Default: the recipe's.", bounds.BATCH)]
 Html = Annotated[
     Path | None,
-    typer.Option(
-        "--html",
-        parser=places.new_file,
-        metavar="FILE",
-        help="Also write tables and figures as one HTML page that needs nothing else.",
-    ),
+    written("Also write tables and figures as one HTML page that needs nothing else.", "--html"),
 ]
-AsJson = Annotated[bool, option("Print one JSON document instead of a table.", "--json")]
 
 
 def evaluate(
@@ -96,7 +84,7 @@ def evaluate(
     predictions: Predictions = None,
     no_pickle: options.NoPickle = False,
     code: options.Code = None,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
     out: options.Document = None,
     html: Html = None,
 ) -> None:

@@ -47,13 +47,14 @@ def present(comparison: Comparison) -> None:
 
 def to_page(comparison: Comparison) -> str:
     """The same as an HTML page that needs nothing else, with figures, and each run's table of languages."""
-    from mrt5cli.report.page import HOW_TO_DRAW, can_draw
+    from mrt5cli.extras import how_to_install
+    from mrt5cli.report.page import can_draw
 
     results, unfinished = comparison.results, comparison.unfinished
     names = list(dict.fromkeys(result.subject.name for result in results))
     lead = "" if unfinished is None else f"Unfinished: {unfinished}. "
     if not can_draw():
-        lead += NO_FIGURES.format(HOW_TO_DRAW)
+        lead += NO_FIGURES.format(how_to_install("plots"))
     if unfinished is not None:  # a section of each run that was measured, of the languages that were
         sections = [
             replace(section, title=f"{section.title}: {result.label}")
@@ -63,13 +64,9 @@ def to_page(comparison: Comparison) -> str:
     else:
         first, *others = _sections(comparison)
         by_language = [
-            replace(
-                _results(replace(comparison, results=[result])),
-                title=f"{result.label}, by language",
-                folded=True,
-            )
-            for result in results
-            if len(results) > 1 and len(result.rows) > 1
+            replace(_results(alone), title=f"{alone.results[0].label}, by language", folded=True)
+            for alone in (replace(comparison, results=[result]) for result in results)
+            if len(results) > 1 and len(alone.rows) > 1
         ]
         drawings = _drawings(comparison) if can_draw() else ()
         sections = [replace(first, drawings=drawings, tables=[*first.tables, *by_language]), *others]

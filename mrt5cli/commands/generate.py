@@ -10,12 +10,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import typer
-
-from mrt5cli import bounds, places
+from mrt5cli import bounds
 from mrt5cli.bars import bars
 from mrt5cli.commands import options
-from mrt5cli.commands.options import amount, argument, option
+from mrt5cli.commands.options import amount, argument, option, written
 from mrt5cli.errors import UserError
 from mrt5cli.text import counted, say_on_stderr
 
@@ -23,7 +21,7 @@ if TYPE_CHECKING:
     from mrt5cli.generation.inputs import Source
     from mrt5cli.generation.outputs import Output
 
-Model = Annotated[str, argument("A run directory, checkpoint directory or Hub id.", "MODEL")]
+Run = Annotated[str, argument(options.ANY_MODEL, "RUN")]
 File = Annotated[
     str,
     argument(
@@ -47,9 +45,7 @@ Prompt = Annotated[
 Raw = Annotated[bool, option("Give texts as they are, without the run's prompt.", "--raw")]
 Out = Annotated[
     Path | None,
-    typer.Option(
-        parser=places.new_file, help="Write to this file, not to stdout; what is there is replaced."
-    ),
+    written("Write to this file, not to stdout; what is there is replaced.", "--out", "-o"),
 ]
 Format = Annotated[
     Literal["lines", "jsonl", "csv", "tsv"] | None,
@@ -83,17 +79,27 @@ Sample = Annotated[bool, option("Draw bytes at random by their probability, not 
 Temperature = Annotated[
     float,
     amount(
-        "Above 1 flattens the distribution that is drawn from, below 1 sharpens it.", bounds.COEFFICIENT, 1e-6
+        "Above 1 flattens the distribution that is drawn from, below 1 sharpens it.",
+        bounds.COEFFICIENT,
+        1e-6,
+        metavar="NUMBER",
     ),
 ]
-TopP = Annotated[float, amount("Draw from the likeliest bytes that have this probability.", 1, 1e-6)]
+TopP = Annotated[
+    float, amount("Draw from the likeliest bytes that have this probability.", 1, 1e-6, metavar="RATE")
+]
 NumReturn = Annotated[int, amount("Outputs for each input: the best beams, or so many draws.", 1024)]
 Seed = Annotated[
     int, amount("Seed of the draws, which depend on it and on the input's number.", bounds.SEED, 0)
 ]
 Rate = Annotated[
     float | None,
-    amount("Delete this share of the bytes, by a threshold found on the first 2,048 inputs.", 1, 0),
+    amount(
+        "Delete this share of the bytes, by a threshold found on the first 2,048 inputs.",
+        1,
+        0,
+        metavar="RATE",
+    ),
 ]
 BatchTokens = Annotated[
     int | None,
@@ -104,11 +110,16 @@ BatchTokens = Annotated[
     ),
 ]
 Devices = Annotated[
-    str, option("cpu, cuda, cuda:1, auto; all, or several with commas, for a process on each.")
+    str,
+    option(
+        f"{options.DEVICE} Several with commas, or all: a process on each.",
+        "--device",
+        metavar="DEVICE,...",
+    ),
 ]
 Engine = Annotated[
     Literal["local", "ray"],
-    option("Where the model works: on this machine, or on the Ray cluster of RAY_ADDRESS (mrt5cli[ray])."),
+    option("Where the model works: on this machine, or on the Ray cluster of RAY_ADDRESS (needs ray)."),
 ]
 Workers = Annotated[
     int | None,
@@ -123,7 +134,7 @@ ValidUtf8 = Annotated[bool, option("Permit only bytes that continue UTF-8.", "--
 
 
 def generate(
-    model: Model,
+    run: Run,
     file: File = "-",
     text: Text = None,
     column: Column = None,
@@ -213,7 +224,7 @@ def generate(
         precision=precision,
         device=device if engine == "local" else "cpu",  # the machines of a cluster have theirs
     )
-    (subject,) = find_subjects([model], revision, allow_pickle=not no_pickle)
+    (subject,) = find_subjects([run], revision, allow_pickle=not no_pickle)
     job = Job.of(subject, settings)
     inputs = Source(
         file,

@@ -10,12 +10,10 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from mrt5cli import bounds, places
+from mrt5cli import bounds
 from mrt5cli.bars import bars
 from mrt5cli.commands import options
-from mrt5cli.commands.options import amount, argument, named, option, path
+from mrt5cli.commands.options import amount, argument, named, option, path, written
 from mrt5cli.commands.tables import print_table
 from mrt5cli.errors import UserError, not_written
 from mrt5cli.output import print_json
@@ -42,12 +40,9 @@ MANY_POSITIONS = 100_000
 FINISHED = "finished"
 
 
-Runs = Annotated[
-    list[str],
-    argument("A run directory, checkpoint directory or Hub id; several are set side by side.", "RUN..."),
-]
-Text = Annotated[str | None, option("Inspect this text.")]
-File = Annotated[Path | None, path("Inspect this file; any bytes will do.")]
+Runs = Annotated[list[str], argument(f"{options.ANY_MODEL[:-1]}; several are set side by side.", "RUN")]
+Text = Annotated[str | None, option("Inspect this text.", metavar="TEXT")]
+File = Annotated[Path | None, path("Inspect this file; any bytes will do.", metavar="FILE")]
 Task = Annotated[
     str | None, named("Inspect test examples of this kind of task, or of this recipe's.", metavar="TASK")
 ]
@@ -56,10 +51,8 @@ Limit = Annotated[
 ]
 Html = Annotated[
     Path | None,
-    typer.Option(
-        parser=places.new_file,
-        metavar="FILE",
-        help="Write a page for a browser: every byte's gate value, and a threshold that can be moved.",
+    written(
+        "Write a page for a browser: every byte's gate value, and a threshold that can be moved.", "--html"
     ),
 ]
 Heatmap = Annotated[
@@ -190,7 +183,7 @@ def _check_shortens(config: MrT5Config, subject: Subject, threshold: float | Non
     if kind.refuses_inspection:
         raise UserError(
             f"{subject.name} {kind.refuses_inspection}",
-            "inspect a run whose recipe has a model.shortener that reads",
+            "inspect-deletions needs a run with a shortener; `mrt5 pretrain local_text` trains one",
         )
     if threshold is not None:
         check_threshold(config, subject.name, threshold)

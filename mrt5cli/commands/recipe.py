@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -26,10 +27,10 @@ from mrt5cli.commands.options import (
     path,
 )
 from mrt5cli.commands.tables import print_table
-from mrt5cli.errors import FULL, RecipeError, UserError, not_written
+from mrt5cli.errors import RecipeError, UserError, not_written
 from mrt5cli.output import print_json
 from mrt5cli.text import MISSING, announced, columns, counted, say, say_on_stderr, shortened, visible
-from mrt5cli.writing import naming
+from mrt5cli.writing import naming, write_json
 
 if TYPE_CHECKING:
     from mrt5cli.recipe import Recipe
@@ -37,6 +38,12 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="List, show, check and copy recipes, and explain their keys.")
 
+SCHEMA = "mrt5-recipe.schema.json"
+"""The file beside a recipe that the line in it names by which an editor finds it; it is written anew."""
+MODELINE = re.compile(r"^#\s*yaml-language-server\s*:.*\n", re.MULTILINE)
+WithSchema = Annotated[
+    bool, option(f"Also write {SCHEMA} beside it, by which editors check it.", "--schema/--no-schema")
+]
 LEAST_OF_LAST = 24
 """Columns of the descriptions in `recipe list` below which they are not worth cutting."""
 
@@ -48,11 +55,11 @@ class Checked:
     file: str
     recipe: Recipe | None = None
     problems: list[tuple[str, str]] = field(default_factory=list)
-    not_built: str | None = None
-    """Why the model could not be built here, though the recipe is fine."""
+    excepted: list[str] = field(default_factory=list)
+    """What could not be looked at here, though the recipe is fine: "its model, which ...", "its data"."""
 
 
-@app.command("list")
+@app.command("list", short_help="List the recipes that come with mrt5.")
 def list_(as_json: AsJson = False) -> None:
     """List the recipes that come with the toolkit, in groups, with the command that runs each.
 
@@ -85,7 +92,7 @@ def list_(as_json: AsJson = False) -> None:
     _print_columns(["name", "command", "model", "steps", "paper", "what"], cells)
 
 
-@app.command()
+@app.command(short_help="Print a recipe with all its defaults.")
 def show(name: RecipeName, set_: Overrides = None, code: Code = None, as_json: AsJson = False) -> None:
     """Print a recipe as it would run: bases and overrides applied, every default spelt out.
 
@@ -104,17 +111,22 @@ def show(name: RecipeName, set_: Overrides = None, code: Code = None, as_json: A
         print(dump(recipe).rstrip())
 
 
-@app.command()
+@app.command(short_help="Find every problem in recipes.")
 def check(
-    paths: Annotated[list[str], argument("Recipe files, directories, or shipped names.", "PATH...")],
+    paths: Annotated[
+        list[str], argument("Recipe files, directories, or names of shipped recipes.", "RECIPE")
+    ],
     set_: Overrides = None,
     build: Annotated[
-        bool, option("Also build each model, without its weights.", "--build/--no-build")
+        bool,
+        option("Also build each model, without its weights, and look for local data.", "--build/--no-build"),
     ] = True,
     code: Code = None,
     as_json: AsJson = False,
 ) -> None:
     """Check recipes and count them; the exit code is 2 if any has a problem.
+
+    That data or a model to start from is not here is no problem: such a recipe is "ok, except".
 
     Examples:
 
@@ -133,7 +145,7 @@ def check(
                 {
                     "file": item.file,
                     "problems": [{"key": key or None, "problem": text} for key, text in item.problems],
-                    "not_built": item.not_built,
+                    "except": item.excepted,
                     "remarks": item.recipe.remarks() if item.recipe else [],
                 }
                 for item in checked
@@ -145,10 +157,11 @@ def check(
         raise typer.Exit(UserError.exit_code)
 
 
-@app.command()
+@app.command(short_help="Copy a recipe to make it your own.")
 def copy(
     name: RecipeName,
     destination: Annotated[Path, argument("A new file, or a directory to put it in.", "DEST", places.path)],
+    schema: WithSchema = True,
     code: Code = None,
 ) -> None:
     """Copy a recipe to make it your own; a recipe with a base is written out whole.
@@ -168,43 +181,40 @@ def copy(
     if str(destination) == "/dev/stdout":
         print(text, end="")
     else:
-        target = destination / source.name if destination.is_dir() else destination
-        try:
-            with naming(target, len(text)), target.open("x", encoding="utf-8") as file:
-                file.write(text)
-        except FileExistsError:
-            raise UserError(f"{target} exists already", "give another name, or remove it first") from None
-        except OSError as error:
-            if error.errno in FULL:
-                target.unlink(missing_ok=True)
-            raise not_written(error) from None
-        print(target)
+        _write(destination / source.name if destination.is_dir() else destination, text, schema)
     say_on_stderr(f"its runs go to runs/{recipe.name}-seed{recipe.seed}; change `name:` in it")
 
 
-@app.command()
+@app.command(short_help="Write a recipe for a table of pairs.")
 def new(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="The kind of task: text2text.")],
+    kind: Annotated[str, argument("The kind of task: text2text.", "KIND", str)],
     data: Annotated[
         Path, path("A file of pairs, or a folder with a file a split: jsonl, csv, tsv or parquet.")
     ],
     input_: Annotated[
-        str | None, option("What the model reads, columns in braces: 'Correct: {noisy}'.", "--input")
+        str | None,
+        option("What the model reads, columns in braces: 'Correct: {noisy}'.", "--input", metavar="TEMPLATE"),
     ] = None,
-    target: Annotated[str | None, option("What it is to write: '{clean}'.", "--target")] = None,
-    name: Annotated[str | None, option("Name of the recipe and its runs. [default: as the data]")] = None,
+    target: Annotated[str | None, option("What it is to write: '{clean}'.", metavar="TEMPLATE")] = None,
+    name: Annotated[
+        str | None, option("Name of the recipe and its runs. Default: as the data.", metavar="NAME")
+    ] = None,
     start: Annotated[
         str | None,
-        named("Model to start from, or scratch. [default: by the device]", "--start", metavar="MODEL"),
+        named("The model to start from, or scratch. Default: by the device.", "--from", metavar="RUN"),
     ] = None,
+    out: Annotated[
+        Path | None, path("Write to this new file, not to stdout.", "--out", "-o", metavar="FILE")
+    ] = None,
+    schema: WithSchema = True,
     device: Device = "auto",
     code: Code = None,
 ) -> None:
-    """Look at a table of pairs and print a recipe for it that runs, with comments on what was found.
+    """Look at a table of pairs and write a recipe for it that runs, with comments on what was found.
 
     Examples:
 
-      mrt5 recipe new text2text --data pairs.tsv > mine.yaml
+      mrt5 recipe new text2text --data pairs.tsv --out mine.yaml
 
       mrt5 recipe new text2text --data pairs/ --input 'Correct: {noisy}' --target '{clean}' > mine.yaml
     """
@@ -216,20 +226,19 @@ def new(
     from mrt5cli import drafting, runtime
 
     draft = drafting.look(str(data), input_=input_, target=target, name=name, start=start)
-    given = {"--data": str(data), "--input": input_, "--target": target, "--name": name, "--start": start}
+    given = {"--data": str(data), "--input": input_, "--target": target, "--name": name, "--from": start}
     words = [word for key, value in given.items() if value is not None for word in (key, value)]
     own = [word for file in code or () for word in ("--code", str(file))]
     command = shlex.join(["mrt5", "recipe", "new", kind, *words, *own])
-    print(drafting.written(draft, command, runtime.device(device), start, own), end="")
+    text = drafting.written(draft, command, runtime.device(device), start, own)
+    print(text, end="") if out is None else _write(out, text, schema)
 
 
-@app.command()
+@app.command(short_help="Explain the keys of a recipe.")
 def schema(
     key: Annotated[
         str | None,
-        typer.Argument(
-            metavar="KEY", help="Only this key, section or kind of section: training, task.text2text."
-        ),
+        argument("Only this key, section or kind of section: training, task.text2text.", "KEY", str),
     ] = None,
     as_json: Annotated[bool, option("Print the JSON schema instead.", "--json")] = False,
     code: Code = None,
@@ -260,17 +269,39 @@ def schema(
             f"did you mean {leaves.get(near, near)}?" if near else "`mrt5 recipe schema` lists all",
         )
     if as_json and key is None:
-        whole = dict(words.schema())
-        # With a base, what is required may stand there.
-        whole["anyOf"] = [{"required": whole.pop("required")}, {"required": ["extends"]}]
-        print_json(whole)
-        return
+        return print_json(words.document())
     if as_json:
         of_kind = key in chosen[0].within
         print_json({item.path: item.schema for item in chosen} if of_kind else chosen[0].schema)
         return
     for item in chosen:
         say(f"{item.path}{f'  ({item.kind})' if item.kind else ''}\n    {_meaning(item)}")
+
+
+def _write(file: Path, text: str, schema: bool) -> None:
+    """Write a recipe to a new file, with a schema beside it where that is wanted, and say where they are."""
+    from mrt5cli.recipe import words
+
+    beside = file.with_name(SCHEMA)
+    if schema:
+        text = f"# yaml-language-server: $schema={SCHEMA}\n{MODELINE.sub('', text)}"
+    made = False
+    try:
+        with naming(file, len(text)), file.open("x", encoding="utf-8") as opened:
+            made = True
+            opened.write(text)
+        if schema:
+            own_code.take_in_packages()
+            write_json(beside, words.document())
+    except FileExistsError:
+        raise UserError(f"{file} exists already", "give another name, or remove it first") from None
+    except OSError as error:
+        if made:
+            file.unlink()
+        raise not_written(error) from None
+    print(file)
+    if schema:
+        say_on_stderr(f"{beside} tells an editor what its keys may be")
 
 
 # --- list ---------------------------------------------------------------------------------------------------
@@ -357,31 +388,50 @@ def _build_all(checked: Sequence[Checked]) -> None:
 
     for item in checked:
         assert item.recipe is not None
+        item.excepted = [
+            f"for its data, {path}, which is not here"
+            for path in _local_data(item.recipe)
+            if not Path(path).exists()
+        ]
         section = item.recipe.model
         if section.start not in ("scratch", *BYT5_SHAPES):
             try:
                 where, _ = resolve_model(section.start)
+                absent = None if Path(where).is_dir() else f"{where} is no folder here"
             except UserError as error:
-                item.not_built = f"it starts from what is not here: {error.message}"
-                continue
-            if not Path(where).is_dir():
-                item.not_built = f"it starts from {section.start}, which is not here"
+                absent = error.message
+            if absent:
+                item.excepted.append(f"for its model, whose start is not here: {absent}")
                 continue
             section = section.model_copy(update={"start": where})
         if problem := problem_with(section.model_dump_json()):
             item.problems = [("model", f"cannot be built: {problem}")]
 
 
+def _local_data(recipe: Recipe) -> list[str]:
+    """The files and folders that a recipe reads its examples from, each once."""
+
+    def found(tree: object) -> Iterator[str]:
+        if isinstance(tree, dict) and tree.get("kind") == "files":
+            yield tree["path"]
+        for node in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
+            yield from found(node)
+
+    return list(dict.fromkeys(found(recipe.task.model_dump(mode="json"))))
+
+
 def _print_checked(checked: Sequence[Checked]) -> None:
     for item in checked:
         if item.problems:
             say(f"{RecipeError(item.file, item.problems).message}\n")
-        if item.not_built:
-            say(f"{item.file}: not built: {item.not_built}")
+        elif item.excepted:
+            say(f"{item.file}: ok, except {', and '.join(item.excepted)}")
         for remark in item.recipe.remarks() if item.recipe else ():
             say(f"{item.file}: note: {remark}")
     problems = sum(len(item.problems) for item in checked)
-    say(f"{counted(len(checked), 'recipe')}, {counted(problems, 'problem')}")
+    excepted = sum(bool(item.excepted) for item in checked)
+    rest = f"; {excepted} ok, except for what is not here" if excepted else ""
+    say(f"{counted(len(checked), 'recipe')}, {counted(problems, 'problem')}{rest}")
 
 
 # --- schema -------------------------------------------------------------------------------------------------

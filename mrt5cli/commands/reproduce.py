@@ -8,8 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from mrt5cli import bounds
 from mrt5cli.commands import options
 from mrt5cli.commands.options import amount, argument, option, path
@@ -31,46 +29,44 @@ SHOWN = ("id", "kind", "status", "reason", "experiments", "gigabytes")
 """Of a job, in the JSON document."""
 
 
-Suite = Annotated[str, argument("paper, miniature, or a file like theirs.", "[SUITE]")]
+Suite = Annotated[str, argument("paper, miniature, or a file like theirs.", "SUITE")]
 Only = Annotated[
     list[str] | None,
     option(
-        "Only these experiments and recipes, and what they need; may be repeated.", "--only", metavar="GLOB"
+        "Only these experiments and recipes, and what they need. May be repeated.", "--only", metavar="GLOB"
     ),
 ]
-Smoke = Annotated[bool, option("Shrink every recipe to seconds on a CPU, to see that all works.", "--smoke")]
 Jobs = Annotated[
     int | None,
     amount("Jobs at a time. Default: one a GPU; with 1, a training takes all GPUs.", bounds.WORKERS),
 ]
-DryRun = Annotated[bool, option("Print the plan, and stop.", "--dry-run")]
 Budget = Annotated[
     float | None,
-    typer.Option(
-        min=0.0,
-        max=1e9,
+    amount(
+        "Leave out what does not fit into so many of the hours that the plan estimates.",
+        1e9,
+        0.0,
         metavar="HOURS",
-        help="Leave out what does not fit into so many of the hours that the plan estimates.",
     ),
 ]
 Speed = Annotated[
     float | None,
-    typer.Option(min=0.001, max=1e9, metavar="TFLOPS", help="Sustained speed of a GPU, for the estimates."),
+    amount("Sustained speed of a GPU, for the estimates.", 1e9, 0.001, metavar="TFLOPS"),
 ]
 KeepChanged = Annotated[
     bool, option("Let finished runs and results of changed code stand.", "--keep-changed")
 ]
-Runs = Annotated[Path | None, path("Folder of the runs. [default: runs, or inside it]")]
-Reports = Annotated[Path, path("Folder of the reports.")]
+Runs = Annotated[Path | None, path("Folder of the runs. Default: runs, or inside it.", metavar="DIR")]
+Reports = Annotated[Path, path("Folder of the reports.", "--out", "-o", metavar="DIR")]
 ReportOnly = Annotated[bool, option("Train nothing; report on the results that exist.", "--report-only")]
 
 
 def reproduce(
     suite: Suite = PAPER,
     only: Only = None,
-    smoke: Smoke = False,
+    smoke: options.Smoke = False,
     jobs: Jobs = None,
-    dry_run: DryRun = False,
+    dry_run: options.DryRun = False,
     budget: Budget = None,
     gpu_tflops: Speed = None,
     keep_changed: KeepChanged = False,

@@ -11,7 +11,7 @@ from mrt5cli import bounds
 from mrt5cli.commands import options
 from mrt5cli.errors import UserError
 from mrt5cli.output import print_json
-from mrt5cli.text import say
+from mrt5cli.text import say_on_stderr
 
 if TYPE_CHECKING:
     from mrt5cli.training.pretrain import Training
@@ -21,7 +21,7 @@ From = Annotated[
     options.named(
         "The model to start from; as --set model.start=. Default: the recipe's.",
         "--from",
-        metavar="RUN[@STEP]|DIR|HUB_ID",
+        metavar="RUN[@STEP]",
     ),
 ]
 ContinueFor = Annotated[
@@ -168,8 +168,8 @@ def _carry_out(trainings: Sequence[Training], slurm: list[str] | None, dry_run: 
     elif as_json:
         print_json(plan.document)
     else:
-        say(plan.text)
-        print(f"\n{recipes.dump(plan.recipe)}")
+        say_on_stderr(f"{plan.text}\n")
+        print(recipes.dump(plan.recipe), end="")  # for a file that can be trained
 
 
 def _submit(trainings: Sequence[Training], slurm: list[str], dry_run: bool, as_json: bool) -> None:
@@ -181,7 +181,8 @@ def _submit(trainings: Sequence[Training], slurm: list[str], dry_run: bool, as_j
     if dry_run and as_json:
         print_json({"script": prepared.script, "runs": runs})
     elif dry_run:
-        print(*(f"# job {number}: {run}" for number, run in enumerate(runs)), prepared.script, sep="\n")
+        say_on_stderr("\n".join(f"job {number}: {run}" for number, run in enumerate(runs)))
+        print(prepared.script)  # which begins with the line that names its shell
     else:
         ids = prepared.submit()
         jobs = [

@@ -21,6 +21,7 @@ from transformers.models.t5.modeling_t5 import T5Attention
 
 from mrt5cli.convert.files import Job, write_configurations, write_recipe, write_tokenizer
 from mrt5cli.errors import UserError
+from mrt5cli.extras import how_to_install
 from mrt5cli.models import MrT5ForConditionalGeneration
 from mrt5cli.models.checkpoint import sharing_weights
 from mrt5cli.models.fast.switch import fast_paths
@@ -141,7 +142,7 @@ def _check(job: Job) -> None:
     """Refuse what cannot be written, before minutes are spent on it."""
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(f"--to onnx needs {' and '.join(missing)}", "pip install 'mrt5cli[onnx]'")
+        raise UserError(f"--to onnx needs {' and '.join(missing)}", how_to_install("onnx"))
     if job.config.deletion_type not in KINDS:
         raise UserError(
             "--to onnx writes models with MrT5's learned gate, or with no shortener; this one has "

@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from mrt5cli.errors import RunFailed, UserError
+from mrt5cli.extras import how_to_install
 from mrt5cli.generation.calibration import Calibration
 from mrt5cli.generation.generate import Job
 from mrt5cli.generation.predictor import PenElsewhere
@@ -46,7 +47,7 @@ class Cluster:
 
     def __init__(self, device: str, workers: int | None = None) -> None:
         if importlib.util.find_spec("ray") is None:
-            raise UserError("--engine ray needs the package ray", "pip install 'mrt5cli[ray]'")
+            raise UserError("--engine ray needs the package ray", how_to_install("ray"))
         if device not in ("auto", "cpu", "cuda"):
             raise UserError(f"--device {device} is of one machine", "with --engine ray: cuda, cpu or auto")
         import ray

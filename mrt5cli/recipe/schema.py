@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import AfterValidator, Field, WithJsonSchema
 
 from mrt5cli import bounds
+from mrt5cli.extras import how_to_install
 from mrt5cli.metrics.catalog import choosers
 from mrt5cli.recipe import tasks
 from mrt5cli.recipe.section import (
@@ -357,9 +358,7 @@ class TrainingSection(Section):
         if not missing:
             return None
         packages = "package" if len(missing) == 1 else "packages"
-        return f"needs the {packages} {' and '.join(missing)}, not installed here", " ".join(
-            ["pip install", *missing]
-        )
+        return f"needs the {packages} {' and '.join(missing)}, not installed here", how_to_install(*missing)
 
 
 class GenerationSection(Section):

@@ -8,8 +8,10 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
+from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import ErrorDetails
 
+from mrt5cli import __version__
 from mrt5cli.own_code import why_missing
 from mrt5cli.recipe.schema import Recipe
 from mrt5cli.recipe.section import Misfit, when_kinds_are_added
@@ -74,6 +76,14 @@ def schema() -> Node:
 
 
 when_kinds_are_added(schema.cache_clear)
+
+
+def document() -> Node:
+    """The JSON schema of a recipe as a file of its own, for editors."""
+    whole = dict(schema())
+    # With a base, what is required may stand there.
+    whole["anyOf"] = [{"required": whole.pop("required")}, {"required": ["extends"]}]
+    return {"$schema": GenerateJsonSchema.schema_dialect, "$id": f"urn:mrt5cli:recipe:{__version__}", **whole}
 
 
 def all_keys() -> list[Key]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mrt5cli.errors import UserError, not_written
+from mrt5cli.extras import how_to_install
 from mrt5cli.fingerprint import recipe_hash
 from mrt5cli.metrics.results import Json
 from mrt5cli.report import tables
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 FIGURES_FOLDER = "figures"
 TITLES = {"paper": "The MrT5 paper, reproduced", "miniature": "The MrT5 paper in miniature"}
-HOW_TO_DRAW = "pip install 'mrt5cli[plots]'"
 
 
 def can_draw() -> bool:
@@ -110,7 +110,7 @@ def _report(plan: SuitePlan) -> Json:
         "left_out": [experiment.title for experiment in plan.experiments if experiment not in wanted],
         "failures": [job for job in plan.jobs if job.status in ("failed", "blocked")],
         "damaged": list(dict.fromkeys(damaged)),
-        "how_to_draw": None if can_draw() else HOW_TO_DRAW,
+        "how_to_draw": None if can_draw() else how_to_install("plots"),
         "figures": FIGURES_FOLDER,
     }
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mrt5cli.errors import UserError, not_written
+from mrt5cli.extras import how_to_install
 from mrt5cli.report.html import Section, page
-from mrt5cli.report.page import HOW_TO_DRAW, can_draw
+from mrt5cli.report.page import can_draw
 from mrt5cli.report.tables import Table
 from mrt5cli.runs.curves import Panel
 from mrt5cli.runs.describing import Words, grouped
@@ -56,4 +57,4 @@ def write_picture(path: Path, panels: Sequence[Panel]) -> None:
 
 def _check_can_draw(option: str) -> None:
     if not can_draw():
-        raise UserError(f"{option} needs matplotlib, which is not installed", HOW_TO_DRAW)
+        raise UserError(f"{option} needs matplotlib, which is not installed", how_to_install("plots"))

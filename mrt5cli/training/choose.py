@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mrt5cli import runtime as machine
 from mrt5cli.errors import HubAway, UserError
+from mrt5cli.extras import how_to_install
 from mrt5cli.metrics.catalog import METRICS, is_measured
 from mrt5cli.metrics.loaded import check_scripts
 from mrt5cli.places import check_writable, room
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration
     from mrt5cli.models.fast.choice import Choice
 
-HOW_TO_INSTALL_PEFT = "pip install 'mrt5cli[peft]'"
-
 
 def choose(recipe: Recipe, options: RunOptions) -> TrainingPlan:
     """Check a run, and have its task and model ready.
@@ -42,7 +41,9 @@ def choose(recipe: Recipe, options: RunOptions) -> TrainingPlan:
         UserError: whatever would keep the run from starting.
     """
     if recipe.training.lora is not None and importlib.util.find_spec("peft") is None:
-        raise UserError("training.lora needs the package peft, which is not installed", HOW_TO_INSTALL_PEFT)
+        raise UserError(
+            "training.lora needs the package peft, which is not installed", how_to_install("peft")
+        )
     if lacking := recipe.training.lacks():
         raise UserError(f"training.report_to {lacking[0]}", lacking[1])
     run = RunDir(options.out)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import secrets
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -17,7 +16,7 @@ from typing import Any
 import mrt5cli
 from mrt5cli import manifest, own_code
 from mrt5cli.errors import UserError
-from mrt5cli.fingerprint import code_version
+from mrt5cli.fingerprint import code_version, commit
 from mrt5cli.metrics.catalog import METRICS
 from mrt5cli.metrics.scoring import OWN
 from mrt5cli.recipe import dump
@@ -65,7 +64,7 @@ def beginning(plan: TrainingPlan, prepared: Prepared) -> dict[str, Any]:
         **plan.runtime.describe(),
         "attention": str(prepared.attention),
         "versions": own | {name: metadata.version(name) for name in libraries},
-        "commit": _commit(Path(mrt5cli.__file__).parent),
+        "commit": commit(Path(mrt5cli.__file__).parent),
         "hub_commits": commits,
         "sessions": [*before.get("sessions", []), session],
     }
@@ -198,20 +197,6 @@ def _packages(plan: TrainingPlan, prepared: Prepared) -> dict[str, str]:
     used = (type(prepared.task), type(plan.recipe.model.shortener), *own)
     found = (own_code.package_of(each.__module__) for each in used)
     return {package.name: package.version for package in found if package is not None}
-
-
-def _commit(folder: Path) -> str | None:
-    """The git commit of this package's own checkout, "+" added when files are changed; None if installed."""
-
-    def git(*words: str) -> str:
-        command = ["git", "-C", str(folder), *words]
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-
-    try:
-        git("ls-files", "--error-unmatch", "__init__.py")  # may lie inside somebody else's repository
-        return git("describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+")
-    except (OSError, subprocess.SubprocessError):
-        return None
 
 
 def _now() -> str:

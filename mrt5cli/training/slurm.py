@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mrt5cli import own_code
 from mrt5cli.errors import UserError
+from mrt5cli.extras import how_to_install
 from mrt5cli.rundir import RunDir
 from mrt5cli.stopping import exit_code
 from mrt5cli.text import say_on_stderr
@@ -205,7 +206,7 @@ def prepare(trainings: Sequence[Training], request: Request) -> Prepared:
         UserError: submitit is not installed, or something would keep one of them from starting.
     """
     if importlib.util.find_spec("submitit") is None:
-        raise UserError("--slurm needs the package submitit", "pip install 'mrt5cli[slurm]'")
+        raise UserError("--slurm needs the package submitit", how_to_install("slurm"))
     from submitit.helpers import environment_variables
 
     group = {} if request.processes == 1 else {"RANK": 0, "WORLD_SIZE": request.processes}

@@ -19,7 +19,7 @@ from mrt5cli.benchmark.run import BUILDERS
 from mrt5cli.cli import app
 from mrt5cli.commands.bench import KINDS
 
-HERE = ["--batch", "2", "--length", "40", "--target", "5", "--rounds", "2", "--device", "cpu"]
+HERE = ["--batch-size", "2", "--length", "40", "--target-length", "5", "--rounds", "2", "--device", "cpu"]
 SMALL = ["--size", "tiny", *HERE]
 
 
@@ -29,8 +29,8 @@ def bench(*words: object):
 
 def test_every_way_to_time_a_model_in_one_document(tmp_path: Path):
     out = tmp_path / "bench.json"
-    words = ["--what", "forward,train,generate,attention", "--rates", "0,0.5", "--rows", "even,wide"]
-    result = bench(*SMALL, *words, "--bf16", "--json", "--out", out)
+    words = ["--what", "forward,train,generate,attention", "--deletion-rate", "0,0.5", "--rows", "even,wide"]
+    result = bench(*SMALL, *words, "--precision", "fp32,bf16", "--json", "--out", out)
     assert result.exit_code == 0, result.output
     document = json.loads(result.stdout)
     assert json.loads(out.read_text()) == document
@@ -50,7 +50,7 @@ def test_every_way_to_time_a_model_in_one_document(tmp_path: Path):
 
 
 def test_the_ideal_is_the_arithmetic(tmp_path: Path):
-    result = bench(*SMALL, "--rates", "0.5", "--rows", "even,wide", "--json")
+    result = bench(*SMALL, "--deletion-rate", "0.5", "--rows", "even,wide", "--json")
     assert result.exit_code == 0, result.output
     [suite] = json.loads(result.stdout)["suites"]
     cases = {case["name"]: case for case in suite["cases"]}
@@ -72,7 +72,7 @@ def test_the_ideal_is_the_arithmetic(tmp_path: Path):
 
 def test_a_table_for_people_and_a_run_of_ones_own(tmp_path: Path):
     run = make_run(tmp_path, "mrt5")
-    result = bench(run, *HERE, "--length", "30", "--rates", "0.5", "--rows", "wide")
+    result = bench(run, *HERE, "--length", "30", "--deletion-rate", "0.5", "--rows", "wide")
     assert result.exit_code == 0, result.output
     assert "packed 50 % wide" in result.stdout
     assert "% of" in result.stdout
@@ -83,7 +83,7 @@ def test_a_table_for_people_and_a_run_of_ones_own(tmp_path: Path):
 @pytest.mark.usefixtures("fast")
 def test_a_path_that_computes_something_else_fails_loudly(monkeypatch):
     monkeypatch.setattr(suite, "LOGIT_TOLERANCE", 0.0)
-    result = bench(*SMALL, "--rates", "0.5")
+    result = bench(*SMALL, "--deletion-rate", "0.5")
     assert result.exit_code == 1
     assert "a fast path does not compute what the plain one does: forward, " in result.stderr
     assert "MORE THAN" in result.stdout  # what was measured is shown all the same
@@ -91,8 +91,19 @@ def test_a_path_that_computes_something_else_fails_loudly(monkeypatch):
 
 @pytest.mark.slow
 def test_memory_of_a_step_is_smaller_where_less_is_kept():
-    words = ["--length", "200", "--target", "20", "--rounds", "1"]
-    command = [sys.executable, "-m", "mrt5cli", "bench", *SMALL, *words, "--what", "train", "--rates", "0"]
+    words = ["--length", "200", "--target-length", "20", "--rounds", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "mrt5cli",
+        "bench",
+        *SMALL,
+        *words,
+        "--what",
+        "train",
+        "--deletion-rate",
+        "0",
+    ]
     # A process of its own: the server that forks what measures keeps the environment of its start.
     done = subprocess.run(
         [*command, "--memory", "--json"],
@@ -139,9 +150,9 @@ def test_precision_as_a_table_of_a_model_that_deletes_nothing(tmp_path: Path):
     [
         (["--what", "forward,speed"], "--what 'forward,speed': expected words of forward, train"),
         (["--what", ","], "--what ',': expected words of"),
-        (["--rates", "50"], "a rate is a share of positions, 0 to below 1"),
+        (["--deletion-rate", "50"], "a rate is a share of positions, 0 to below 1"),
         (["--rows", "odd"], "expected words of even, wide"),
-        (["--rows", "wide", "--batch", "1"], "one row cannot be longer than another"),
+        (["--rows", "wide", "--batch-size", "1"], "one row cannot be longer than another"),
         (["--size", "huge"], "--size huge is not known"),
         (["nowhere/at/all"], "does not exist"),
         (["--what", "precision"], "--what precision needs a trained run"),
@@ -229,7 +240,7 @@ def test_a_log_says_what_is_left(monkeypatch, capsys):
 )
 @pytest.mark.slow
 def test_what_compiling_costs():
-    result = bench(*SMALL, "--what", "compile", "--rates", "0.5", "--rounds", "1", "--json")
+    result = bench(*SMALL, "--what", "compile", "--deletion-rate", "0.5", "--rounds", "1", "--json")
     assert result.exit_code == 0, result.output
     [compiled] = json.loads(result.stdout)["suites"]
     costs = [case["compiling"] for case in compiled["cases"] if case["compiling"]]
@@ -263,12 +274,12 @@ def test_a_model_with_learned_positions(tmp_path: Path):
     shape = {"d_model": 16, "d_ff": 16, "d_kv": 8, "num_heads": 2, "num_layers": 4, "num_decoder_layers": 1}
     positions = {"has_absolute_position_embeddings": True, "max_position_embeddings": 40}
     MrT5ForConditionalGeneration(MrT5Config(**shape, **positions)).save_pretrained(tmp_path)
-    longer = bench(tmp_path, "--length", 41, "--target", 4)
+    longer = bench(tmp_path, "--length", 41, "--target-length", 4)
     assert longer.exit_code == 2
     assert "41 positions are more than the 40 that this model learned" in longer.stderr
     precision = bench(tmp_path, "--what", "precision")
     assert "needs a trained run" in precision.stderr, "which has texts of its own length"
-    compared = bench(tmp_path, "--length", 16, "--target", 4)
+    compared = bench(tmp_path, "--length", 16, "--target-length", 4)
     assert compared.exit_code == 2
     assert "learned positions, and transformers' T5, which it is timed against, has none" in compared.stderr
 

@@ -191,8 +191,8 @@ def test_it_is_evaluated_and_inspected_without_labels(unbroken: RunDir, there: P
 def test_a_dry_run_fits_nothing_and_says_what_it_would(there: Path, unbroken: RunDir, tmp_path: Path) -> None:
     result = mrt5("pretrain", "taught.yaml", "--out", str(tmp_path / "run"), "--dry-run", "--device", "cpu")
     assert result.exit_code == 0, result.stderr
-    assert "boundary predictor (entropy)" in result.stdout or "(unigram)" in result.stdout
-    assert "cross-entropy + boundary loss" in result.stdout
+    assert "boundary predictor (entropy)" in result.stderr or "(unigram)" in result.stderr
+    assert "cross-entropy + boundary loss" in result.stderr
     assert "fitting" not in result.stderr
     assert not list(tmp_path.iterdir())
 

@@ -58,7 +58,7 @@ def test_every_command_is_there_with_a_line_that_is_not_cut_off() -> None:
     help_text = CliRunner().invoke(cli.app, ["--help"]).stdout
     for command in ("pretrain", "evaluate", "inspect-deletions", "recipe"):
         assert f"\n  {command} " in help_text
-    assert "..." not in help_text.split("Commands:")[1]
+    assert "..." not in help_text.split("Prepare:")[1]
 
 
 def test_version() -> None:
@@ -157,7 +157,7 @@ def test_debug_shows_the_traceback_of_a_user_error(monkeypatch: pytest.MonkeyPat
         ),
         (
             ModuleNotFoundError("No module named 'torch'", name="torch"),
-            "error: the package 'torch' is not installed\nhint: `pip install mrt5cli` brings all it needs\n",
+            "error: the package 'torch' is not installed\nhint: `pip check` lists what is missing\n",
         ),
     ],
 )

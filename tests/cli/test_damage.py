@@ -409,4 +409,4 @@ def test_metrics_that_are_lost_are_told_of_checkpoints_without_a_manifest_too(
     run.metrics_path.write_text("".join(lines[:-2]))
     assert "has no line from step 6 to step 8" in (run.metrics_lost(LATER) or "")
     run.metrics_path.unlink()
-    assert f"note: {run.metrics_path} has no line from step 0 to step 8" in resume(run, "--dry-run").stdout
+    assert f"note: {run.metrics_path} has no line from step 0 to step 8" in resume(run, "--dry-run").stderr

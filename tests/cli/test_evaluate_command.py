@@ -268,10 +268,10 @@ def test_runtime(runs: dict[str, Path]) -> None:
         (["{mrt5}", "{spans}"], "mrt5-seed3 and spans-seed3 were trained on different tasks (kind: "),
         (["{mrt5}", "--task", "vowel_removl"], "no recipe 'vowel_removl'"),
         (["{mrt5}", "--task", "vowel_removl"], "--task takes a recipe, or one of span_corruption, copy"),
-        (["{mrt5}", "--limit", "0"], "Invalid value for '--limit'"),
+        (["{mrt5}", "--limit", "0"], "invalid value for '--limit'"),
         (
             ["{mrt5}", "--split", "train"],
-            "Invalid value for '--split': 'train' is not one of 'validation', 'test'",
+            "invalid value for '--split': 'train' is not one of 'validation', 'test'",
         ),
         (["{mrt5}", "--task", "copy", "--out", "{mrt5}/recipe.yaml/x.json"], "cannot be written"),
     ],

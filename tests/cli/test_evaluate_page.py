@@ -176,7 +176,7 @@ def test_without_matplotlib_a_page_says_how_to_get_figures(
     monkeypatch.setattr(reports, "can_draw", lambda: False)
     _, page = paged(tmp_path / "dial.html", run, "--deletion-rate", "0.5", "--limit", 8)
     assert "<svg" not in page
-    assert "pip install 'mrt5cli[plots]'" in unescape(page)
+    assert "pip install 'matplotlib" in unescape(page)
     assert "at 50 %" in page
 
 

@@ -173,7 +173,7 @@ def test_from_makes_a_fine_tune_of_a_recipe_from_scratch(place: Path):
     (place / "scratch.yaml").write_text(json.dumps(recipe))
     result = finetune("scratch.yaml", "--from", "runs/byt5-seed3", "--dry-run", "--device", "cpu")
     assert result.exit_code == 0, result.output
-    assert "width 32, 2 + 1 layers, no shortener; from runs/byt5-seed3" in result.stdout
+    assert "width 32, 2 + 1 layers, no shortener; from runs/byt5-seed3" in result.stderr
     assert "shape: null" in result.stdout
 
 
@@ -189,11 +189,11 @@ def test_the_plan_says_what_there_is_and_what_will_be_kept():
         "task.input_length=16",
     )
     assert result.exit_code == 0, result.output
-    assert "24 training and 24 validation rows" in result.stdout
-    assert re.search(r"\(\d+ sources.* cut\)", result.stdout)
+    assert "24 training and 24 validation rows" in result.stderr
+    assert re.search(r"\(\d+ sources.* cut\)", result.stderr)
     assert (
         "best     lowest cross-entropy on validation data, hard deletion, measured every 3 steps; "
-        "stops after 4 without a better one" in result.stdout
+        "stops after 4 without a better one" in result.stderr
     )
     plan = json.loads(finetune("byt5.yaml", "--dry-run", "--json", "--device", "cpu").stdout)
     assert plan["best"] == "lowest cross-entropy on validation data, measured every 3 steps"

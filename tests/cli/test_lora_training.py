@@ -117,7 +117,7 @@ def test_a_checkpoint_without_its_changes_is_passed_over_or_refused_by_name(trai
     result = mrt5(*words)
     assert result.exit_code == 0
     told = "step-00000024 is not a whole checkpoint: it has no lora.safetensors"
-    assert f"{told}; the run goes on from step 20" in result.stdout
+    assert f"{told}; the run goes on from step 20" in result.stderr
     (run.checkpoint(24) / "manifest.json").unlink()  # as of an older version
     result = mrt5(*words)
     assert result.exit_code == 2
@@ -175,7 +175,7 @@ def test_without_peft_nothing_is_begun(tmp_path: Path, monkeypatch: pytest.Monke
     result = mrt5("finetune", recipe, "--out", str(tmp_path / "run"))
     assert result.exit_code == 2
     assert "training.lora needs the package peft, which is not installed" in result.stderr
-    assert "pip install 'mrt5cli[peft]'" in result.stderr
+    assert "pip install 'peft" in result.stderr
     assert not (tmp_path / "run").exists()
 
 

@@ -240,7 +240,7 @@ WITH_RUN = {
     "resume": ("pretrain", "own.yaml", "--out", "run", "--resume", "--device", "cpu"),
     "from": ("finetune", "own.yaml", "--from", "run", "--out", "new", "--device", "cpu"),
     "start": ("finetune", "own.yaml", "--set", "model={start: run}", "--dry-run"),
-    "drafted from": ("recipe", "new", "text2text", "--data", "pairs.tsv", "--start", "run"),
+    "drafted from": ("recipe", "new", "text2text", "--data", "pairs.tsv", "--from", "run"),
     "its recipe": ("recipe", "show", "run/recipe.yaml"),
     "the task of its recipe": ("evaluate", "run", "--task", "run/recipe.yaml", "--device", "cpu"),
 }
@@ -307,7 +307,7 @@ def own_code_of(run: Path) -> object:
 
 def test_a_recipe_is_drafted_from_a_run_of_changed_code(run: Path) -> None:
     Path("nth.py").write_text(OWN + "# a remark\n")
-    words = ("recipe", "new", "text2text", "--data", "pairs.tsv", "--start", "run")
+    words = ("recipe", "new", "text2text", "--data", "pairs.tsv", "--from", "run")
     assert "add --code" in " ".join(mrt5(*words, code=2).output.split())
     drafted = mrt5(*words, "--code", "nth.py").stdout
     train = "mrt5 finetune THIS.yaml --code nth.py"

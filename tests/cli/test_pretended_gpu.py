@@ -58,16 +58,16 @@ def pretrain(*overrides: str, recipe: str = "pctrl40", json_too: bool = False) -
 
 def line(result: Result, name: str) -> str:
     assert result.exit_code == 0, result.output
-    found = re.search(rf"^{name} +(.*)", result.stdout, re.MULTILINE)
-    assert found is not None, result.stdout
+    found = re.search(rf"^{name} +(.*)", result.stderr, re.MULTILINE)
+    assert found is not None, result.stderr
     return found[1]
 
 
 def test_float32_is_advised_against(pretend: Pretend) -> None:
     pretend("NVIDIA H200", 150)
     said = r"with --set training\.precision=bf16 this takes about .*\(from arithmetic, not measured\)"
-    assert re.search(said, pretrain(TINY).stdout)
-    assert not re.search(said, pretrain(TINY, "training.precision=bf16").stdout)
+    assert re.search(said, pretrain(TINY).stderr)
+    assert not re.search(said, pretrain(TINY, "training.precision=bf16").stderr)
 
 
 def test_a_shortener_that_looks_at_padding_is_not_said_to_run_by_our_kernels(pretend: Pretend) -> None:
@@ -137,9 +137,9 @@ def test_a_step_that_does_not_fit_is_refused_with_settings_that_do(pretend: Pret
     # What is proposed fits, and what lies above it would not, or not well.
     for settings in ((f"{batch}{smaller}",), (f"{batch}256", "training.recompute=blocks")):
         fitting = pretrain(TINY, *settings)
-        assert fitting.exit_code == 0 and "if memory runs out" not in fitting.stdout, fitting.output
+        assert fitting.exit_code == 0 and "if memory runs out" not in fitting.stderr, fitting.output
     above = pretrain(TINY, f"{batch}{2 * smaller}")
-    assert above.exit_code == 2 or "if memory runs out: --set" in above.stdout
+    assert above.exit_code == 2 or "if memory runs out: --set" in above.stderr
 
 
 def test_a_step_that_hardly_fits_is_spoken_of(pretend: Pretend) -> None:
@@ -148,7 +148,7 @@ def test_a_step_that_hardly_fits_is_spoken_of(pretend: Pretend) -> None:
     notes = dict.fromkeys((0.85, 0.95), 0)
     for share in notes:
         pretend("NVIDIA L40S", total / share / 1e9)
-        notes[share] = pretrain(TINY).stdout.count("if memory runs out: --set training.device_batch_size=4")
+        notes[share] = pretrain(TINY).stderr.count("if memory runs out: --set training.device_batch_size=4")
     assert notes == {0.85: 0, 0.95: 1}
 
 

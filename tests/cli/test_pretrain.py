@@ -154,7 +154,7 @@ def test_plan_and_summary_are_told_on_stderr_and_json_on_stdout(recipe: str):
 def test_dry_run_writes_nothing(recipe: str):
     result = mrt5(recipe, "--dry-run", "--device", "cpu")
     assert result.exit_code == 0, result.stderr
-    assert "output   runs/tiny-seed7" in result.stdout
+    assert "output   runs/tiny-seed7" in result.stderr
     assert "adam_beta2: 0.999" in result.stdout  # the recipe, resolved
     assert [path.name for path in Path().iterdir()] == ["tiny.yaml"]
     planned = json.loads(mrt5(recipe, "--dry-run", "--json").stdout)
@@ -376,7 +376,7 @@ def test_keys_that_change_no_number_may_change(unfinished: RunDir, recipe: str):
         "training.save_steps=30",
     )
     assert result.exit_code == 0, result.stderr
-    assert "note: training.save_steps: 7 in the run, 30 now" in result.stdout
+    assert "note: training.save_steps: 7 in the run, 30 now" in result.stderr
 
 
 def test_resuming_nothing_starts(recipe: str):

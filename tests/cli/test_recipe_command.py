@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from mrt5cli import __version__
 from mrt5cli.cli import app
+from mrt5cli.commands.recipe import SCHEMA
 from mrt5cli.recipe import load
 from mrt5cli.recipe.loading import shipped
 
@@ -23,6 +25,9 @@ task: {kind: copy, length: 16}
 model: {start: scratch}
 training: {max_steps: 5}
 """
+
+
+MODELINE = f"# yaml-language-server: $schema={SCHEMA}\n"
 
 
 @pytest.fixture(autouse=True)
@@ -134,7 +139,7 @@ def test_check_as_json() -> None:
                 "problem": "expected a whole number from 0 to 4294967295, not -1 (line 6)",
             }
         ],
-        "not_built": None,
+        "except": [],
         "remarks": [],
     }
     assert b["problems"][0]["key"] is None
@@ -143,11 +148,25 @@ def test_check_as_json() -> None:
 def test_check_names_models_that_cannot_be_built_here() -> None:
     start = "runs/quickstart-byt5-seed42"
     lines = mrt5("check", "quickstart").stdout.splitlines()
-    assert lines[0].endswith(
-        f"quickstart.yaml: not built: it starts from what is not here: {start} does not exist"
-    )
-    assert lines[1:] == ["1 recipe, 0 problems"]
+    why = f"for its model, whose start is not here: {start} does not exist"
+    assert lines[0].endswith(f"quickstart.yaml: ok, except {why}")
+    assert lines[1:] == ["1 recipe, 0 problems; 1 ok, except for what is not here"]
+    [checked] = json.loads(mrt5("check", "quickstart", "--json").stdout)
+    assert (checked["problems"], checked["except"]) == ([], [why])
     assert mrt5("check", "quickstart", "--no-build").stdout == "1 recipe, 0 problems\n"
+
+
+def test_check_names_data_that_is_not_here() -> None:
+    files = "{kind: files, path: %s}"
+    task = "{kind: span_corruption, input_length: 64, sources: [%s, %s, {kind: embedded}]}"
+    text = GOOD.replace("{kind: copy, length: 16}", task % (files % "here.txt", files % "gone"))
+    Path("a.yaml").write_text(text.replace("scratch", "google/byt5-nothing"))
+    Path("here.txt").write_text("x")
+    assert mrt5("check", "a.yaml").stdout.splitlines() == [
+        "a.yaml: ok, except for its data, gone, which is not here, and for its model, whose start is not "
+        "here: google/byt5-nothing is no folder here",
+        "1 recipe, 0 problems; 1 ok, except for what is not here",
+    ]
 
 
 def test_check_names_models_that_cannot_be_built_anywhere() -> None:
@@ -209,14 +228,14 @@ def test_copy_keeps_the_comments_of_a_recipe_without_base() -> None:
     result = mrt5("copy", "local_text", "mine.yaml")
     assert result.stdout == "mine.yaml\n"
     assert "runs/local-text-seed42" in result.stderr
-    assert Path("mine.yaml").read_text() == shipped()["local_text"].read_text()
+    assert Path("mine.yaml").read_text() == MODELINE + shipped()["local_text"].read_text()
 
 
 def test_copy_writes_out_what_a_base_gives() -> None:
     Path("folder").mkdir()
     assert mrt5("copy", "multilingual_v3/mrt5_30", "folder").stdout == "folder/mrt5_30.yaml\n"
     text = Path("folder/mrt5_30.yaml").read_text()
-    assert text.startswith("# Paper, camera-ready: ") and "extends:" not in text
+    assert text.startswith(f"{MODELINE}# Paper, camera-ready: ") and "extends:" not in text
     assert load("folder/mrt5_30.yaml") == load("multilingual_v3/mrt5_30")
 
 
@@ -238,6 +257,58 @@ def test_copy_to_where_nothing_can_be_written() -> None:
     assert result.stderr.startswith(
         "error: no/such/folder.yaml cannot be written: No such file or directory\n"
     )
+
+
+# --- editors ------------------------------------------------------------------------------------------------
+
+
+def named_by(recipe: Path) -> Path:
+    """The schema of a recipe as yaml-language-server finds it: a path from its folder on."""
+    named = re.findall(r"^# yaml-language-server: \$schema=(.*)$", recipe.read_text(), re.MULTILINE)
+    assert len(named) == 1 and "://" not in named[0]
+    return recipe.parent / named[0]
+
+
+def test_the_schema_that_a_copy_names_is_beside_it() -> None:
+    Path("folder").mkdir()
+    told = mrt5("copy", "quickstart", "folder/mine.yaml").stderr
+    schema = named_by(Path("folder/mine.yaml"))
+    assert f"{schema} tells an editor" in told
+    assert json.loads(schema.read_text()) == json.loads(mrt5("schema", "--json").stdout)
+    assert load("folder/mine.yaml") == load("quickstart")
+    assert mrt5("check", "folder", "--no-build").stdout == "1 recipe, 0 problems\n"
+
+
+def test_a_copy_of_a_copy_names_its_own_schema_once() -> None:
+    mrt5("copy", "quickstart", "mine.yaml")
+    Path("folder").mkdir()
+    Path("folder", SCHEMA).write_text("{}")  # of an earlier version
+    mrt5("copy", "mine.yaml", "folder")
+    assert Path("folder/mine.yaml").read_text() == Path("mine.yaml").read_text()
+    assert named_by(Path("folder/mine.yaml")).read_text() == named_by(Path("mine.yaml")).read_text()
+
+
+def test_without_a_schema_none_is_named() -> None:
+    mrt5("copy", "quickstart", "with.yaml")
+    mrt5("copy", "quickstart", "mine.yaml", "--no-schema")
+    assert Path("mine.yaml").read_text() == shipped()["quickstart"].read_text()
+    assert mrt5("copy", "quickstart", "/dev/stdout").stdout == shipped()["quickstart"].read_text()
+
+
+def test_a_copy_whose_schema_cannot_be_written_is_none() -> None:
+    Path(SCHEMA).mkdir()
+    assert f"{SCHEMA} cannot be written" in mrt5("copy", "quickstart", "mine.yaml", code=2).stderr
+    assert not Path("mine.yaml").exists()
+
+
+def test_new_writes_its_recipe_to_a_file_like_copy() -> None:
+    Path("pairs.tsv").write_text("noisy\tclean\nx\ty\nz\tw\n" * 20)
+    words = ("new", "text2text", "--data", "pairs.tsv", "--device", "cpu")
+    printed = mrt5(*words).stdout
+    assert mrt5(*words, "-o", "mine.yaml").stdout == "mine.yaml\n"
+    assert Path("mine.yaml").read_text() == MODELINE + printed
+    assert named_by(Path("mine.yaml")).is_file()
+    assert "mine.yaml exists already" in mrt5(*words, "--out", "mine.yaml", code=2).stderr
 
 
 # --- schema -------------------------------------------------------------------------------------------------
@@ -291,6 +362,9 @@ def test_schema_of_an_unknown_key(key: str, near: str | None) -> None:
 
 def test_schema_as_json() -> None:
     whole = json.loads(mrt5("schema", "--json").stdout)
+    assert list(whole)[:2] == ["$schema", "$id"]
+    assert whole["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    assert whole["$id"] == f"urn:mrt5cli:recipe:{__version__}"
     assert list(whole["properties"])[:3] == ["extends", "name", "description"]
     assert whole["anyOf"] == [
         {"required": ["name", "description", "task", "training"]},

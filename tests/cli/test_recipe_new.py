@@ -88,7 +88,7 @@ def test_the_recipe_runs() -> None:
     for also in ([], ["--smoke"]):
         planned = invoke(app, ["pretrain", "mine.yaml", "--dry-run", "--device", "cpu", *also])
         assert planned.exit_code == 0, planned.output
-        assert "text2text, rows of pairs.tsv" in planned.stdout
+        assert "text2text, rows of pairs.tsv" in planned.stderr
 
 
 @pytest.mark.parametrize(
@@ -286,17 +286,17 @@ def test_on_a_gpu_a_published_model_is_the_start(monkeypatch: pytest.MonkeyPatch
 
 def test_another_start(tmp_path: Path) -> None:
     WRITERS["pairs.tsv"]()
-    recipe = new("--data", "pairs.tsv", "--start", "google/byt5-base")
+    recipe = new("--data", "pairs.tsv", "--from", "google/byt5-base")
     assert (recipe.model.start, recipe.training.precision) == ("google/byt5-base", "fp32")
     shortener = {"kind": "random", "layer": 1, "rate": 0.5}
     for name, of_run, layer in (("gate", None, 1), ("other", shortener, 1)):
         given = {} if of_run is None else {"shortener": of_run}
         start = make_run(tmp_path, name, positions="absolute", max_positions=64, **given)
-        model = new("--data", "pairs.tsv", "--start", str(start)).model
+        model = new("--data", "pairs.tsv", "--from", str(start)).model
         assert (model.positions, model.max_positions) == ("absolute", 64)
         assert (model.shortener.kind, model.shortener.layer) == ("delete_gate", layer)
-    assert new("--data", "pairs.tsv", "--start", "runs/pairs-seed42").name == "pairs-further"
-    assert new("--data", "pairs.tsv", "--start", "runs/pairs-seed42", "--name", "mine").name == "mine"
+    assert new("--data", "pairs.tsv", "--from", "runs/pairs-seed42").name == "pairs-further"
+    assert new("--data", "pairs.tsv", "--from", "runs/pairs-seed42", "--name", "mine").name == "mine"
     Path("long.jsonl").write_text(lines([{"a": "x" * 200, "b": "y" * 100}] * 9))
-    task = new("--data", "long.jsonl", "--start", str(start)).task
+    task = new("--data", "long.jsonl", "--from", str(start)).task
     assert (task.input_length, task.target_length) == (64, 64), "what the run has positions for"

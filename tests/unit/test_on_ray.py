@@ -34,7 +34,7 @@ def test_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="--engine ray needs the package ray") as caught:
         Cluster("auto")
-    assert caught.value.hint == "pip install 'mrt5cli[ray]'"
+    assert caught.value.hint == "pip install 'ray[data]>=2.60'"
 
 
 @pytest.fixture(scope="module")

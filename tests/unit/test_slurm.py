@@ -129,7 +129,8 @@ def test_a_dry_run_prints_the_job_where_there_is_no_slurm(here: Path) -> None:
 
     assert shown.exit_code == 0, shown.output
     lines = shown.stdout.splitlines()
-    assert lines[:3] == ["# job 0: runs/one-seed3", "# job 1: runs/two-seed3", "#!/bin/bash"]
+    assert lines[0] == "#!/bin/bash"
+    assert shown.stderr == "job 0: runs/one-seed3\njob 1: runs/two-seed3\n"
     wanted = ["array=0-1%2", "gpus-per-node=2", "ntasks-per-node=2", "time=720", "signal=USR2@300", "requeue"]
     wanted += ["partition=gpu", "reservation=mine", "job-name=mrt5", "nodes=1", "cpus-per-task=8"]
     assert {f"#SBATCH --{each}" for each in wanted} <= set(lines)
@@ -179,7 +180,7 @@ def test_without_submitit(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="needs the package submitit") as caught:
         prepare([training()], Request.of(["time=5"]))
-    assert caught.value.hint == "pip install 'mrt5cli[slurm]'"
+    assert caught.value.hint == "pip install 'submitit>=1.5.4,<2'"
 
 
 # --- queued -------------------------------------------------------------------------------------------------

