@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from mrt5cli import places
-from mrt5cli.commands.options import AsJson, argument, option
+from mrt5cli.commands.options import AsJson, argument, option, written
 from mrt5cli.commands.tables import GAP, print_table
 from mrt5cli.errors import UserError
 from mrt5cli.output import print_json
@@ -30,7 +30,7 @@ LEAST_COLUMNS = 5
 """Of a list, up to the deletion rate: where fewer fit beside the names, these stand in lines of their own."""
 Run = Annotated[str, argument("A run directory, or its name below runs/.", "RUN")]
 Runs = Annotated[list[str], argument("Run directories, or their names below runs/.", "RUN")]
-Folder = Annotated[Path | None, argument("Where to look. [default: runs/]", "FOLDER", places.path)]
+Folder = Annotated[Path | None, argument("Where to look. [default: runs/]", "DIR", places.path)]
 Filters = Annotated[list[str] | None, option(FILTERS, "--filter", metavar="CONDITION")]
 Sort = Annotated[
     str, option("Sort by name, state, tag, task, step, size, age, or any metric.", "--sort", metavar="KEY")
@@ -43,14 +43,8 @@ Metrics = Annotated[
         metavar="NAME",
     ),
 ]
-Html = Annotated[
-    Path | None,
-    typer.Option(parser=places.new_file, metavar="FILE", help="Also write a page, which needs nothing else."),
-]
-Png = Annotated[
-    Path | None,
-    typer.Option(parser=places.new_file, metavar="FILE", help="Also write the curves as a picture."),
-]
+Html = Annotated[Path | None, written("Also write a page, which needs nothing else.", "--html")]
+Png = Annotated[Path | None, written("Also write the curves as a picture.", "--png")]
 Along = Annotated[Literal["step", "seconds", "bytes"], option("What curves are drawn by.", "--by")]
 Yes = Annotated[bool, option("Do not ask.", "--yes", "-y")]
 
@@ -217,14 +211,15 @@ def best(
     ] = "loss",
     folder: Folder = None,
     filters: Filters = None,
-    split: Annotated[Literal["validation", "test"], option("Of evaluations, on which split.")] = "test",
+    split: Annotated[Literal["validation", "test"], option("Which held-out split.", "--split")] = "test",
     soft: Annotated[bool, option("Of evaluations, with soft gates.", "--soft/--hard")] = False,
     quiet: Annotated[bool, option("Say nothing but the run.", "--quiet", "-q")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Print the run that is the best by a metric, of runs that were evaluated alike; nothing else on stdout.
 
-    Which direction is better, the metric says. Of equal runs it is the one that ended first.
+    Which direction is better, the metric says. Of equal runs it is the one that ended first. What is printed
+    is a RUN for other commands: `mrt5 evaluate $(mrt5 runs best --quiet)`.
 
     Examples:
 
@@ -232,7 +227,7 @@ def best(
 
       mrt5 runs best --metric exact_match --filter task=tydiqa
 
-      mrt5 evaluate $(mrt5 runs best --metric cross_entropy --quiet)
+      mrt5 runs best --metric cross_entropy --filter tag=baseline --quiet
     """
     from mrt5cli.runs.choosing import chosen, rank
 
@@ -309,7 +304,7 @@ def remove(
 @app.command("mv", short_help="Move a run, and keep what refers to it.")
 def move(
     run: Run,
-    new: Annotated[str, argument("A new name beside it, or with a / in it, a path.", "NEW")],
+    new: Annotated[str, argument("A new name beside it, or with a / in it, a path.", "DEST")],
 ) -> None:
     """Move a run's directory; recipes that start from it and its own files then name the new one.
 

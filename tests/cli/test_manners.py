@@ -34,7 +34,7 @@ METAVARS = {
     *("RUN", "RUN[@STEP]", "SOURCE", "DEST", "RECIPE", "TASK", "SUITE", "KEY", "KIND", "KIND,..."),
     *("FILE", "DIR", "PATH", "N", "NUMBER", "RATE", "RATE,...", "HOURS", "TFLOPS", "SIZE"),
     *("DEVICE", "DEVICE,...", "PRECISION,...", "REVISION", "KEY=VALUE", "KEY=VALUE,...", "GLOB"),
-    *("TEXT", "NAME", "NAME,...", "TEMPLATE", "OWNER/NAME", "ID", "URL"),
+    *("TEXT", "NAME", "NAME,...", "TEMPLATE", "OWNER/NAME", "ID", "URL", "TAG", "CONDITION"),
 }
 SAID_IN_OTHER_WORDS = {
     "--out": "a folder of a run or of reports, outputs, or a document beside what is printed",
@@ -51,6 +51,7 @@ SAID_IN_OTHER_WORDS = {
     "--json": "recipe schema prints the schema",
     "--device": "generate takes several",
     "--html": "what the page shows",
+    "--metric": "what runs are ranked by, or what of them is drawn",
     "--text": "what happens to it",
 }
 

@@ -462,6 +462,25 @@ def test_a_run_that_is_trained_or_read_is_refused_and_stays(runs: Path, how: str
     assert not run.path.exists()
 
 
+def test_a_model_that_an_evaluation_has_opened_stays(runs: Path) -> None:
+    run = record(runs / "a")
+    code = (
+        "import sys, time\nfrom mrt5cli.rundir import resolve_model\n"
+        "print(resolve_model(sys.argv[1])[0], flush=True); time.sleep(60)"
+    )
+    words = [sys.executable, "-c", code, str(run.path)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None and process.stdout.readline() == "runs/a/model\n"
+            for do in (moving.remove, lambda one: moving.move(one, runs / "b")):
+                with pytest.raises(UserError, match="another process reads runs/a/model"):
+                    do(run)
+            moving.remove_checkpoints(run)  # which it does not read
+        finally:
+            process.kill()
+    assert (run.model / "config.json").is_file() and run.saved_steps() == []
+
+
 def test_what_is_no_run_and_links_to_runs_are_not_removed(runs: Path) -> None:
     (runs / "notes").mkdir(parents=True)
     (runs / "notes" / "meta.json").write_text("{}")
