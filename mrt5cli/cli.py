@@ -26,6 +26,7 @@ from mrt5cli.commands import (
     inspect_deletions,
     recipe,
     reproduce,
+    runs,
     training,
 )
 from mrt5cli.commands.command import Command
@@ -132,6 +133,9 @@ app.add_typer(
     recipe.app, name="recipe", short_help="List, show, check, copy, explain recipes.", rich_help_panel=PREPARE
 )
 app.add_typer(data.app, name="data", short_help="Make data sets without a data hub.", rich_help_panel=PREPARE)
+app.add_typer(
+    runs.app, name="runs", short_help="List, show, compare, tag, move, remove runs.", rich_help_panel=MEASURE
+)
 for function, group, line in (
     (training.pretrain, TRAIN, "Train a model as its recipe says."),
     (training.finetune, TRAIN, "Fine-tune an existing model on a task."),

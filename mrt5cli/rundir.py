@@ -536,6 +536,7 @@ def resolve_model(path_or_hub_id: str | Path) -> tuple[str, RunDir | None]:
     if run.is_run:
         own_code.import_again(path)
         if (run.model / CONFIG).is_file():
+            locks.read_on(run.model / CONFIG)
             if (since := run._step_before) is not None:
                 warn_once(
                     f"{run.path} goes on from step {since}, and has not ended: its model is that of then"

@@ -64,13 +64,9 @@ def to_page(comparison: Comparison) -> str:
     else:
         first, *others = _sections(comparison)
         by_language = [
-            replace(
-                _results(replace(comparison, results=[result])),
-                title=f"{result.label}, by language",
-                folded=True,
-            )
-            for result in results
-            if len(results) > 1 and len(result.rows) > 1
+            replace(_results(alone), title=f"{alone.results[0].label}, by language", folded=True)
+            for alone in (replace(comparison, results=[result]) for result in results)
+            if len(results) > 1 and len(alone.rows) > 1
         ]
         drawings = _drawings(comparison) if can_draw() else ()
         sections = [replace(first, drawings=drawings, tables=[*first.tables, *by_language]), *others]

@@ -46,7 +46,7 @@ def differences(before: Recipe, now: Recipe) -> dict[str, str]:
 
 def unlike(one: BaseModel, other: BaseModel) -> dict[str, tuple[str, str]]:
     """Dotted keys whose values differ between two recipes or sections, with both values as YAML."""
-    first, second = _flat(one.model_dump(mode="json")), _flat(other.model_dump(mode="json"))
+    first, second = flat(one.model_dump(mode="json")), flat(other.model_dump(mode="json"))
     return {
         key: (first.get(key, "absent"), second.get(key, "absent"))
         for key in {**first, **second}
@@ -97,14 +97,15 @@ def _sees_micro_batches(recipe: Recipe) -> bool:
     )
 
 
-def _flat(tree: Tree, prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
+def flat(tree: Tree, prefix: str = "") -> dict[str, str]:
+    """The dotted keys of a tree, with their values as YAML."""
+    keys: dict[str, str] = {}
     for key, value in tree.items():
         if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
+            keys |= flat(value, f"{prefix}{key}.")
         elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
             for number, item in enumerate(value):
-                flat |= _flat(item, f"{prefix}{key}[{number}].")
+                keys |= flat(item, f"{prefix}{key}[{number}].")
         else:
-            flat[f"{prefix}{key}"] = inline(value)
-    return flat
+            keys[f"{prefix}{key}"] = inline(value)
+    return keys

@@ -99,9 +99,7 @@ class Trackers(TrainerCallback):
         self._send("validation", state, validated(metrics))
 
     def _send(self, kind: str, state: TrainerState, numbers: Mapping[str, float | None]) -> None:
-        if (
-            state.global_step <= self.tracked[kind]
-        ):  # sent before a kill, behind the checkpoint that this goes on from
+        if state.global_step <= self.tracked[kind]:  # sent before a kill, which came behind the checkpoint
             return
         assert self.at is not None, "the training has begun"
         args, _, control = self.at

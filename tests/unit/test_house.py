@@ -21,7 +21,7 @@ FLOORS = """
     evaluation
     generation
     tasks
-    data subject
+    data subject runs
     models
     rundir fingerprint
     recipe paper

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import io
-import os
 import pty
 import re
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
-from threading import Thread
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,6 +15,7 @@ import pytest
 import torch
 from rich.cells import cell_len
 from rich.console import Console
+from terminals import Reader, screen
 
 from mrt5cli import recipe as recipes
 from mrt5cli.models.fast.choice import Choice
@@ -177,30 +175,6 @@ def test_a_first_step_that_takes_long_is_announced(monkeypatch: pytest.MonkeyPat
 # --- on a terminal ------------------------------------------------------------------------------------------
 
 
-def screen(output: str, width: int) -> list[str]:
-    """The lines of a terminal after it was sent this; it knows what a live line needs of one."""
-    lines, row, column = [""], 0, 0
-    for piece in re.findall(r"\x1b\[[?\d;]*[A-Za-z]|\r|\n|[^\x1b\r\n]", output):
-        if piece == "\r":
-            column = 0
-        elif piece == "\n":
-            row += 1
-            lines += [""] * (row >= len(lines))
-        elif piece.endswith("A") and len(piece) > 1:
-            row -= int(piece[2:-1] or 1)
-        elif piece.endswith("K") and len(piece) > 1:
-            lines[row] = ""
-        elif len(piece) == 1:
-            if column == width:  # it wraps
-                row, column = row + 1, 0
-                lines += [""] * (row >= len(lines))
-            lines[row] = lines[row].ljust(column)[:column] + piece + lines[row][column + 1 :]
-            column += 1
-        else:
-            assert piece[-1] in "mhl", repr(piece)
-    return [line.rstrip() for line in lines]
-
-
 def drive(display: ProgressDisplay) -> None:
     """20 steps with metrics at every fifth; at step 10 something else is printed, and a validation."""
     print("before", file=sys.stderr)
@@ -227,23 +201,13 @@ def test_the_live_line_of_a_terminal_stays_whole_at_any_width(
     width: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
-    output = bytearray()
     leading, following = pty.openpty()
-
-    def read() -> None:
-        with suppress(OSError):  # Linux says so that the other end is closed
-            while part := os.read(leading, 65536):
-                output.extend(part)
-
-    reader = Thread(target=read)
-    reader.start()
+    reader = Reader(leading)
     with open(following, "w", encoding="utf-8") as terminal:
         monkeypatch.setattr(sys, "stderr", terminal)
         drive(ProgressDisplay(0.5, console=Console(stderr=True, width=width)))
         monkeypatch.undo()
-    reader.join()
-    os.close(leading)
-    text = output.decode()
+    text = reader.text()
     shown = screen(text, width)
     assert shown[0] == "before"
     assert all(cell_len(line) <= width for line in shown)

@@ -362,7 +362,7 @@ def test_verdicts_and_tolerances_are_in_sight(browser: Any, half: tuple[SuitePla
 def test_headers_and_contents_stay_in_sight(browser: Any, half: tuple[SuitePlan, Path], width: int) -> None:
     page = shown(browser, half, width)
     header = page.locator("#multilingual-v3 h3:has-text('Published and ours') + .scroll thead")
-    header.evaluate("head => head.parentElement.rows[20].scrollIntoView({ block: 'start' })")
+    header.evaluate("head => scrollBy(0, head.getBoundingClientRect().top + 400)")
     page.wait_for_timeout(200)
     [contents] = page.locator("nav.contents").all()
     bar = contents.bounding_box()
@@ -406,9 +406,9 @@ def test_letters_of_figures_can_be_read_anywhere(
 ) -> None:
     page = shown(browser, tiny, width)
     sizes = page.evaluate(
-        """[...document.querySelectorAll('figure svg text')].filter(one => one.checkVisibility()).map(text => {
-             const { a, b } = text.getScreenCTM();
-             return parseFloat(getComputedStyle(text).fontSize) * Math.hypot(a, b);
+        """[...document.querySelectorAll('figure svg text')].filter(one => one.checkVisibility()).map(one => {
+             const { a, b } = one.getScreenCTM();
+             return parseFloat(getComputedStyle(one).fontSize) * Math.hypot(a, b);
            })"""
     )
     assert len(sizes) > 50

@@ -24,7 +24,10 @@ import matplotlib.style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from mrt5cli.errors import UserError, not_written
 from mrt5cli.report.tables import Table, interval, number
+from mrt5cli.text import listed
+from mrt5cli.writing import write_bytes
 
 INK, FAINT = "#000000", "#8a8a8a"
 NARROW = 3.5
@@ -215,3 +218,29 @@ def _svg(paint: Callable[..., None], name: str, width: float, height: float, gri
     text = re.sub(r'(href="|url\()#', rf"\1#{name}-", text)
     text = text.replace("'DejaVu Sans Mono'", "'DejaVu Sans Mono', Menlo, Consolas, monospace")
     return text.replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, 'Segoe UI', Helvetica, Arial, sans-serif")
+
+
+def save_picture(
+    path: Path, paint: Callable[..., None], *, width: float = 7.2, height: float = 4.0, **grid: Any
+) -> None:
+    """A figure as a picture, in a file of the kind that its name says; else as `draw`.
+
+    Raises:
+        UserError: it cannot be written, or there is no such kind.
+    """
+    kind = path.suffix.removeprefix(".").lower()
+    with matplotlib.style.context([STYLE, {"savefig.dpi": 200}], after_reset=True):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        kinds = figure.canvas.get_supported_filetypes()
+        if kind not in kinds:
+            raise UserError(
+                f"{path}: no picture of that kind can be written",
+                f"end its name in .png or {listed(sorted(kinds), 20)}",
+            )
+        paint(figure, *figure.subplots(squeeze=False, **grid).flat)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=kind)
+    try:
+        write_bytes(path, buffer.getvalue())
+    except OSError as error:
+        raise not_written(error) from error

@@ -1,0 +1,338 @@
+"""What a run is, and in what several differ: rows of words that terminals and pages print."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from mrt5cli.errors import UserError
+from mrt5cli.metrics.catalog import METRICS, metric_of
+from mrt5cli.metrics.results import SavedEvaluation
+from mrt5cli.recipe import strict_yaml
+from mrt5cli.recipe.differences import flat
+from mrt5cli.runs.found import Entry, as_number, size_of
+from mrt5cli.text import MISSING, byte_size, counted, duration, number, percent, visible
+
+IGNORED = ("name", "description", "paper")
+"""Keys of a recipe whose differences say nothing."""
+LONGEST_LISTED = 12
+"""Checkpoints that are listed by step."""
+
+
+@dataclass(frozen=True)
+class Words:
+    """A table of words.
+
+    Attributes:
+        text_columns: how many columns, from the left, are no numbers.
+        prose: cells are sentences.
+        differs: rows are of what is not the same in several runs, which have a column each.
+    """
+
+    title: str
+    headers: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+    text_columns: int = 1
+    prose: bool = False
+    differs: bool = False
+
+
+def ago(seconds: float | None) -> str:
+    """An age in one unit: 12 s ago, 5 min ago, 3 h ago, 2 d ago; or a dash."""
+    if seconds is None:
+        return MISSING
+    for unit, size, most in (("s", 1, 90), ("min", 60, 90), ("h", 3600, 48)):
+        if seconds < most * size:
+            return f"{seconds / size:.0f} {unit} ago"
+    return f"{seconds / 86400:,.0f} d ago"
+
+
+def deleted(run: Entry) -> str:
+    """The deletion rate against its target in percent, or a dash where nothing deletes."""
+    rate, target = run.logged.get("deletion_rate"), run.target
+    if target is None and not rate:
+        return MISSING
+    return percent(rate, 1) if target is None else f"{percent(rate, 1)}/{percent(target, 1)}"
+
+
+def headline(saved: SavedEvaluation) -> str:
+    """The metric that says most of an evaluation: the task's first, else that all of a short target is right;
+    of span corruption the cross-entropy."""
+    row = saved.rows[-1]
+    first = ["loss"] if saved.task == "span_corruption" else []
+    names = [*(saved.settings.get("metrics") or []), *first, "exact_match", "sequence_accuracy", "loss"]
+    return next((name for name in names if isinstance(name, str) and row.number(name) is not None), "loss")
+
+
+def result(run: Entry) -> str:
+    """What a run came to, in a few words: of an evaluation on its own task, else on validation data."""
+    if (one := run.own_evaluation()) is not None:
+        name = headline(one)
+        where = "" if one.split == "test" else f" {one.split}"
+        soft = "" if one.deletion == "hard" else " soft"
+        return f"{_header(name)} {metric_of(name).text(one.rows[-1].number(name))}{_unit(name)}{where}{soft}"
+    best = run.meta.get("best") or {}
+    chooser, value = best.get("metric"), best.get("value")
+    if isinstance(chooser, str) and as_number(value) is not None:
+        return f"{_header(chooser)} {metric_of(chooser).text(value)}{_unit(chooser)} best"
+    return MISSING
+
+
+def _header(name: str) -> str:
+    return (metric_of(name).header or name).replace("/\n", "/").replace("\n", " ")
+
+
+def _unit(name: str) -> str:
+    return " %" if metric_of(name).unit == "share" else ""
+
+
+def state(run: Entry) -> str:
+    """The state in a sentence without a subject."""
+    steps = f"{run.step:,} of {run.steps:,} steps" if run.steps else f"{run.step:,} steps"
+    if run.holder is not None:
+        return f"running, {steps}: {run.holder}"
+    since = "" if run.age is None else f", {ago(run.age)}"
+    how = {"stale": "killed: meta.json says that it runs, and nobody holds its lock"}.get(
+        run.state, run.state
+    )
+    return f"{how}, {steps}{since}" if run.state != "damaged" else "damaged"
+
+
+def tree_of(run: Entry) -> dict[str, Any]:
+    """A run's recipe as it is in the file; empty where it cannot be read, of which `Entry.why` tells."""
+    try:
+        tree = strict_yaml.parse(run.run.recipe_path.read_text(encoding="utf-8")).tree
+    except (OSError, ValueError):
+        return {}
+    return tree if isinstance(tree, dict) else {}
+
+
+def facts(run: Entry) -> list[tuple[str, str]]:
+    """What a run is, a label and a text each; what is not known is left out."""
+    tree, meta = tree_of(run), run.meta
+    model, training = _part(tree, "model"), _part(tree, "training")
+    shortener, controller = _part(model, "shortener"), _part(tree, "controller")
+    versions = meta.get("versions") or {}
+    commit = f" (commit {meta['commit'][:12]})" if meta.get("commit") else ""
+    lines = {
+        "state": state(run),
+        "why": run.why,
+        "about": tree.get("description"),
+        "task": run.task,
+        "model": _joined(
+            shortener.get("kind"),
+            f"after layer {shortener['layer']}" if "layer" in shortener else None,
+            f"from {model['start']}" if "start" in model else None,
+            f"{meta['parameters']:,} parameters" if meta.get("parameters") else None,
+        ),
+        "controller": _joined(
+            controller.get("kind"), None if run.target is None else f"target {100 * run.target:g} %"
+        ),
+        "training": _joined(
+            f"{run.steps:,} steps of {training.get('batch_size')} examples" if run.steps else None,
+            f"learning rate {strict_yaml.inline(training['learning_rate'])}"
+            if "learning_rate" in training
+            else None,
+            training.get("precision"),
+            f"seed {tree['seed']}" if "seed" in tree else None,
+        ),
+        "logged": _joined(
+            *(
+                f"{name.replace('_', '-' if name == 'cross_entropy' else ' ')} {run.logged[name]:.4g}"
+                for name in ("cross_entropy", "alpha")
+                if name in run.logged
+            ),
+            None if deleted(run) == MISSING else f"deleted {deleted(run).replace('/', ' %, target ')} %",
+            None if run.logged.get("seconds") is None else f"after {duration(run.logged['seconds'])}",
+        ),
+        "best": _best(meta.get("best")),
+        "device": _joined(
+            meta.get("device_name") or meta.get("device"), meta.get("precision"), meta.get("attention")
+        ),
+        "versions": _joined(
+            *(f"{name} {text}{commit * (name == 'mrt5cli')}" for name, text in versions.items())
+        ),
+        "tags": " ".join(run.tags),
+        "checkpoints": _checkpoints(run),
+        "weights": byte_size(size_of(run.run.model)) if run.run.model.is_dir() else None,
+        "size": byte_size(run.size),
+    }
+    return [(label, visible(str(text), lines=False)) for label, text in lines.items() if text]
+
+
+def _part(tree: dict[str, Any], key: str) -> dict[str, Any]:
+    part = tree.get(key)
+    return part if isinstance(part, dict) else {}
+
+
+def _joined(*parts: object) -> str:
+    return ", ".join(str(part) for part in parts if part not in (None, ""))
+
+
+def _best(best: Any) -> str | None:
+    if not isinstance(best, dict) or as_number(best.get("value")) is None:
+        return None
+    early = ", stopped early" if best.get("stopped_early") else ""
+    return f"{best.get('metric')} {best['value']:.4g} on validation data, at step {best.get('step')}{early}"
+
+
+def _checkpoints(run: Entry) -> str | None:
+    try:
+        steps = run.run.saved_steps()
+    except OSError:
+        return None
+    if not steps:
+        return None
+    total = byte_size(sum(size_of(run.run.checkpoint(step)) for step in steps))
+    shown = steps if len(steps) <= LONGEST_LISTED else [*steps[:2], *steps[-3:]]
+    names = [f"{step:,}" for step in shown]
+    if len(steps) > LONGEST_LISTED:
+        names.insert(2, "...")
+    return f"{total} in {counted(len(steps), 'checkpoint')}: step {', '.join(names)}"
+
+
+def sessions(run: Entry) -> Words:
+    """The times that a run was trained."""
+    rows = []
+    for one in run.meta.get("sessions", []):
+        start, end = (one.get(key) for key in ("started", "ended"))
+        spent = None
+        if start and end:
+            spent = (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()
+        elif start and run.holder is not None and one is run.meta["sessions"][-1]:
+            spent = time.time() - datetime.fromisoformat(start).timestamp()
+        rows.append(
+            (
+                (start or MISSING).replace("T", " ")[:16],
+                str(one.get("status") or ("running" if run.holder else "killed")),
+                str(one.get("from_step", 0)),
+                _segment(one.get("segment")),
+                duration(spent),
+                str(one.get("code", MISSING)),
+            )
+        )
+    headers = ("started, UTC", "ended", "from step", "segment", "took", "code")
+    return Words("Sessions", headers, rows, 2)
+
+
+def _segment(segment: Any) -> str:
+    """The steps of a run that was continued, which a session is of."""
+    return f"{segment.get('from_step')} to {segment.get('to_step')}" if isinstance(segment, dict) else MISSING
+
+
+def evaluations(run: Entry) -> Words:
+    """What was measured of a run; numbers that no evaluation has are left out."""
+    found = [(path, one, one.rows[-1]) for path, one in run.evaluations]
+    names = [name for name in METRICS if any(row.number(name) is not None for *_, row in found)]
+    names += list(dict.fromkeys(name for *_, row in found for name in row.others))
+    wanted = [name for name in names if metric_of(name).in_cards or name in ("examples",)]
+    headers = [f"{_header(name)}{_unit(name)}" for name in wanted]
+    rows = [
+        (
+            path.stem,
+            _joined(
+                one.split,
+                one.deletion,
+                "" if one.models[0].step is None else f"step {one.models[0].step}",
+                "" if one.models[0].calibration is None else "other threshold",
+            ),
+            *(metric_of(name).text(row.number(name)) for name in wanted),
+        )
+        for path, one, row in found
+    ]
+    return Words("Evaluations", ("evaluation", "of", *headers), rows, 2)
+
+
+# --- several ------------------------------------------------------------------------------------------------
+
+
+def letters(runs: Sequence[Entry]) -> list[str]:
+    """A short name for each of several runs, for columns: A, B, C, or numbers where letters run out."""
+    return [chr(ord("A") + place) if len(runs) <= 26 else f"{place + 1}" for place in range(len(runs))]
+
+
+def named(runs: Sequence[Entry]) -> list[str]:
+    """The letter and the name of each of several runs."""
+    return [f"{letter}  {run.name}" for letter, run in zip(letters(runs), runs, strict=True)]
+
+
+def final_numbers(runs: Sequence[Entry]) -> Words:
+    """What runs came to, a column a run."""
+    rows: dict[str, list[str]] = {
+        "state": [run.state for run in runs],
+        "steps": [f"{run.step:,}/{run.steps:,}" if run.steps else f"{run.step:,}" for run in runs],
+        "cross-entropy": [number(run.logged.get("cross_entropy"), 4) for run in runs],
+        "deleted/target %": [deleted(run) for run in runs],
+        "alpha": [number(run.logged.get("alpha"), 4) for run in runs],
+        "time": [duration(run.logged.get("seconds")) for run in runs],
+        "bytes/s": [number(run.logged.get("bytes_per_second"), 0) for run in runs],
+        "result": [result(run) for run in runs],
+        "ended": [ago(run.age) for run in runs],
+    }
+    filled = [(name, *cells) for name, cells in rows.items() if {*cells} != {MISSING}]
+    return Words("Last numbers", ("", *letters(runs)), filled, len(runs) + 1)
+
+
+def recipe_differences(runs: Sequence[Entry]) -> Words:
+    """The keys of recipes that are not the same in all runs, a column a run."""
+    keys = [flat(tree_of(run)) for run in runs]
+    every = list(dict.fromkeys(key for tree in keys for key in tree))
+    wanted = [key for key in every if key.split(".")[0] not in IGNORED]
+    return _differing("Recipes differ in", runs, {key: [tree.get(key) for tree in keys] for key in wanted})
+
+
+def origin_differences(runs: Sequence[Entry]) -> Words:
+    """What else is not the same: versions, code, data, machine."""
+    rows: dict[str, list[str | None]] = {}
+    found = [_origin(run) for run in runs]
+    for key in dict.fromkeys(key for one in found for key in one):
+        rows[key] = [one.get(key) for one in found]
+    return _differing("Made by", runs, rows)
+
+
+def _origin(run: Entry) -> dict[str, str]:
+    meta = run.meta
+    last = (meta.get("sessions") or [{}])[-1]
+    origin = {key: meta.get(key) for key in ("device_name", "precision", "processes", "attention")}
+    origin["commit"] = (
+        meta["commit"][:12] + "+" * meta["commit"].endswith("+") if meta.get("commit") else None
+    )
+    origin["code"] = last.get("code")
+    origin |= {f"version of {name}": text for name, text in (meta.get("versions") or {}).items()}
+    origin |= {f"data: {name}": text for name, text in (meta.get("data") or {}).items()}
+    origin |= {f"Hub: {name}": text for name, text in (meta.get("hub_commits") or {}).items()}
+    return {key: str(value) for key, value in origin.items() if value is not None}
+
+
+def _differing(title: str, runs: Sequence[Entry], rows: dict[str, list[str | None]]) -> Words:
+    shown = [
+        (key, *(MISSING if value is None else visible(value, lines=False) for value in values))
+        for key, values in rows.items()
+        if len(set(values)) > 1
+    ]
+    return Words(title, ("", *letters(runs)), shown, len(runs) + 1, differs=True)
+
+
+def grouped(table: Words) -> Words:
+    """What differs, with the runs behind each value: "500 (A, C), 650 (B)"."""
+    rows = []
+    for key, *values in table.rows:
+        of: dict[str, list[str]] = {}
+        for letter, value in zip(table.headers[1:], values, strict=True):
+            of.setdefault(value, []).append(letter)
+        rows.append((key, ", ".join(f"{value} ({', '.join(letters)})" for value, letters in of.items())))
+    return Words(table.title, ("", "in which runs"), rows, 2, prose=True)
+
+
+def check_comparable(runs: Sequence[Entry]) -> None:
+    """Refuse runs of which nothing can be read.
+
+    Raises:
+        UserError: there is one.
+    """
+    for run in runs:
+        if run.state == "damaged":
+            raise UserError(f"{run.name} is damaged: {run.why}", "leave it out, or restore it from a copy")

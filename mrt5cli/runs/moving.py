@@ -1,0 +1,330 @@
+"""Removing and moving runs: whole or not at all, and nothing that somebody trains or reads.
+
+What refers to a run names its directory: another run's `model.start`, and paths in meta.json and in files of
+results. A move writes them anew. The command line that started a run stays as it was typed.
+"""
+
+from __future__ import annotations
+
+import errno
+import filecmp
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from mrt5cli import locks, manifest, own_code
+from mrt5cli.errors import UserError, of_the_system
+from mrt5cli.json_files import read_object
+from mrt5cli.locks import Holder
+from mrt5cli.places import shown
+from mrt5cli.rundir import CONFIG, DEFAULT_FOLDER, RunDir, run_and_step
+from mrt5cli.runs.found import DEEPEST, find, glance, looks_like_a_run
+from mrt5cli.writing import make_directory, remove_directory, whole_directory, write_json, write_text
+
+LONGEST_PATH = 4096
+"""Characters; a longer text is none."""
+AS_TYPED = "command"
+"""The key of meta.json whose paths are history."""
+
+
+@contextmanager
+def untouched(run: RunDir, what: str, *, only: tuple[Path, ...] | None = None) -> Iterator[None]:
+    """Keep trainings and readers away from a run, to do something to it.
+
+    Args:
+        what: it is to be done, as in "removed".
+        only: folders that nobody is to read, in place of all with a model.
+
+    Raises:
+        UserError: somebody trains there, or reads it.
+    """
+    check_own_place(run, what)
+    lock = _lock(run, what)
+    try:
+        with ExitStack() as stack:
+            for folder in only if only is not None else weights(run):
+                if not stack.enter_context(locks.unread(folder / CONFIG)):
+                    raise UserError(
+                        f"{run.path} cannot be {what}: another process reads {folder}",
+                        "wait until it has ended, and give the command again",
+                    )
+            yield
+    finally:
+        os.ftruncate(lock.descriptor, 0)  # where the file was moved along, nobody holds it there
+        lock.release()
+
+
+def _lock(run: RunDir, what: str) -> locks.Lock:
+    if not os.access(run.path, os.W_OK):
+        raise UserError(f"{run.path} cannot be {what}: it is not yours to change", "ask its owner")
+    try:
+        found = locks.take(run.lock)
+    except OSError as error:
+        raise UserError(f"{run.path} cannot be {what}: {error.strerror}", of_the_system(error)[1]) from error
+    if isinstance(found, Holder):
+        raise _trained(run, what, found)
+    return found
+
+
+def check_own_place(run: RunDir, what: str) -> None:
+    """Refuse what is no run, or is a link to one, which lies elsewhere.
+
+    Raises:
+        UserError: it is.
+    """
+    if run.path.is_symlink():
+        target = os.path.realpath(run.path)
+        raise UserError(
+            f"{run.path} cannot be {what}: it is a link to {target}",
+            f"name {target} for the run itself; the link alone goes with `rm`",
+        )
+    if not looks_like_a_run(run.path):
+        raise UserError(f"{run.path} is not a run", "only run directories are removed and moved here")
+
+
+def check_not_trained(run: RunDir, what: str) -> None:
+    """Refuse a run that is being trained, before anything is asked or done.
+
+    Raises:
+        UserError: it is.
+    """
+    if holder := run.holder():
+        raise _trained(run, what, holder)
+
+
+def _trained(run: RunDir, what: str, holder: Holder) -> UserError:
+    return UserError(
+        f"{run.path} cannot be {what}: it is being trained, {holder}", f"{holder.how_to_stop} first"
+    )
+
+
+def weights(run: RunDir) -> list[Path]:
+    """The folders with a model in it: the finished one, checkpoints and the best ones."""
+    steps = [run.checkpoint(step) for step in run.saved_steps()]
+    return [run.model, *steps, *(run.best_weights(step) for step in run.best_steps())]
+
+
+def outside(run: RunDir) -> list[Path]:
+    """Links in a run; what they lead to stays when it is removed."""
+    return [path for path in run.path.rglob("*") if path.is_symlink()]
+
+
+def remove(run: RunDir) -> None:
+    """Remove a run, from one moment to the next; what links in it lead to stays.
+
+    Raises:
+        UserError: somebody trains there, or reads it; or it is no run.
+    """
+    with untouched(run, "removed"):
+        remove_directory(run.path)
+
+
+def remove_checkpoints(run: RunDir) -> None:
+    """Remove what only resuming a run needs; its model, metrics and results stay.
+
+    Raises:
+        UserError: it is not finished and has no model besides; or as `remove`.
+    """
+    if not (run.model / CONFIG).is_file():
+        raise UserError(
+            f"{run.path} has no finished model: its checkpoints are all that there is of it",
+            f"finish it ({run.resume_command}), or remove it whole",
+        )
+    checkpoints = [run.checkpoint(step) for step in run.saved_steps()]
+    with untouched(run, "changed", only=tuple(checkpoints)):
+        for checkpoint in checkpoints:
+            remove_directory(checkpoint)
+
+
+# --- what refers to a run -----------------------------------------------------------------------------------
+
+
+def others(run: RunDir) -> list[RunDir]:
+    """The other runs below runs/, and beside a run."""
+    found: dict[str, RunDir] = {}
+    for folder, deepest in ((Path(DEFAULT_FOLDER), DEEPEST), (run.path.parent, 1)):
+        for path in find(folder, deepest) if folder.is_dir() else ():
+            if own_code.is_run(path) and not path.is_symlink():
+                found.setdefault(os.path.realpath(path), RunDir(path))
+    found.pop(os.path.realpath(run.path), None)
+    return [*found.values()]
+
+
+def starting_from(run: RunDir) -> list[RunDir]:
+    """The runs that start from a run: from its model, or from what lies in it."""
+    found = []
+    for other in others(run):
+        try:
+            start = glance(other.recipe_path).get("start")
+        except (OSError, ValueError):  # a damaged one says nothing
+            continue
+        if isinstance(start, str) and _below(start, run.path) is not None:
+            found.append(other)
+    return found
+
+
+def _below(text: str, folder: Path) -> str | None:
+    """What follows a folder in a path that is it or leads into it, "", "/model" or "@step-500"; None of any
+    other text."""
+    if os.path.basename(folder) not in text or len(text) > LONGEST_PATH:
+        return None
+    path, step = os.path.expanduser(text), ""
+    try:
+        if (named := run_and_step(path)) is not None:
+            path, step = str(named[0].path), f"@{named[1]}"
+        at, place = os.path.realpath(path), os.path.realpath(folder)
+    except ValueError:  # characters that no path has
+        return None
+    if at == place or at.startswith(place + os.sep):
+        return at[len(place) :] + step
+    return None
+
+
+def _renamed(text: str, old: Path, new: Path) -> str:
+    """A text that may be a path into a folder, as a path into the one that it becomes: absolute where it was,
+    or where that lies outside the working directory."""
+    rest = _below(text, old)
+    if rest is None:
+        return text
+    return (os.path.abspath(new) if os.path.isabs(text) else shown(new)) + rest
+
+
+def _rewritten(tree: Any, old: Path, new: Path) -> Any:
+    """A JSON value in which paths into a folder are those into another."""
+    if isinstance(tree, Mapping):
+        return {
+            key: value if key == AS_TYPED else _rewritten(value, old, new)
+            for key, value in ((_renamed(key, old, new), value) for key, value in tree.items())
+        }
+    if isinstance(tree, list):
+        return [_rewritten(value, old, new) for value in tree]
+    return _renamed(tree, old, new) if isinstance(tree, str) else tree
+
+
+# --- moving -------------------------------------------------------------------------------------------------
+
+
+def move(run: RunDir, new: Path) -> list[Path]:
+    """Move a run, and write anew what refers to it; returns the other runs that do.
+
+    Meanwhile the old name leads to the new place: a kill on the way leaves it so, and nothing dangles.
+
+    Raises:
+        UserError: somebody trains there or reads it; the new place is taken, or inside the run; another run
+            that refers to it is being trained.
+    """
+    old = run.path
+    check_own_place(run, "moved")
+    if new.exists() or new.is_symlink():
+        raise UserError(f"{new} is there already", "choose another name, or remove that first")
+    if os.path.realpath(new).startswith(os.path.realpath(old) + os.sep):
+        raise UserError(f"{old} cannot be moved into itself, to {new}", "choose another place")
+    for above in new.absolute().parents:
+        if looks_like_a_run(above):
+            raise UserError(f"{new} would be inside the run {above}", "choose another place")
+    referring = starting_from(run)
+    for other in referring:
+        if holder := other.holder():
+            raise UserError(
+                f"{old} cannot be moved: {other.path} starts from it and is being trained, {holder}",
+                "wait for it to end",
+            )
+    with untouched(run, "moved"):
+        make_directory(new.parent)
+        changes = _changes(run, referring, new)
+        _relocate(old, new)
+        for path, content in changes.items():
+            path = new / path.relative_to(old) if path.is_relative_to(old) else path
+            write_text(path, content) if isinstance(content, str) else write_json(path, content)
+        if old.is_symlink():
+            old.unlink()
+    return [other.path for other in referring]
+
+
+def _changes(run: RunDir, referring: list[RunDir], new: Path) -> dict[Path, str | dict[str, Any]]:
+    """The files that name a run's directory, and what they are to hold.
+
+    Raises:
+        UserError: one of them cannot be read.
+    """
+    from mrt5cli.recipe import strict_yaml
+
+    old = run.path
+    changes: dict[Path, str | dict[str, Any]] = {}
+    for file in _results(run):
+        before = read_object(file, f"take {file} away, or restore it from a copy")
+        if (after := _rewritten(before, old, new)) != before:
+            changes[file] = after
+    for each in (run, *referring):
+        if not each.meta_path.is_file():
+            continue
+        meta = read_object(each.meta_path, "restore it from a copy")
+        after = _rewritten(meta, old, new)
+        # A run that was continued keeps the recipe of each of its segments.
+        for file in [each.recipe_path, *each.segments.glob("*/recipe.yaml")] if each is not run else ():
+            text = file.read_text(encoding="utf-8")
+            tree = strict_yaml.parse(text).tree
+            tree["model"]["start"] = _renamed(tree["model"]["start"], old, new)
+            changes[file] = renamed = strict_yaml.dump(tree)
+            # Where recipe.yaml was what the run wrote, it is so still.
+            for session in after.get("sessions", []):
+                if session.get("recipe") == _hash(text):
+                    session["recipe"] = _hash(renamed)
+        if after != meta:
+            changes[each.meta_path] = after
+    return changes
+
+
+def _results(run: RunDir) -> list[Path]:
+    """Files of results in a run; those that a link leads to are left as they are."""
+    folders = [run.eval("").parent, *run.segments.glob("*/eval")]
+    return sorted(file for folder in folders if not folder.is_symlink() for file in folder.rglob("*.json"))
+
+
+def _hash(text: str) -> str:
+    return manifest.hash_of(text.encode("utf-8", "backslashreplace"))
+
+
+def _relocate(old: Path, new: Path) -> None:
+    """Have a directory under another name, and a link to that under the old one."""
+    try:
+        old.rename(new)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        with whole_directory(new) as folder:
+            mine = shutil.ignore_patterns(RunDir(old).lock.name)
+            shutil.copytree(old, folder, symlinks=True, dirs_exist_ok=True, ignore=mine)
+            _check_copy(old, folder)
+        remove_directory(old)
+    try:
+        old.symlink_to(new.absolute())
+    except OSError:  # a file system without links; the references are written in a moment
+        return
+
+
+def _check_copy(old: Path, copy: Path) -> None:
+    """Compare a copied run with what was copied.
+
+    Raises:
+        UserError: a file is not the same, or is missing.
+    """
+    for path in (path for path in old.rglob("*") if path != RunDir(old).lock):
+        there = copy / path.relative_to(old)
+        if path.is_symlink() or path.is_dir():
+            same = there.is_symlink() == path.is_symlink() and there.exists() == path.exists()
+        else:
+            same = there.is_file() and filecmp.cmp(path, there, shallow=False)
+        if not same:
+            raise UserError(
+                f"{path} was not copied as it is; nothing was moved", "look at the disk, and try again"
+            )
+    for folder in weights(RunDir(copy)):
+        if folder.is_dir() and (why := manifest.fault(folder)):
+            raise UserError(
+                f"{old} is not whole, and was not moved: in {folder.relative_to(copy)}, {why}",
+                manifest.what_to_do(old / folder.relative_to(copy)),
+            )
