@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from mrt5cli import places
-from mrt5cli.commands.options import AsJson, argument, option
+from mrt5cli.commands.options import AsJson, argument, option, written
 from mrt5cli.commands.tables import GAP, print_table
 from mrt5cli.errors import UserError
 from mrt5cli.output import print_json
@@ -30,26 +30,26 @@ LEAST_COLUMNS = 5
 """Of a list, up to the deletion rate: where fewer fit beside the names, these stand in lines of their own."""
 Run = Annotated[str, argument("A run directory, or its name below runs/.", "RUN")]
 Runs = Annotated[list[str], argument("Run directories, or their names below runs/.", "RUN")]
-Folder = Annotated[Path | None, argument("Where to look. [default: runs/]", "FOLDER", places.path)]
+Folder = Annotated[Path | None, argument("Where to look. Default: runs/.", "DIR", places.path)]
 Filters = Annotated[list[str] | None, option(FILTERS, "--filter", metavar="CONDITION")]
 Sort = Annotated[
-    str, option("Sort by name, state, tag, task, step, size, age, or any metric.", "--sort", metavar="KEY")
+    str, option("Sort by name, state, tag, task, step, size, age, or any metric.", "--sort", metavar="COLUMN")
 ]
 Metrics = Annotated[
     list[str] | None,
     option(
-        "Draw this number of metrics.jsonl. [default: cross_entropy, deletion_rate, alpha] May be repeated.",
+        "Draw this number of metrics.jsonl. Default: cross_entropy, deletion_rate, alpha. May be repeated.",
         "--metric",
         metavar="NAME",
     ),
 ]
 Html = Annotated[
     Path | None,
-    typer.Option(parser=places.new_file, metavar="FILE", help="Also write a page, which needs nothing else."),
+    written("Also write a page, which needs nothing else.", "--html"),
 ]
 Png = Annotated[
     Path | None,
-    typer.Option(parser=places.new_file, metavar="FILE", help="Also write the curves as a picture."),
+    written("Also write the curves as a picture.", "--png"),
 ]
 Along = Annotated[Literal["step", "seconds", "bytes"], option("What curves are drawn by.", "--by")]
 Yes = Annotated[bool, option("Do not ask.", "--yes", "-y")]
@@ -309,7 +309,7 @@ def remove(
 @app.command("mv", short_help="Move a run, and keep what refers to it.")
 def move(
     run: Run,
-    new: Annotated[str, argument("A new name beside it, or with a / in it, a path.", "NEW")],
+    new: Annotated[str, argument("A new name beside it, or with a / in it, a path.", "DEST")],
 ) -> None:
     """Move a run's directory; recipes that start from it and its own files then name the new one.
 

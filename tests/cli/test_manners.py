@@ -33,7 +33,18 @@ PARAMS = [(name, param) for name, command in ALL.items() for param in command.pa
 METAVARS = {
     *("RUN", "RUN[@STEP]", "SOURCE", "DEST", "RECIPE", "TASK", "SUITE", "KEY", "KIND", "KIND,..."),
     *("FILE", "DIR", "PATH", "N", "NUMBER", "RATE", "RATE,...", "HOURS", "TFLOPS", "SIZE"),
-    *("DEVICE", "DEVICE,...", "PRECISION,...", "REVISION", "KEY=VALUE", "KEY=VALUE,...", "GLOB"),
+    *(
+        "DEVICE",
+        "DEVICE,...",
+        "PRECISION,...",
+        "REVISION",
+        "KEY=VALUE",
+        "KEY=VALUE,...",
+        "GLOB",
+        "COLUMN",
+        "CONDITION",
+        "TAG",
+    ),
     *("TEXT", "NAME", "NAME,...", "TEMPLATE", "OWNER/NAME", "ID", "URL"),
 }
 SAID_IN_OTHER_WORDS = {
@@ -51,6 +62,8 @@ SAID_IN_OTHER_WORDS = {
     "--json": "recipe schema prints the schema",
     "--device": "generate takes several",
     "--html": "what the page shows",
+    "--metric": "what curves are drawn of, or who is best by",
+    "--split": "of one evaluation, or of those that are compared",
     "--text": "what happens to it",
 }
 
@@ -133,10 +146,11 @@ def test_examples_name_options_that_there_are(name: str) -> None:
     shown = examples(ALL[name])
     assert shown, "a command shows how it is used"
     for example in shown:
-        _, *parts = re.sub(r"[$()]", " ", example).split("mrt5 ")
+        _, *parts = re.split(r"(?:^|\| |\$\()mrt5 ", example.removesuffix(")"))
         for words in map(shlex.split, parts):
-            called = max((one for one in ALL if words[: one.count(" ") + 1] == one.split()), key=len)
-            params = ALL[called].params
+            # A group may be a command by itself, which lists.
+            called = [one for one in ALL if words[: one.count(" ") + 1] == one.split()] or ["runs list"]
+            params = ALL[max(called, key=len)].params
             known = {option for param in params for option in (*param.opts, *param.secondary_opts)}
             assert {word.partition("=")[0] for word in words if re.match("--?[a-z]", word)} <= known, example
 
