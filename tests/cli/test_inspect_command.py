@@ -319,12 +319,12 @@ def test_scripts_are_counted_too(runs: dict[str, Path]) -> None:
 
 def test_several_models_read_the_same(runs: dict[str, Path]) -> None:
     text = "some plain words, in more than one piece"
-    names = [runs["mrt5"], runs["spans"], runs["bp"]]
+    names = [runs["mrt5"], runs["spans"], runs["bp"], runs["bp_batch"]]
     result = inspect(*names, "--text", text)
 
     assert result.exit_code == 0, result.output
     models = document(*names, "--text", text)["models"]
-    assert [model["name"] for model in models] == ["mrt5-seed3", "spans-seed3", "bp-seed3"]
+    assert [model["name"] for model in models] == ["mrt5-seed3", "spans-seed3", "bp-seed3", "bp-batch-seed3"]
     assert len({str([row["ids"] for row in model["rows"]]) for model in models}) == 1
     lines = [line.split(maxsplit=2) for line in result.stdout.splitlines() if line.startswith("  ")]
     told = [
@@ -333,7 +333,8 @@ def test_several_models_read_the_same(runs: dict[str, Path]) -> None:
         for model, row in zip(models, rows, strict=True)
     ]
     assert lines[: len(told)] == told
-    assert models[0] == document(runs["mrt5"], "--text", text)
+    for name, model in zip(("mrt5", "bp_batch"), models[::3], strict=True):
+        assert model == document(runs[name], "--text", text), "it draws, and reads, what it does alone"
     assert "spans-seed3 deletes" in result.stdout
     assert "bp-seed3 pools" in result.stdout
     alone = inspect(runs["spans"], "--limit", 1, "--json")
@@ -342,6 +343,25 @@ def test_several_models_read_the_same(runs: dict[str, Path]) -> None:
     assert "all read the task of spans-seed3, which is not that of mrt5-seed3" in " ".join(
         beside.stderr.split()
     )
+
+
+def test_lines_of_a_text_stand_below_the_name_of_a_model(runs: dict[str, Path]) -> None:
+    result = inspect(runs["mrt5"], runs["bp"], "--text", "a\nb")
+
+    (row,) = document(runs["mrt5"], "--text", "a\nb")["rows"]
+    assert f"  mrt5-seed3   {100 * row['deletion_rate']:.1f} %\n{row['marked']}\n" in result.stdout
+
+
+def test_a_large_page_says_what_makes_it_smaller(
+    runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = ["--text", "twelve bytes", "--html", tmp_path / "page.html"]
+    assert "--limit" not in inspect(runs["mrt5"], *large).stderr
+
+    monkeypatch.setattr("mrt5cli.commands.inspect_deletions.MANY_POSITIONS", 12)
+
+    assert "this page shows 13 bytes" in inspect(runs["mrt5"], *large).stderr
+    assert "a smaller --limit makes it quick" in " ".join(inspect(runs["mrt5"], *large).stderr.split())
 
 
 def test_a_heat_map_in_the_terminal_is_a_line_a_checkpoint(history: Path) -> None:

@@ -279,13 +279,21 @@ def test_two_processes_train_like_one(tmp_path: Path):
     assert (curve(two), (two.model / "model.safetensors").read_bytes()) == whole
 
 
+def test_nothing_but_results_is_on_stdout_where_transformers_greets_wandb():
+    """It prints there, on being imported, that WANDB_MODE is offline."""
+    words = [*MRT5, "pretrain", "quickstart_byt5", "--smoke", "--dry-run", "--json"]
+    environment = {**ENVIRONMENT, "WANDB_MODE": "offline"}
+    done = subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True)
+    assert json.loads(done.stdout)["status"] == "planned" and "offline" in done.stderr
+
+
 def test_threads_are_told_to_wait_quietly_before_torch_is_there():
     code = """
 import os, sys
 class Watch:
     def find_spec(self, name, path=None, target=None):
         if name == "torch":
-            os.write(1, os.environ.get("OMP_WAIT_POLICY", "none").encode()); os._exit(0)
+            print(os.environ.get("OMP_WAIT_POLICY"), file=sys.__stdout__, flush=True); os._exit(0)
 sys.meta_path.insert(0, Watch())
 from mrt5cli import manifest
 from mrt5cli.cli import app
@@ -293,7 +301,7 @@ app(["pretrain", "quickstart_byt5", "--dry-run"])
 """
     environment = {name: value for name, value in ENVIRONMENT.items() if name != "OMP_WAIT_POLICY"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    assert done.stdout == "PASSIVE", done.stderr
+    assert done.stdout == "PASSIVE\n", done.stderr
 
 
 # --- refusals ---------------------------------------------------------------------------------------------

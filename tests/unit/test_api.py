@@ -95,8 +95,8 @@ def test_the_examples_of_the_page_run(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0].startswith("runs/smoke/quickstart-mrt5-smoke-seed1 ")
-    assert lines[1] == "scaled_sigmoid []"
-    assert len(lines) == 9
+    assert lines[1:3] == ["25 20", "scaled_sigmoid []"]
+    assert len(lines) == 10
 
 
 # --- types --------------------------------------------------------------------------------------------------

@@ -450,7 +450,8 @@ def test_gate_values_tell_what_another_threshold_deletes(
     text = b"Every row keeps something."
     (row,) = inspect_text(tiny_gated_model, text, 64)
     values = sorted(row.gate.tolist())
-    beside = [np.nextafter(value, 0) for value in values[:3]]  # in float32 they are those values
+    # In float32 they are those values.
+    beside = [np.nextafter(value, towards) for value in values[:3] for towards in (0, -99)]
 
     for threshold in [*values[::5], *beside, values[-1], -1e-9, -0.7, -29.99]:
         (other,) = inspect_text(tiny_gated_model, text, 64, threshold=threshold)
