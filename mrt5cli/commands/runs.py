@@ -30,21 +30,27 @@ LEAST_COLUMNS = 5
 """Of a list, up to the deletion rate: where fewer fit beside the names, these stand in lines of their own."""
 Run = Annotated[str, argument("A run directory, or its name below runs/.", "RUN")]
 Runs = Annotated[list[str], argument("Run directories, or their names below runs/.", "RUN")]
-Folder = Annotated[Path | None, argument("Where to look. [default: runs/]", "DIR", places.path)]
+Folder = Annotated[Path | None, argument("Where to look. Default: runs/.", "DIR", places.path)]
 Filters = Annotated[list[str] | None, option(FILTERS, "--filter", metavar="CONDITION")]
 Sort = Annotated[
-    str, option("Sort by name, state, tag, task, step, size, age, or any metric.", "--sort", metavar="KEY")
+    str, option("Sort by name, state, tag, task, step, size, age, or any metric.", "--sort", metavar="COLUMN")
 ]
 Metrics = Annotated[
     list[str] | None,
     option(
-        "Draw this number of metrics.jsonl. [default: cross_entropy, deletion_rate, alpha] May be repeated.",
+        "Draw this number of metrics.jsonl. Default: cross_entropy, deletion_rate, alpha. May be repeated.",
         "--metric",
         metavar="NAME",
     ),
 ]
-Html = Annotated[Path | None, written("Also write a page, which needs nothing else.", "--html")]
-Png = Annotated[Path | None, written("Also write the curves as a picture.", "--png")]
+Html = Annotated[
+    Path | None,
+    written("Also write a page, which needs nothing else.", "--html"),
+]
+Png = Annotated[
+    Path | None,
+    written("Also write the curves as a picture.", "--png"),
+]
 Along = Annotated[Literal["step", "seconds", "bytes"], option("What curves are drawn by.", "--by")]
 Yes = Annotated[bool, option("Do not ask.", "--yes", "-y")]
 
@@ -211,15 +217,14 @@ def best(
     ] = "loss",
     folder: Folder = None,
     filters: Filters = None,
-    split: Annotated[Literal["validation", "test"], option("Which held-out split.", "--split")] = "test",
+    split: Annotated[Literal["validation", "test"], option("Of evaluations, on which split.")] = "test",
     soft: Annotated[bool, option("Of evaluations, with soft gates.", "--soft/--hard")] = False,
     quiet: Annotated[bool, option("Say nothing but the run.", "--quiet", "-q")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Print the run that is the best by a metric, of runs that were evaluated alike; nothing else on stdout.
 
-    Which direction is better, the metric says. Of equal runs it is the one that ended first. What is printed
-    is a RUN for other commands: `mrt5 evaluate $(mrt5 runs best --quiet)`.
+    Which direction is better, the metric says. Of equal runs it is the one that ended first.
 
     Examples:
 
@@ -227,7 +232,7 @@ def best(
 
       mrt5 runs best --metric exact_match --filter task=tydiqa
 
-      mrt5 runs best --metric cross_entropy --filter tag=baseline --quiet
+      mrt5 evaluate $(mrt5 runs best --metric cross_entropy --quiet)
     """
     from mrt5cli.runs.choosing import chosen, rank
 

@@ -67,7 +67,7 @@ def test_version() -> None:
 
 def test_no_command_is_answered_with_help_and_exit_code_2() -> None:
     done = mrt5()
-    assert done.returncode == 2 and "Usage: " in done.stdout + done.stderr
+    assert done.returncode == 2 and "Usage: mrt5 [OPTIONS]" in done.stdout + done.stderr
 
 
 def test_a_mistyped_command_is_a_usage_error() -> None:
