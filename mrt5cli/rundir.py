@@ -573,11 +573,13 @@ def resolve_model(path_or_hub_id: str | Path) -> tuple[str, RunDir | None]:
             f"runs in it: {inside}" if inside else None,
         )
     # `runs/mine` has the form of a Hub id; beside other runs it is a path that was mistyped.
-    # So is a name below the folder where runs go by default.
-    beside = _runs_in(path.parent)
-    if beside or path.parts[:1] == (DEFAULT_FOLDER,) or not HUB_ID.fullmatch(where):
-        nearest = difflib.get_close_matches(path.name, beside, n=1)
-        hint = f"did you mean {path.parent / nearest[0]}?" if nearest else None
+    # So is a name below the folder where runs go by default, with that folder or without it.
+    beside, below = _runs_in(path.parent), Path(DEFAULT_FOLDER, where)
+    is_below = "/" not in where and RunDir(Path(DEFAULT_FOLDER, where.partition("@")[0])).is_run
+    if beside or is_below or path.parts[:1] == (DEFAULT_FOLDER,) or not HUB_ID.fullmatch(where):
+        nearest = [below] if is_below else []
+        nearest += [path.parent / name for name in difflib.get_close_matches(path.name, beside, n=1)]
+        hint = f"did you mean {nearest[0]}?" if nearest else None
         if "@" in path.name and not nearest:
             hint = "RUN@step-500 is of a run that is here; --revision names one of a Hub model"
         raise UserError(f"{where} does not exist", hint)

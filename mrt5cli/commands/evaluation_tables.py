@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 HARDLY_READ = 0.1
 """A source whose removal costs less than this share of the loss is hardly read; see `_result_note`."""
-NO_FIGURES = "Figures are not drawn, because matplotlib is not installed: {}, then the same command again."
 
 
 def present(comparison: Comparison) -> None:
@@ -48,7 +47,7 @@ def present(comparison: Comparison) -> None:
 def to_page(comparison: Comparison) -> str:
     """The same as an HTML page that needs nothing else, with figures, and each run's table of languages."""
     from mrt5cli.extras import how_to_install
-    from mrt5cli.report.page import can_draw
+    from mrt5cli.report.page import NO_FIGURES, can_draw
 
     results, unfinished = comparison.results, comparison.unfinished
     names = list(dict.fromkeys(result.subject.name for result in results))

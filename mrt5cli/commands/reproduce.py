@@ -95,7 +95,7 @@ def reproduce(
     """
     from mrt5cli.suite.estimates import assumption, estimate, machine_for
     from mrt5cli.suite.executing import only_one
-    from mrt5cli.suite.planning import keep_to_budget, make_plan, shipped_recipes
+    from mrt5cli.suite.planning import check_nothing_continued, keep_to_budget, make_plan, shipped_recipes
     from mrt5cli.suite.suites import load_suite
 
     name = Path(suite).stem
@@ -115,6 +115,8 @@ def reproduce(
         gpu = installed_gpu()
         estimate(plan, gpu_tflops, machine_for(plan, device, gpu_tflops), gpu)
         beyond = [] if budget is None else keep_to_budget(plan, budget)
+        if not report_only:
+            check_nothing_continued(plan)
         summary = _summary(plan, beyond, assumption(plan.machine, gpu_tflops, gpu))
         if works and not as_json:
             say_on_stderr(summary)

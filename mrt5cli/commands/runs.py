@@ -107,7 +107,7 @@ def list_runs(
     elif runs:
         _print_list(runs)
     elif everything:
-        say(f"none of {counted(len(everything), 'run')} meets {' and '.join(filters or [])}")
+        say(_none_meets(everything, filters))
     else:
         say(f"there are no runs below {_folder(folder)}/; train one: mrt5 pretrain quickstart_byt5")
 
@@ -180,9 +180,9 @@ def compare(
     if len(runs) < 2:
         raise UserError("there is one run, and nothing to compare it with", "name two or more")
     found = [_entry(text) for text in runs]
-    names = [one.name for one in found]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise UserError(f"{min(twice)} is named twice", "name each run once")
+    places = [one.run.path.resolve() for one in found]
+    if twice := [one.name for one, place in zip(found, places, strict=True) if places.count(place) > 1]:
+        raise UserError(f"{twice[-1]} is named twice", "name each run once")
     describing.check_comparable(found)
     named = describing.named(found)
     drawn = panels([*zip(named, found, strict=True)], metric or [], by)
@@ -241,7 +241,9 @@ def best(
         raise UserError(
             f"there are no runs below {_folder(folder)}/", "train one: mrt5 pretrain quickstart_byt5"
         )
-    ranked = rank(chosen(everything, filters or []), metric, split=split, soft=soft)
+    if not (runs := chosen(everything, filters or [])):
+        raise UserError(_none_meets(everything, filters), "leave out a condition; `mrt5 runs` lists all")
+    ranked = rank(runs, metric, split=split, soft=soft)
     first, value = ranked.best
     if as_json:
         document = {"run": first.name, "metric": metric, "value": value, "of": ranked.of}
@@ -325,6 +327,8 @@ def move(
     from mrt5cli.runs.found import resolve
 
     found = resolve(run)
+    if new in ("", ".", ".."):
+        raise UserError(f"{new!r} is no name for a run", "for example first, or kept/first")
     target = Path(new) if "/" in new else found.path.with_name(new)
     referring = moving.move(found, target)
     say(f"moved {found.path} to {target}")
@@ -373,6 +377,10 @@ def _entries(folder: Path | None) -> list[Entry]:
     if folder is not None and not where.is_dir():
         raise UserError(f"{where} is not a folder", "name one with runs in it; by default it is runs/")
     return [read(path) for path in find(where)] if where.is_dir() else []
+
+
+def _none_meets(everything: Sequence[Entry], filters: Sequence[str] | None) -> str:
+    return f"none of {counted(len(everything), 'run')} meets {' and '.join(filters or [])}"
 
 
 def _entry(text: str) -> Entry:

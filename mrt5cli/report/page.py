@@ -31,6 +31,7 @@ from mrt5cli.writing import write_text
 if TYPE_CHECKING:
     from mrt5cli.report.figures.style import Drawing
 
+NO_FIGURES = "Figures are not drawn, because matplotlib is not installed: {}, then the same command again."
 FIGURES_FOLDER = "figures"
 TITLES = {"paper": "The MrT5 paper, reproduced", "miniature": "The MrT5 paper in miniature"}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from mrt5cli.errors import UserError, not_written
 from mrt5cli.extras import how_to_install
 from mrt5cli.report.html import Section, page
-from mrt5cli.report.page import can_draw
+from mrt5cli.report.page import NO_FIGURES, can_draw
 from mrt5cli.report.tables import Table
 from mrt5cli.runs.curves import Panel
 from mrt5cli.runs.describing import Words, grouped
@@ -17,15 +17,17 @@ from mrt5cli.writing import write_text
 
 
 def write_page(path: Path, title: str, panels: Sequence[Panel], tables: Sequence[Words]) -> None:
-    """A page with curves and tables, those that are empty left out.
+    """A page with curves and tables, those that are empty left out; without matplotlib no curves, and how to
+    get them.
 
     Raises:
-        UserError: matplotlib is missing, or the file cannot be written.
+        UserError: the file cannot be written.
     """
-    _check_can_draw("--html")
-    from mrt5cli.report.figures.curves import curve_drawings
+    sections = []
+    if panels and can_draw():
+        from mrt5cli.report.figures.curves import curve_drawings
 
-    sections = [Section("Curves", drawings=curve_drawings(panels))] if panels else []
+        sections.append(Section("Curves", drawings=curve_drawings(panels)))
     for words in (grouped(words) if words.differs else words for words in tables):
         if words.rows:
             rows = [tuple(visible(cell, lines=False) for cell in row) for row in words.rows]
@@ -35,8 +37,9 @@ def write_page(path: Path, title: str, panels: Sequence[Panel], tables: Sequence
                     tables=[Table(words.headers, rows, words=words.text_columns, prose=words.prose)],
                 )
             )
+    lead = "" if can_draw() else NO_FIGURES.format(how_to_install("plots"))
     try:
-        write_text(path, page(visible(title, lines=False), "", sections))
+        write_text(path, page(visible(title, lines=False), lead, sections))
     except OSError as error:
         raise not_written(error) from error
 
@@ -47,14 +50,10 @@ def write_picture(path: Path, panels: Sequence[Panel]) -> None:
     Raises:
         UserError: matplotlib is missing, there is nothing to draw, or the file cannot be written.
     """
-    _check_can_draw("--png")
+    if not can_draw():
+        raise UserError("--png needs matplotlib, which is not installed", how_to_install("plots"))
     if not panels:
         raise UserError(f"{path} was not written: there are no curves yet", "wait for the first steps")
     from mrt5cli.report.figures.curves import curves_picture
 
     curves_picture(path, panels)
-
-
-def _check_can_draw(option: str) -> None:
-    if not can_draw():
-        raise UserError(f"{option} needs matplotlib, which is not installed", how_to_install("plots"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import json
+import math
 import operator
 import re
 from collections import defaultdict
@@ -35,9 +36,12 @@ WORDS: dict[str, Callable[[Entry], list[str]]] = {
     "start": lambda run: [str(run.recipe.get("start", ""))],
 }
 """What is compared as text."""
+TITLES = {"cross_entropy": "cross-entropy", "bytes_per_second": "bytes/s"}
 OWN_NUMBERS = ("step", "steps", "target", "size", "age", "seed", "parameters")
+UNITS = {"size": "bytes", "age": "seconds"}
+"""What a list shows in larger ones."""
 _COMPARE = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}
-_CONDITION = re.compile(r"([a-z_0-9.]+)\s*(!=|<=|>=|=|<|>)\s*(.*)")
+_CONDITION = re.compile(r"([\w.]+)\s*(!=|<=|>=|=|<|>)\s*(.*)")
 EXAMPLES = "state=finished, tag!=old, 'name=*mrt5*', 'cross_entropy<0.5'"
 
 
@@ -84,7 +88,11 @@ def condition(text: str) -> Callable[[Entry], bool]:
     try:
         bounds = [float(one) for one in (value.split(",") if sign in ("=", "!=") else [value])]
     except ValueError:
-        raise UserError(f"--filter {text}: {shortened(value)!r} is no number", f"e.g. {EXAMPLES}") from None
+        bounds = [math.nan]
+    if any(math.isnan(bound) for bound in bounds):
+        unit = UNITS.get(key)
+        hint = f"{key} is in {unit}, such as {key}<3600" if unit else f"e.g. {EXAMPLES}"
+        raise UserError(f"--filter {text}: {shortened(value)!r} is no number", hint)
 
     def holds(run: Entry) -> bool:
         number = run.number(key)
@@ -147,12 +155,15 @@ def rank(runs: Sequence[Entry], metric: str, *, split: str = "test", soft: bool 
     """
     remarks: list[str] = []
     if metric in LOGGED and metric not in METRICS:
-        direction, one = LOGGED[metric], Metric(metric, metric.replace("_", " "), digits=4)
+        direction, one = (
+            LOGGED[metric],
+            Metric(metric, TITLES.get(metric, metric.replace("_", " ")), digits=4),
+        )
         of = "of training, last logged line"
         found = [(run, run.logged[metric]) for run in runs if metric in run.logged]
     else:
         known = {name for run in runs for _, saved in run.evaluations for name in saved.rows[-1].others}
-        check_key("--metric", metric, [*METRICS, *LOGGED, *sorted(known)])
+        check_key("--metric", metric, list(dict.fromkeys([*METRICS, *LOGGED, *sorted(known)])))
         one = METRICS.get(metric) or Metric(metric, metric, digits=4, better="higher")
         direction = one.better
         if direction is None:
@@ -164,7 +175,7 @@ def rank(runs: Sequence[Entry], metric: str, *, split: str = "test", soft: bool 
         there = sorted({name for run in runs for name in _measured(run)})
         many = counted(len(runs), "run")
         raise UserError(
-            f"none of {many} has a {metric} {of}",
+            f"none of {many} has {metric} {of}",
             f"there are: {listed(there, 40)}" if there else "evaluate a run first: mrt5 evaluate RUN",
         )
     sign = 1 if direction == "lower" else -1

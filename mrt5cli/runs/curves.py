@@ -135,7 +135,7 @@ def drawn(panel: Panel, width: int, height: int = 12, *, plain: bool = False) ->
     targets = sorted({curve.target for curve in panel.curves if curve.target is not None})
     xs = [value for curve in panel.curves for value in curve.x]
     ys = [value for curve in panel.curves for value in curve.y] + targets
-    axes = (0.0, max(xs) or 1.0), _widened(min(ys), max(ys))
+    axes = (min(0.0, *xs), max(0.0, *xs) or 1.0), _widened(min(ys), max(ys))
     x_ticks, y_ticks = _ticks(*axes[0], max(2, width // 14)), _ticks(*axes[1], max(2, height // 3))
     lines = [([*axes[0]], [target, target], "." if plain else TARGET) for target in targets]
     lines += [(curve.x, curve.y, mark) for curve, mark in curves]

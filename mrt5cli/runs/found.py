@@ -283,11 +283,12 @@ def read(path: Path, name: str | None = None) -> Entry:
         recipe, meta = glance(run.recipe_path), run.meta()
     except UserError as error:
         return Entry(run, name, "damaged", error.message)
-    except (OSError, ValueError) as error:
-        said = getattr(error, "strerror", None) or first_line(error)
+    except OSError as error:
         return Entry(
-            run, name, "damaged", f"{getattr(error, 'filename', None) or path} cannot be read: {said}"
+            run, name, "damaged", f"{error.filename or path} cannot be read: {error.strerror or error}"
         )
+    except ValueError as error:
+        return Entry(run, name, "damaged", f"{run.recipe_path} is damaged: {first_line(error)}")
     why = meta.get("error") if meta.get("status") == "failed" and holder is None else None
     return Entry(run, name, _state(meta, holder), why, holder, recipe, logged, meta, tags, tuple(notes))
 

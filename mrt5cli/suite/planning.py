@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,8 +13,8 @@ from mrt5cli.recipe import Recipe
 from mrt5cli.recipe.loading import shipped
 from mrt5cli.recipe.words import nearest
 from mrt5cli.suite.graph import build_plan
-from mrt5cli.suite.jobs import Experiment, Job, SuitePlan
-from mrt5cli.suite.states import state_of
+from mrt5cli.suite.jobs import Experiment, Job, SuitePlan, TrainJob
+from mrt5cli.suite.states import state_of, was_continued
 
 NOT_ASKED_FOR = "not asked for"
 NOT_NEEDED = "only needed by what is done"
@@ -49,6 +50,22 @@ def make_plan(
             needed |= {job, *job.needs}
     _leave_out(plan, needed, NOT_ASKED_FOR if only else NOT_NEEDED)
     return plan
+
+
+def check_nothing_continued(plan: SuitePlan) -> None:
+    """Refuse to replace a run that somebody has trained on.
+
+    Raises:
+        UserError: the plan would.
+    """
+    for job in plan.jobs:
+        if isinstance(job, TrainJob) and job.status == "changed" and was_continued(job):
+            path = job.run.path
+            there, kept = shlex.quote(str(path)), shlex.quote(f"{path.name}-continued")
+            raise UserError(
+                f"{path} was trained on with --continue-for, and would be replaced by a run of {job.name}",
+                f"keep it under another name: mrt5 runs mv {there} {kept}",
+            )
 
 
 def shipped_recipes() -> dict[str, Recipe]:

@@ -47,6 +47,14 @@ def made_of(job: Job) -> Json:
     return {"code": code_version("analyse"), "from": {need.id: identity(need) for need in job.needs}}
 
 
+def was_continued(job: TrainJob) -> bool:
+    """Whether a run was trained beyond its recipe, by --continue-for; not where that cannot be read."""
+    try:
+        return job.run.recipe().training.continues_from > 0
+    except UserError:  # as `state_of` says
+        return False
+
+
 def _run_state(job: TrainJob, keep_changed: bool) -> State:
     run = job.run
     if not run.is_run:

@@ -13,7 +13,7 @@ from mrt5cli import recipe as recipes
 from mrt5cli.errors import RecipeError, UserError
 from mrt5cli.recipe import Recipe
 from mrt5cli.recipe.strict_yaml import YamlProblem, inline
-from mrt5cli.rundir import RunDir, default_directory
+from mrt5cli.rundir import DEFAULT_FOLDER, RunDir, default_directory
 from mrt5cli.text import quiet
 
 if TYPE_CHECKING:
@@ -206,6 +206,8 @@ def _no_run(name: str | Path | Recipe, option: str) -> UserError:
         return UserError(
             f"{option} goes on with a run, and {run} is its recipe", f"name the run: {where.parent}"
         )
+    if (below := RunDir(Path(DEFAULT_FOLDER, run))).is_run:
+        return UserError(f"{option} goes on with a run, and {run} is not here", f"name the run: {below.path}")
     try:
         usual = default_directory(recipes.load(name))
     except UserError:

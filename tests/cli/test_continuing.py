@@ -418,6 +418,9 @@ def test_other_ways_to_train_and_what_is_no_finished_run(
         "run/recipe.yaml"
     )
     assert "goes on with a run, and nothing is not here" in refused("nothing")
+    Path("runs").mkdir()
+    Path("runs", "below").symlink_to(Path("run").absolute())
+    assert "and below is not here\nhint: name the run: runs/below" in refused("below")
     assert "goes on with a run, and empty is not a run directory" in refused("empty")
     assert "9 is above the 5 steps to go on for" in refused("run", "--set", "training.warmup_steps=9")
     result = CliRunner().invoke(app, ["pretrain", "run", "--continue-for", "0"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from typer.testing import CliRunner
 
 from mrt5cli.cli import app
 from mrt5cli.report import page
+from mrt5cli.rundir import RunDir
 
 NOWHERE = {"kind": "files", "path": "nowhere"}
 TINY = {
@@ -129,6 +131,27 @@ def test_a_changed_recipe_is_trained_anew_with_what_starts_from_it(house: Path) 
     left = states(reproduce(path, "--dry-run", "--json"))
     assert left["train base seed 1"] == "done"
     assert left["train child seed 1"] == left["evaluate child seed 1 vowel_removal"] == "changed"
+
+
+def test_a_run_that_was_continued_is_not_replaced(house: Path) -> None:
+    path = suite(house, "base")
+    assert reproduce(path).exit_code == 0
+    run = house / "runs" / "mine" / "base-seed1"
+    continued = CliRunner().invoke(app, ["pretrain", str(run), "--continue-for", "1", "--device", "cpu"])
+    assert continued.exit_code == 0, continued.output
+    for words in ((), ("--dry-run",), ("--keep-changed",)):
+        refused = reproduce(path, "--runs", run.parent, *words)
+        assert refused.exit_code == 2 and "was trained on with --continue-for" in refused.stderr
+    assert json.loads((run / "meta.json").read_text())["step"] == 5
+    assert reproduce(path, "--report-only").exit_code == 0
+    [hint] = [line for line in refused.stderr.splitlines() if line.startswith("hint")]
+    moved = CliRunner().invoke(app, shlex.split(hint.partition("mrt5 ")[2]))
+    assert moved.exit_code == 0, moved.output
+    assert reproduce(path).exit_code == 0
+    assert {RunDir(run.with_name(name)).meta()["step"] for name in (run.name, f"{run.name}-continued")} == {
+        4,
+        5,
+    }
 
 
 def test_a_dry_run_shows_what_and_touches_nothing(house: Path) -> None:

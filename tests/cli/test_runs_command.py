@@ -196,6 +196,8 @@ def test_best_prints_a_path_alone(runs: Path) -> None:
     assert (
         document["run"] == "runs/two words" and document["better"] == "higher" and len(document["runs"]) == 2
     )
+    none = mrt5("best", "--filter", "zzz", code=2)
+    assert none.stdout == "" and "none of 2 runs meets zzz" in none.stderr and "leave out" in none.stderr
     missing = mrt5("best", "--metric", "f1", code=2)
     assert missing.stdout == "" and "there are: " in missing.stderr and "cross_entropy" in missing.stderr
 
@@ -229,6 +231,9 @@ def test_mv_and_tag(runs: Path) -> None:
     assert "runs/b is there already" in mrt5("mv", "kept/y", "runs/b", code=2).stderr
     assert "did you mean runs/b?" in mrt5("mv", "bb", "c", code=2).stderr
     assert "named twice" in mrt5("compare", "b", "runs/b", code=2).stderr
+    assert "named twice" in mrt5("compare", "b", str((runs / "b").absolute()), code=2).stderr
+    for name in ("", ".", ".."):
+        assert f"{name!r} is no name for a run" in mrt5("mv", "b", name, code=2).stderr
 
 
 @pytest.mark.parametrize("words", [("show", "a"), ("compare", "a", "b")])
@@ -245,12 +250,12 @@ def test_pages_and_pictures(runs: Path, words: tuple[str, ...], monkeypatch: pyt
     from mrt5cli.report import run_pages
 
     monkeypatch.setattr(run_pages, "can_draw", lambda: False)
-    refused = mrt5(*words, "--html", "other.html", code=2)
-    assert (
-        "needs matplotlib, which is not installed" in refused.stderr
-        and "pip install 'matplotlib" in refused.stderr
-    )
-    assert not Path("other.html").exists()
+    mrt5(*words, "--html", "other.html")
+    other = Path("other.html").read_text()
+    assert "<figure" not in other and "pip install &#39;matplotlib" in other and "<h2" in other
+    refused = " ".join(mrt5(*words, "--png", "other.png", code=2).stderr.split())
+    assert "--png needs matplotlib, which is not installed hint: pip install 'matplotlib" in refused
+    assert not Path("other.png").exists()
 
 
 @pytest.mark.browser

@@ -243,6 +243,10 @@ def test_a_mistyped_run_is_no_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(UserError, match="runs/quickstart-seed2 does not exist") as caught:
         resolve_model("runs/quickstart-seed2")
     assert caught.value.hint == "did you mean runs/quickstart-seed42?"
+    for name in ("quickstart-seed42", "quickstart-seed42@step-10"):
+        with pytest.raises(UserError, match=f"{name} does not exist") as caught:
+            resolve_model(name)
+        assert caught.value.hint == f"did you mean runs/{name}?"
 
 
 @pytest.mark.parametrize("name", ["./nothing", "/no/such/place", "a/b/c"])

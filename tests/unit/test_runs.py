@@ -144,6 +144,10 @@ def test_a_damaged_run_is_shown_with_its_reason(runs: Path, what: str) -> None:
     ODD[what](run)
     [entry] = [found.read(path) for path in found.find(runs)]
     assert entry.state == "damaged" and entry.why and "\n" not in entry.why
+    assert (
+        what not in ("recipe that is no text", "recipe of something else")
+        or str(run.recipe_path) in entry.why
+    )
     json.dumps(entry.document())
     assert dict(describing.facts(entry))["state"] == "damaged"
 
@@ -277,11 +281,23 @@ def test_filters_and_orders(runs: Path) -> None:
         ("state<3", "state is text"),
         ("step<many", "'many' is no number"),
         ("loss=low", "'low' is no number"),
+        ("step>nan", "'nan' is no number"),
+        ("step=3,", "'3,' is no number"),
+        ("Step>3", "'Step' is no key"),
     ],
 )
 def test_a_filter_that_means_nothing_is_refused(text: str, said: str) -> None:
     with pytest.raises(UserError, match=said):
         choosing.condition(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "unit"), [("size>1MB", "size is in bytes"), ("age<1h", "age is in seconds")]
+)
+def test_a_filter_in_the_units_of_a_list_is_told_its_own(text: str, unit: str) -> None:
+    with pytest.raises(UserError) as caught:
+        choosing.condition(text)
+    assert str(caught.value.hint).startswith(unit)
 
 
 def test_the_best_is_of_runs_measured_alike_and_ties_keep_the_earlier(runs: Path) -> None:
@@ -302,7 +318,7 @@ def test_the_best_is_of_runs_measured_alike_and_ties_keep_the_earlier(runs: Path
     of_training = choosing.rank(everything, "cross_entropy")
     assert of_training.best[0].run.path.name == "e" and of_training.of == "of training, last logged line"
     for metric, said in {
-        "f1": "none of 5 runs has a f1 .*test data with hard deletion",
+        "f1": "none of 5 runs has f1 .*test data with hard deletion",
         "deletion_rate": "neither more nor less",
         "alpha": "neither more nor less",
         "los": "'los' is no key",
@@ -346,10 +362,12 @@ def test_curves_of_runs_of_other_lengths_fit(runs: Path, width: int, by: curves.
 
 
 @pytest.mark.parametrize(
-    "values", [[1.0], [2.0, 2.0], [0.0, 0.0], [1e-9, 3e-9], [-5e8, 7e8], [float("nan"), 1.0]]
+    "values", [[1.0], [2.0, 2.0], [0.0, 0.0], [1e-9, 3e-9], [-5e8, 7e8], [float("nan"), 1.0], [4.0, 3.0]]
 )
 def test_every_range_of_numbers_is_drawn(values: list[float]) -> None:
     rows = [{"step": place, "seconds": 1.0, "x": value} for place, value in enumerate(values)]
+    if values == [4.0, 3.0]:
+        rows = [row | {"step": -5 - row["step"]} for row in rows]
     rows.append({"step": 10**400, "seconds": 1.0, "x": 1.0})
     curve = curves._curve("a", rows, "x", "step")
     assert len(curve.x) == len(curve.y) == sum(value == value for value in values)
