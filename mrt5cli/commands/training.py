@@ -11,7 +11,7 @@ from mrt5cli import bounds
 from mrt5cli.commands import options
 from mrt5cli.errors import UserError
 from mrt5cli.output import print_json
-from mrt5cli.text import say_on_stderr
+from mrt5cli.text import announced, say_on_stderr
 
 if TYPE_CHECKING:
     from mrt5cli.training.pretrain import Training
@@ -151,8 +151,11 @@ def finetune(
 def _carry_out(trainings: Sequence[Training], slurm: list[str] | None, dry_run: bool, as_json: bool) -> None:
     """Train as planned, have Slurm do so, or say what would be done."""
     from mrt5cli import recipe as recipes
+    from mrt5cli import runtime
 
-    with redirect_stdout(sys.stderr):  # where WANDB_MODE is offline, transformers says so on being imported
+    importing = announced("importing torch and transformers ..." if runtime.leads() else None, say_on_stderr)
+    # Where WANDB_MODE is offline, transformers says so on being imported.
+    with importing, redirect_stdout(sys.stderr):
         from mrt5cli.training.record import outcome
         from mrt5cli.training.run import execute
 

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,21 @@ def test_plan_and_summary_are_told_on_stderr_and_json_on_stdout(recipe: str):
     assert "step 5/5  loss " in told
     assert "next: mrt5 evaluate runs/tiny-seed7" in told
     assert "%|" not in told  # no second progress bar beside ours
+
+
+def test_slow_imports_are_announced(recipe: str, monkeypatch: pytest.MonkeyPatch):
+    told: list[str | None] = []
+
+    @contextmanager
+    def at_once(text: str | None, tell: Any, after: float = 2.0) -> Any:
+        told.append(text)
+        yield tell
+
+    monkeypatch.setattr("mrt5cli.commands.training.announced", at_once)
+    mrt5(recipe, "--dry-run", "--device", "cpu")
+    monkeypatch.setattr("mrt5cli.runtime.leads", lambda: False)
+    mrt5(recipe, "--dry-run", "--device", "cpu")
+    assert told == ["importing torch and transformers ...", None]
 
 
 def test_dry_run_writes_nothing(recipe: str):
