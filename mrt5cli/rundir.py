@@ -92,7 +92,7 @@ class RunState:
 
     @property
     def last_step(self) -> int | None:
-        """The last step that was logged, of a run that has ended."""
+        """The last step that was logged or saved, of a run that has ended."""
         step: int | None = self.meta.get("step")
         return step
 

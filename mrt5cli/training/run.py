@@ -75,9 +75,10 @@ def _train_and_record(plan: TrainingPlan, prepared: Prepared, say: text.Tell) ->
     finally:
         leave_group()
     if isinstance(ended, Stopped):
+        saved = plan.run.saved_steps()[-1]
         if plan.runtime.leads:
-            record.end(plan.run, "interrupted")
-        say(f"stopped and saved at step {plan.run.saved_steps()[-1]}\n{_how_to_resume(plan)}")
+            record.end(plan.run, "interrupted", step=saved)  # which may be beyond the last logged line
+        say(f"stopped and saved at step {saved}\n{_how_to_resume(plan)}")
         raise ended
     if plan.runtime.leads:
         record.end(plan.run, FINISHED, **ended)

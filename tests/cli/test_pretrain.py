@@ -238,7 +238,7 @@ def test_ctrl_c_saves_says_how_to_go_on_and_that_works(
     saved = re.search(r"stopped and saved at step (\d+)\nto resume: mrt5 pretrain (.*)", stderr)
     assert saved, stderr
     assert run.saved_steps()[-1] == int(saved[1])
-    assert run.meta()["status"] == "interrupted"
+    assert run.meta()["status"] == "interrupted" and run.meta()["step"] == int(saved[1])
     assert not run.model.exists()
     assert "Traceback" not in stderr
 
