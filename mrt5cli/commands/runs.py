@@ -287,6 +287,8 @@ def remove(
         what = "changed" if checkpoints else "removed"
         moving.check_own_place(run, what)
         moving.check_not_trained(run, what)
+        if checkpoints:
+            moving.check_has_model(run)
     lines, total = [], 0
     for run in found:
         size = size_of(run.checkpoints if checkpoints else run.path)

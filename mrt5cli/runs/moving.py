@@ -122,17 +122,26 @@ def remove(run: RunDir) -> None:
         remove_directory(run.path)
 
 
-def remove_checkpoints(run: RunDir) -> None:
-    """Remove what only resuming a run needs; its model, metrics and results stay.
+def check_has_model(run: RunDir) -> None:
+    """Refuse to take the checkpoints of a run that has nothing else.
 
     Raises:
-        UserError: it is not finished and has no model besides; or as `remove`.
+        UserError: it has no finished model.
     """
     if not (run.model / CONFIG).is_file():
         raise UserError(
             f"{run.path} has no finished model: its checkpoints are all that there is of it",
             f"finish it ({run.resume_command}), or remove it whole",
         )
+
+
+def remove_checkpoints(run: RunDir) -> None:
+    """Remove what only resuming a run needs; its model, metrics and results stay.
+
+    Raises:
+        UserError: it is not finished and has no model besides; or as `remove`.
+    """
+    check_has_model(run)
     checkpoints = [run.checkpoint(step) for step in run.saved_steps()]
     with untouched(run, "changed", only=tuple(checkpoints)):
         for checkpoint in checkpoints:

@@ -218,6 +218,10 @@ def test_rm_asks_on_a_terminal_and_refuses_without(runs: Path) -> None:
         said = " ".join(mrt5("rm", "b", "c", "--yes", code=2).stderr.split())
         assert f"runs/c cannot be removed: it is being trained, pid {os.getpid()}" in said
     assert (runs / "b").is_dir() and (runs / "c").is_dir()
+    (record(runs / "d").model / "config.json").unlink()
+    unfinished = mrt5("rm", "c", "d", "--checkpoints", "--yes", code=2)
+    assert "has no finished model" in unfinished.stderr and unfinished.stdout == ""
+    assert RunDir(runs / "c").saved_steps()
 
 
 def test_mv_and_tag(runs: Path) -> None:
