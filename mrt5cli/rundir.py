@@ -581,6 +581,8 @@ def resolve_model(path_or_hub_id: str | Path) -> tuple[str, RunDir | None]:
         if "@" in path.name and not nearest:
             hint = "RUN@step-500 is of a run that is here; --revision names one of a Hub model"
         raise UserError(f"{where} does not exist", hint)
+    if RunDir(Path(DEFAULT_FOLDER, where.partition("@")[0])).is_run:
+        raise UserError(f"{where} does not exist", f"did you mean {Path(DEFAULT_FOLDER, where)}?")
     return where, None
 
 

@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +105,8 @@ def _driver() -> str | None:
 
 def _packages() -> Facts:
     """The versions of what mrt5cli always needs."""
+    from importlib import metadata
+
     needed = [line for line in metadata.requires("mrt5cli") or () if "extra ==" not in line]
     return {name: _version(name) for name in map(_name, needed)}
 
@@ -126,6 +127,8 @@ def _name(requirement: str) -> str:
 
 
 def _version(package: str) -> str | None:
+    from importlib import metadata
+
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

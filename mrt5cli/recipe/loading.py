@@ -205,7 +205,7 @@ def find(name_or_path: str | Path) -> Path:
     if os.path.isdir(path):
         hint = f"give a file of it: {listed([*nearby.values()])}" if nearby else None
         if own_code.is_run(path):
-            hint = f"its recipe is {path / own_code.RECIPE}; --continue-for STEPS trains the run longer"
+            hint = f"its recipe is {path / own_code.RECIPE}; --continue-for N trains the run longer"
         raise UserError(f"{name_or_path} is a directory, not a recipe", hint)
     if os.path.exists(path):
         raise UserError(f"{name_or_path} is not a file", "a recipe is read more than once: save it as a file")
