@@ -574,6 +574,8 @@ def resolve_model(path_or_hub_id: str | Path) -> tuple[str, RunDir | None]:
         )
     # `runs/mine` has the form of a Hub id; beside other runs it is a path that was mistyped.
     # So is a name below the folder where runs go by default.
+    if RunDir(Path(DEFAULT_FOLDER, where.rpartition("@")[0] or where)).is_run:
+        raise UserError(f"{where} does not exist", f"did you mean {Path(DEFAULT_FOLDER, where)}?")
     beside = _runs_in(path.parent)
     if beside or path.parts[:1] == (DEFAULT_FOLDER,) or not HUB_ID.fullmatch(where):
         nearest = difflib.get_close_matches(path.name, beside, n=1)
@@ -581,8 +583,6 @@ def resolve_model(path_or_hub_id: str | Path) -> tuple[str, RunDir | None]:
         if "@" in path.name and not nearest:
             hint = "RUN@step-500 is of a run that is here; --revision names one of a Hub model"
         raise UserError(f"{where} does not exist", hint)
-    if RunDir(Path(DEFAULT_FOLDER, where.partition("@")[0])).is_run:
-        raise UserError(f"{where} does not exist", f"did you mean {Path(DEFAULT_FOLDER, where)}?")
     return where, None
 
 

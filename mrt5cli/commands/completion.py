@@ -43,7 +43,8 @@ def runs(ctx: typer.Context, incomplete: str) -> list[str]:
     if ctx.command_path.split()[-2:-1] != ["runs"]:
         return found or _printable(_checkpoints(incomplete), incomplete)
     below = f"{DEFAULT_FOLDER}/"
-    return found or [name.removeprefix(below) for name in _printable(_models(below + incomplete, deeper=True))]
+    found = found or _printable(_models(below + incomplete, deeper=True))
+    return [name if incomplete.startswith(below) else name.removeprefix(below) for name in found]
 
 
 def _models(begun: str, *, deeper: bool) -> Iterator[str]:
@@ -61,7 +62,7 @@ def _checkpoints(begun: str) -> Iterator[str]:
     run = RunDir(Path(name))
     if at and run.is_run:
         saved, best = run.saved_steps(), run.best_steps()
-        words = [*(f"step-{step}" for step in saved), *(["last"] if saved else []), *(["best"] if best else [])]
+        words = [f"step-{step}" for step in saved] + ["last"] * bool(saved) + ["best"] * bool(best)
         yield from (f"{name}@{word}" for word in words)
 
 

@@ -257,7 +257,8 @@ def _start(tree: Tree) -> list[Path]:
     RUN@step-500 is of."""
     model = tree.get("model")
     start = model.get("start") if isinstance(model, dict) else None
-    found = [places.path(one) for one in (start, start.rpartition("@")[0])] if isinstance(start, str) else []
+    names = (start, start.rpartition("@")[0]) if isinstance(start, str) else ()
+    found = [places.path(name) for name in names if name]
     return [folder for folder in found if os.path.isdir(folder)]
 
 
