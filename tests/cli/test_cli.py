@@ -21,7 +21,18 @@ from mrt5cli import __version__, cli
 from mrt5cli.errors import RecipeError, RunFailed, UserError
 
 ROOT = Path(__file__).parents[2]
-HEAVY = ("torch", "transformers", "datasets", "evaluate", "accelerate", "numpy", "pyarrow", "rich", "yaml")
+HEAVY = (
+    "importlib.metadata",
+    "torch",
+    "transformers",
+    "datasets",
+    "evaluate",
+    "accelerate",
+    "numpy",
+    "pyarrow",
+    "rich",
+    "yaml",
+)
 
 
 def mrt5(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
