@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import tomllib
-from importlib import metadata
 from pathlib import Path
 
 _OF_EXTRA = re.compile(r"""(.+?) *; *extra *== *["']([\w-]+)["']""")
@@ -39,6 +37,9 @@ def extras() -> dict[str, list[str]]:
 
     Of a checkout its pyproject.toml tells, since what pip wrote down when that was installed may be older.
     """
+    import tomllib
+    from importlib import metadata  # slow to import, as is what reads TOML; help needs neither
+
     checkout = Path(__file__).parents[1] / "pyproject.toml"
     if checkout.is_file():
         project = tomllib.loads(checkout.read_text(encoding="utf-8"))["project"]

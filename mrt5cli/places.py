@@ -20,8 +20,10 @@ def place(text: str) -> str:
     A shell does that only to a word of its own, not to what follows `--out=`, and a recipe has no shell.
 
     Raises:
-        UserError: nobody knows the home directory.
+        UserError: nobody knows the home directory, or the text is empty, as a variable that is not set.
     """
+    if not text.strip():
+        raise UserError("a name is empty; expected a path or a name", "look for a variable that is not set")
     found = os.path.expanduser(text)
     if found.startswith("~"):
         who = text.partition("/")[0]

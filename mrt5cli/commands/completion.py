@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 ASKED_BY_BASH = "_MRT5_COMPLETE", "complete_bash"
 """The variable by which bash asks, and its value; see `answer_bash`."""
-BREAKS = re.compile("[:=]+")
+BREAKS = re.compile("[:=@]+")
 """A word that bash has cut out of another one."""
 
 
@@ -34,9 +34,17 @@ def of(metavar: str | None) -> Callable[..., list[str]] | None:
     return _FOUND_BY.get(metavar or "")
 
 
-def runs(incomplete: str) -> list[str]:
-    """Directories of runs, and of weights; in a folder that is neither, those in it."""
-    return _printable(_models(incomplete, deeper=True))
+def runs(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Directories of runs, and of weights; in a folder that is neither, those in it. Behind an @ the
+    checkpoints of a run; where none is of one, as in `mrt5 runs`, names below runs/ are runs, too."""
+    from mrt5cli.rundir import DEFAULT_FOLDER
+
+    found = _printable(_models(incomplete, deeper=True))
+    if ctx.command_path.split()[-2:-1] != ["runs"]:
+        return found or _printable(_checkpoints(incomplete), incomplete)
+    below = f"{DEFAULT_FOLDER}/"
+    found = found or _printable(_models(below + incomplete, deeper=True))
+    return [name if incomplete.startswith(below) else name.removeprefix(below) for name in found]
 
 
 def _models(begun: str, *, deeper: bool) -> Iterator[str]:
@@ -47,11 +55,22 @@ def _models(begun: str, *, deeper: bool) -> Iterator[str]:
             yield from _models(folder, deeper=False)
 
 
+def _checkpoints(begun: str) -> Iterator[str]:
+    from mrt5cli.rundir import RunDir
+
+    name, at, _ = begun.rpartition("@")
+    run = RunDir(Path(name))
+    if at and run.is_run:
+        saved, best = run.saved_steps(), run.best_steps()
+        words = [f"step-{step}" for step in saved] + ["last"] * bool(saved) + ["best"] * bool(best)
+        yield from (f"{name}@{word}" for word in words)
+
+
 def recipes(ctx: typer.Context, incomplete: str) -> list[str]:
     """Shipped recipes and files of YAML; where there are none, the keys that may be set beside a recipe. What
     trains on is a run."""
     if ctx.params.get("continue_for"):
-        return runs(incomplete)
+        return runs(ctx, incomplete)
     from mrt5cli.recipe.loading import shipped
 
     begun = escape(incomplete)
@@ -175,6 +194,7 @@ def whole_words(cut: list[str]) -> tuple[list[str], str]:
             words.append(word)
             kept = ""
         glued = breaks
+    kept = kept.removesuffix("@")  # bash cuts there, too, and replaces it with what follows
     if kept.startswith("-"):
         kept = kept.partition("=")[2]  # of --device=cuda:1 typer answers with the value alone
     return words, _unquoted(kept)

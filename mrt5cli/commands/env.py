@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +25,17 @@ Facts = dict[str, str | int | bool | None]
 PATIENCE = 60
 """Seconds that torch and transformers may take to be imported; a cold network drive needs some."""
 NAMED = re.compile(
-    r"(MRT5|HF|HUGGINGFACE|TRANSFORMERS|OMP|MKL|KMP|CUDA|NVIDIA|NCCL|TORCH|PYTORCH|TRITON|RAY|SLURM|WANDB|LC"
-    r"|XDG|PYTHON)\w*|LANG|TMPDIR|CXX|COLUMNS|NO_COLOR|\w+_(PROXY|proxy)|RANK|WORLD_SIZE"
+    r"(MRT5|HF|HUGGINGFACE|TRANSFORMERS|OMP|MKL|KMP|CUDA|NVIDIA|NCCL|TORCH|PYTORCH|TRITON|RAY|SLURM|WANDB|TRACKIO"
+    r"|TENSORBOARD|LC|XDG|PYTHON)\w*|LANG|TMPDIR|CXX|COLUMNS|NO_COLOR|\w+_(PROXY|proxy)|RANK|WORLD_SIZE"
 )
 """Environment variables that decide something here or in a library below."""
-SECRET = re.compile(r"TOKEN|KEY|SECRET|PASSW|CREDENTIAL|AUTH", re.IGNORECASE)
-LOOKS_SECRET = re.compile(r"(?<=//)[^/@\s]+(?=@)|\bhf_\w{8,}")
-"""A user and a password in a URL, and a token of the Hub, wherever they stand."""
+SECRET = re.compile(r"TOKEN|KEY|SECRET|PASS|CREDENTIAL|AUTH|JWT", re.IGNORECASE)
+LOOKS_SECRET = re.compile(
+    r"(?<=//)[^/\s]+(?=@)|^[^/\s]+:[^/\s]*(?=@)|\bhf_\w{8,}|(?<=token=)[^&\s]+|(?<=key=)[^&\s]+",
+    re.IGNORECASE,
+)
+"""A user and a password in a URL, or in a proxy's without `http://`, a token or a key in its query, and a
+token of the Hub, wherever they stand."""
 HIDDEN = "(hidden)"
 
 
@@ -106,7 +109,12 @@ def _driver() -> str | None:
 
 def _packages() -> Facts:
     """The versions of what mrt5cli always needs."""
-    needed = [line for line in metadata.requires("mrt5cli") or () if "extra ==" not in line]
+    from importlib import metadata
+
+    try:
+        needed = [line for line in metadata.requires("mrt5cli") or () if "extra ==" not in line]
+    except metadata.PackageNotFoundError:
+        return {"mrt5cli": "not installed, it runs from its folder"}
     return {name: _version(name) for name in map(_name, needed)}
 
 
@@ -126,6 +134,8 @@ def _name(requirement: str) -> str:
 
 
 def _version(package: str) -> str | None:
+    from importlib import metadata
+
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

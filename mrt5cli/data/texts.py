@@ -78,7 +78,7 @@ def find_files(path: Path, languages: Sequence[str]) -> Found:
     if path.is_dir():
         return _find_in(Folder(path, FORMATS), languages)
     if not path.exists():
-        raise UserError(f"{path} does not exist", f"task.source.path names a file or a folder; {supported()}")
+        raise UserError(f"{path} does not exist", f"expected a file, or a folder with files; {supported()}")
     if not suffix_of(path.name):
         raise UserError(f"{path} is not a text file this toolkit reads", supported())
     return Found(path.parent, {language: {"train": [path]} for language in languages})

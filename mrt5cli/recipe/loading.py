@@ -205,7 +205,7 @@ def find(name_or_path: str | Path) -> Path:
     if os.path.isdir(path):
         hint = f"give a file of it: {listed([*nearby.values()])}" if nearby else None
         if own_code.is_run(path):
-            hint = f"its recipe is {path / own_code.RECIPE}; --continue-for STEPS trains the run longer"
+            hint = f"its recipe is {path / own_code.RECIPE}; --continue-for N trains the run longer"
         raise UserError(f"{name_or_path} is a directory, not a recipe", hint)
     if os.path.exists(path):
         raise UserError(f"{name_or_path} is not a file", "a recipe is read more than once: save it as a file")
@@ -257,7 +257,8 @@ def _start(tree: Tree) -> list[Path]:
     RUN@step-500 is of."""
     model = tree.get("model")
     start = model.get("start") if isinstance(model, dict) else None
-    found = [places.path(one) for one in (start, start.rpartition("@")[0])] if isinstance(start, str) else []
+    names = (start, start.rpartition("@")[0]) if isinstance(start, str) else ()
+    found = [places.path(name) for name in names if name]
     return [folder for folder in found if os.path.isdir(folder)]
 
 

@@ -173,6 +173,8 @@ def rank(runs: Sequence[Entry], metric: str, *, split: str = "test", soft: bool 
         raise _no_direction(metric)
     if not found:
         there = sorted({name for run in runs for name in _measured(run)})
+        if not runs:
+            raise UserError("there is no run to choose from", "`mrt5 runs` lists those that there are")
         many = counted(len(runs), "run")
         raise UserError(
             f"none of {many} has {metric} {of}",

@@ -42,7 +42,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def bash(here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Ask:
     """Ask for the end of the last of some words, typed as they are given."""
 
-    def ask(*words: str, breaks: str = ":=") -> list[str]:
+    def ask(*words: str, breaks: str = ":=@") -> list[str]:
         cut = [
             part
             for word in ("mrt5", *words)
@@ -82,6 +82,15 @@ def bash(here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixtu
         (["evaluate", "runs/a"], ["runs/a:b"]),
         (["evaluate", "runs/a:"], ["b"]),
         (["inspect-deletions", "runs/plain/"], ["runs/plain/checkpoints/step-00000010"]),
+        (["evaluate", "runs/plain@"], ["@step-10", "@last"]),
+        (["evaluate", "runs/plain@s"], ["@step-10"]),
+        (["finetune", "x", "--from=runs/plain@l"], ["@last"]),
+        (["evaluate", "runs/none@"], []),
+        (["evaluate", "pl"], []),
+        (["runs", "show", "pl"], ["plain"]),
+        (["runs", "show", "my"], [r"my\ run"]),
+        (["runs", "compare", "runs/pl"], ["runs/plain"]),
+        (["runs", "show", "plain@"], []),
         (["evaluate", "--compare", "runs/pl"], ["runs/plain"]),
         (["finetune", "x", "--from=runs/pl"], ["runs/plain"]),
         (["finetune", "x", "--from=runs/a:"], ["b"]),
@@ -186,6 +195,9 @@ def test_words_are_put_together_where_bash_cut_them() -> None:
     assert whole_words(["mrt5", "a", "=", ""]) == (["mrt5", "a=", ""], "")
     assert whole_words(["mrt5", "--x", "=", "b", ":"]) == (["mrt5", "--x=b:"], "b:")
     assert whole_words(["mrt5", "x", "--set", "k", "="]) == (["mrt5", "x", "--set", "k="], "k=")
+    # Other than the rest, an @ is in what bash replaces.
+    assert whole_words(["mrt5", "a", ":", "b", "@"]) == (["mrt5", "a:b@"], "a:b")
+    assert whole_words(["mrt5", "a", "@", "s"]) == (["mrt5", "a@s"], "a")
     assert whole_words(["mrt5", "a", ":", "b", "c"]) == (["mrt5", "a:b", "c"], "")
 
 

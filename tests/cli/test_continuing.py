@@ -426,7 +426,7 @@ def test_other_ways_to_train_and_what_is_no_finished_run(
     result = CliRunner().invoke(app, ["pretrain", "run", "--continue-for", "0"])
     assert result.exit_code == 2 and "greater than or equal to 1" in result.stderr
     result = CliRunner().invoke(app, ["pretrain", "run"])
-    assert "--continue-for STEPS trains the run longer" in result.stderr
+    assert "--continue-for N trains the run longer" in result.stderr
 
     write_json(first.meta_path, {**first.meta(), "status": "interrupted"})
     told = refused("run")

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,10 @@ SECRETS = {
     "MRT5_NOTE": "see hf_qrstuvwxyzab there",
     "HTTPS_PROXY": "http://me:pass-word@proxy.example:3128",
     "hf_endpoint_proxy": "http://me@proxy.example",
+    "http_proxy": "me:pass-word@proxy.example:3128",
+    "HF_ENDPOINT": "https://me@example.org:pass-word@mirror.example/",
+    "WANDB_BASE_URL": "https://wandb.example/?team=a&token=pass-word",
+    "SLURM_JWT": "pass-word",
     "HF_HUB_CACHE": "{home}/private/hub",
 }
 
@@ -54,6 +59,16 @@ def test_extras_that_are_not_here_are_told_with_how_to_install_them(monkeypatch:
     assert found["plots"].startswith("matplotlib ")
 
 
+def test_it_works_where_nothing_was_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> None:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "requires", absent)
+    assert json.loads(told(monkeypatch, "--json"))["packages"] == {
+        "mrt5cli": "not installed, it runs from its folder"
+    }
+
+
 def test_nothing_secret_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     home = os.path.expanduser("~")
     for name, value in SECRETS.items():
@@ -62,6 +77,9 @@ def test_nothing_secret_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["HF_TOKEN"] == found["WANDB_API_KEY"] == "(hidden)"
     assert found["MRT5_NOTE"] == "see (hidden) there"
     assert found["HTTPS_PROXY"] == "http://(hidden)@proxy.example:3128"
+    assert found["http_proxy"] == "(hidden)@proxy.example:3128"
+    assert found["HF_ENDPOINT"] == "https://(hidden)@mirror.example/"
+    assert found["WANDB_BASE_URL"] == "https://wandb.example/?team=a&token=(hidden)"
     assert found["HF_HUB_CACHE"] == "~/private/hub"
     text = told(monkeypatch)
     for secret in ("abcdefgh", "01234567", "qrstuvw", "pass-word", f"{home}/"):

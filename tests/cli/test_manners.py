@@ -298,3 +298,36 @@ def test_a_slip_is_told_like_every_error(line: str, told: str, asked: str, here:
     assert (result.exit_code, result.stdout) == (2, "")
     assert first.startswith(f"error: {told}")
     assert hint == f"hint: `{f'mrt5 {asked}'.strip()} --help` shows what it takes"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["pretrain", "", "--dry-run"],
+        ["pretrain", "quickstart", "--out", ""],
+        ["evaluate", ""],
+        ["evaluate", "x", "--html="],
+        ["generate", "x", "--out", ""],
+        ["convert", "x", "", "--to", "hub"],
+        ["runs", "mv", "x", ""],
+        ["runs", "list", " "],
+        ["data", "build", "dates", ""],
+    ],
+    ids=" ".join,
+)
+def test_an_empty_name_is_none(line: list[str], here: Path) -> None:
+    result = mrt5(*line)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("error: a name is empty"), result.stderr
+    assert list(here.iterdir()) == []
+
+
+@pytest.mark.parametrize("behind", ["", "@step-10"])
+def test_a_name_below_runs_is_told_as_a_path(behind: str, here: Path) -> None:
+    run = here / "runs/mine"
+    run.mkdir(parents=True)
+    for name in ("recipe.yaml", "meta.json"):
+        (run / name).write_text("{}")
+    result = mrt5("evaluate", f"mine{behind}", "--device", "cpu")
+    assert result.exit_code == 2
+    assert result.stderr == (f"error: mine{behind} does not exist\nhint: did you mean runs/mine{behind}?\n")
