@@ -170,7 +170,7 @@ def _history(subject: Subject) -> list[Subject]:
         say_on_stderr(
             f"{subject.name} has {counted(len(steps), 'checkpoint')}: it was trained with "
             f"training.keep_checkpoints={training.keep_checkpoints} and training.save_steps="
-            f"{training.save_steps}; to see more, train with --set training.keep_checkpoints=20, say"
+            f"{training.save_steps}; to see more, train with a larger first or a smaller second"
         )
     found = [find_subject(str(run.checkpoint(step))) for step in steps]
     return [*found, subject] if run.is_finished else found

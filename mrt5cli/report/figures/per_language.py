@@ -103,7 +103,8 @@ def by_language(
     )
     return draw(
         paint, name, caption, shown,
-        height=height, narrow={"nrows": 2, "sharey": True}, row=height, ncols=2, sharey=True, width_ratios=[3, 2],
+        height=height, ncols=2, sharey=True, width_ratios=[3, 2],
+        narrow={"nrows": 2, "sharey": True}, row=height,
     )  # fmt: skip
 
 
