@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -79,6 +80,8 @@ def find_subject(path_or_hub_id: str, *, revision: str | None = None, allow_pick
 def find_subjects(names: Sequence[str], revision: str | None, *, allow_pickle: bool = True) -> list[Subject]:
     """Several subjects; the revision is that of those that are Hub models.
 
+    Runs of one name in different folders are called as they were typed.
+
     Raises:
         UserError: a revision, and no Hub model among them.
         UserError, CheckpointError: as `find_subject`.
@@ -91,9 +94,14 @@ def find_subjects(names: Sequence[str], revision: str | None, *, allow_pickle: b
             f"--revision {revision} is of a Hub model, and none is named here",
             "leave it out, or name one",
         )
-    return [
+    found = [
         find_subject(name, revision=revision if name in hub_ids else None, allow_pickle=allow_pickle)
         for name in names
+    ]
+    called = Counter(name for _, name in {(one.source, one.name) for one in found})
+    return [
+        replace(one, name=name.rstrip("/")) if called[one.name] > 1 else one
+        for one, name in zip(found, names, strict=True)
     ]
 
 

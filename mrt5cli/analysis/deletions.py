@@ -214,8 +214,13 @@ def inspect_text(
     *,
     limit: int | None = None,
     threshold: float | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> list[InspectedRow]:
-    """What the model deletes from a text, one row a piece of at most `length` positions, EOS included."""
+    """What the model deletes from a text, one row a piece of at most `length` positions, EOS included.
+
+    Args:
+        progress: called with the number of pieces done.
+    """
     import torch
 
     rows = []
@@ -224,6 +229,8 @@ def inspect_text(
         ids = torch.from_numpy(piece)[None]
         batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         rows += [replace(row, label=f"piece {number}") for row in inspect_batch(model, batch, threshold)]
+        if progress is not None:
+            progress(number)
     return rows
 
 

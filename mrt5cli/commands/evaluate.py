@@ -109,14 +109,15 @@ def evaluate(
 
       mrt5 evaluate runs/mrt5-seed1 --predictions answers.jsonl
     """
-    from mrt5cli.evaluation.request import evaluate as measure
-    from mrt5cli.subject import newest_subject
-
     written = {"--predictions": predictions, "--out": out, "--html": html}
     for (one, file), (other, same) in combinations(written.items(), 2):
         if file is not None and same is not None and file.resolve() == same.resolve():
             raise UserError(f"{one} and {other} are both {file}", "choose another name for one of them")
     rates = [] if deletion_rate is None else shares("--deletion-rate", deletion_rate, or_none=True)
+    # After what needs no torch, which takes seconds to import.
+    from mrt5cli.evaluation.request import evaluate as measure
+    from mrt5cli.subject import newest_subject
+
     if not runs:
         newest = newest_subject(task)
         (say_on_stderr if as_json else say)(f"newest finished run: {newest.name}")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +17,7 @@ from mrt5cli.commands.options import amount, argument, named, option, path, writ
 from mrt5cli.commands.tables import print_table
 from mrt5cli.errors import UserError, not_written
 from mrt5cli.output import print_json
+from mrt5cli.places import shown
 from mrt5cli.text import counted, listed, number, percent, say, say_on_stderr, visible
 from mrt5cli.writing import write_text
 
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
     from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration
     from mrt5cli.subject import Subject
 
-    Look = Callable[[Subject, MrT5ForConditionalGeneration], list[InspectedRow]]
+    Progress = Callable[[int, int], None]
+    Look = Callable[[Subject, MrT5ForConditionalGeneration, Progress], list[InspectedRow]]
 
 EXAMPLES = 5
 PIECES = 20
@@ -91,12 +93,15 @@ def inspect_deletions(
 
       mrt5 inspect-deletions runs/mrt5-seed1 --heatmap --limit 1
     """
-    from mrt5cli import runtime
-    from mrt5cli.models import read_config
-    from mrt5cli.subject import find_subjects
-
     if sum(given is not None for given in (text, file, task)) > 1:
         raise UserError("give one of --text, --file and --task")
+    if heatmap and len(runs) > 1:
+        raise UserError(
+            f"--heatmap shows the checkpoints of one run, and {len(runs)} are named",
+            "name one; without --heatmap several models are set side by side",
+        )
+    if html is not None and file is not None and html.resolve() == file.resolve():
+        raise UserError(f"--file and --html are both {file}", "choose another name for the page")
     content = None if text is None else text.encode("utf-8", "surrogateescape")
     if file is not None:
         try:
@@ -105,9 +110,14 @@ def inspect_deletions(
             raise UserError(f"{file} cannot be read: {error.strerror}", "give a file to read") from error
     if content == b"":
         raise UserError(f"{file or '--text'} is empty: there is nothing to delete")
+    # After what needs no torch, which takes seconds to import.
+    from mrt5cli import runtime
+    from mrt5cli.models import read_config
+    from mrt5cli.subject import find_subjects
+
     subjects = find_subjects(runs, revision, allow_pickle=not no_pickle)
     if heatmap:
-        subjects = _history(subjects)
+        subjects = _history(subjects[0])
     configs = [read_config(subject.source) for subject in subjects]
     for subject, config in zip(subjects, configs, strict=True):
         _check_shortens(config, subject, threshold)
@@ -138,20 +148,19 @@ def inspect_deletions(
         _present_beside(found, labels, heatmap)
 
 
-def _history(subjects: Sequence[Subject]) -> list[Subject]:
-    """Every checkpoint of one run in order, and its model when it has finished."""
+def _history(subject: Subject) -> list[Subject]:
+    """Every checkpoint of a run in order, and its model when it has finished."""
     from mrt5cli.subject import find_subject
 
-    (subject, *others) = subjects
-    if others:
-        raise UserError(
-            f"--heatmap shows the checkpoints of one run, and {len(subjects)} are named",
-            "name one; without --heatmap several models are set side by side",
-        )
-    if subject.run is None or subject.step is not None:
+    if subject.run is None:
         raise UserError(
             f"{subject.name} is no run directory, and --heatmap shows the checkpoints of one",
             "name the directory that pretrain or finetune has written",
+        )
+    if subject.step is not None:
+        raise UserError(
+            f"{subject.name} is one checkpoint, and --heatmap shows all of a run",
+            f"name the run: {shown(subject.run.path)}",
         )
     run, steps = subject.run, subject.run.saved_steps()
     if not steps:
@@ -161,7 +170,7 @@ def _history(subjects: Sequence[Subject]) -> list[Subject]:
         say_on_stderr(
             f"{subject.name} has {counted(len(steps), 'checkpoint')}: it was trained with "
             f"training.keep_checkpoints={training.keep_checkpoints} and training.save_steps="
-            f"{training.save_steps}; to see more, train with --set training.keep_checkpoints=20, say"
+            f"{training.save_steps}; to see more, train with a larger first or a smaller second"
         )
     found = [find_subject(str(run.checkpoint(step))) for step in steps]
     return [*found, subject] if run.is_finished else found
@@ -200,13 +209,14 @@ def _inspected(
     from mrt5cli.subject import load_model
 
     found = []
-    with bars("inspecting") if len(subjects) > 1 else nullcontext(None) as bar:
+    alone = len(subjects) == 1
+    with bars("inspecting") as bar:
         for number, subject in enumerate(subjects):
-            if bar is not None:
-                bar("models", number, len(subjects))
+            bar(*((subject.name, 0, 0) if alone else ("models", number, len(subjects))))
             model = load_model(subject, device)
             torch.manual_seed(0)  # the reference's formulas draw in evaluation too
-            rows, config = look(subject, model), model.config
+            rows = look(subject, model, partial(bar, subject.name) if alone else lambda done, total: None)
+            config = model.config
             shortener = of_config(config)
             found.append(
                 Inspection(
@@ -237,16 +247,35 @@ def _at_text(
     longest = [LENGTH_WITHOUT_RECIPE if task is None else task.longest_source for task in tasks]
     longest += [one.max_position_embeddings for one in configs if one.has_absolute_position_embeddings]
     length = min(longest)
-    if any(isinstance(task, DiagnosticTask) for task in tasks) and not content.startswith(b"#"):
-        say_on_stderr("this model was trained on strings that begin with '#'; this text does not")
-    # Each piece ends with an EOS that the text does not have.
-    shown = sum(len(piece) - 1 for piece in islice(pieces(content, length), limit))
-    if shown < len(content):
+    of_strings = [
+        subject.name
+        for subject, task in zip(subjects, tasks, strict=True)
+        if isinstance(task, DiagnosticTask)
+    ]
+    if of_strings and not content.startswith(b"#"):
+        was = "was" if len(of_strings) == 1 else "were"
         say_on_stderr(
-            f"only the first {shown:,} of {len(content):,} bytes are inspected; --limit takes more pieces "
-            f"of {length} byte tokens than {limit}"
+            f"{listed(of_strings)} {was} trained on strings that begin with '#'; this text does not"
         )
-    return lambda _, model: inspect_text(model, content, length, limit=limit, threshold=threshold)
+    # Each piece ends with an EOS that the text does not have.
+    lengths = [len(piece) - 1 for piece in islice(pieces(content, length), limit)]
+    if sum(lengths) < len(content):
+        say_on_stderr(
+            f"only the first {sum(lengths):,} of {len(content):,} bytes are inspected; --limit takes more "
+            f"pieces of {length} byte tokens than {limit}"
+        )
+
+    def look(_: Subject, model: MrT5ForConditionalGeneration, progress: Progress) -> list[InspectedRow]:
+        return inspect_text(
+            model,
+            content,
+            length,
+            limit=limit,
+            threshold=threshold,
+            progress=lambda done: progress(done, len(lengths)),
+        )
+
+    return look
 
 
 def _at_task(subjects: Sequence[Subject], option: str | None, limit: int, threshold: float | None) -> Look:
@@ -266,10 +295,16 @@ def _at_task(subjects: Sequence[Subject], option: str | None, limit: int, thresh
         for place, subset in enumerate(subsets[:limit])
     }
 
-    def look(subject: Subject, model: MrT5ForConditionalGeneration) -> list[InspectedRow]:
+    def look(subject: Subject, model: MrT5ForConditionalGeneration, progress: Progress) -> list[InspectedRow]:
         check_fits(model, section, subject.name)
         rows: list[InspectedRow] = []
-        found = inspect_task(model, task, shares, batch_size=8, threshold=threshold)
+        done = dict.fromkeys(shares, 0)
+
+        def tell(subset: str, count: int) -> None:
+            done[subset] = count
+            progress(sum(done.values()), limit)
+
+        found = inspect_task(model, task, shares, batch_size=8, threshold=threshold, progress=tell)
         for subset, part in found.items():
             of = f" ({subset})" if len(subsets) > 1 else ""
             rows += [replace(row, label=f"example {n}{of}") for n, row in enumerate(part, len(rows) + 1)]
@@ -395,11 +430,18 @@ def _present(found: Inspection) -> None:
 
 def _present_deletion(found: Inspection) -> None:
     if found.agreement is not None:
-        precision, recall = (percent(value, 1) for value in found.agreement)
-        say(
-            f"of the letters it deletes {precision} % are not needed for the target; of those not needed it "
-            f"deletes {recall} %"
+        precision, recall = found.agreement
+        kept = (
+            "it deletes no letter"
+            if precision is None
+            else f"of the letters it deletes {percent(precision, 1)} % are not needed for the target"
         )
+        gone = (
+            "every letter is needed"
+            if recall is None
+            else f"of those not needed it deletes {percent(recall, 1)} %"
+        )
+        say(f"{kept}; {gone}")
     say()
     print_table(
         ["kind of byte", "count", "deleted", "%"],

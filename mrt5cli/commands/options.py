@@ -105,13 +105,13 @@ NoPickle = Annotated[
 
 
 def shares(option: str, text: str, *, or_none: bool = False) -> list[float]:
-    """The shares of positions that an option lists, 0 to below 1, in the order given.
+    """The shares of positions that an option lists, 0 to below 1, each once, in the order given.
 
     Args:
         or_none: 0 is one of them.
     """
     try:
-        found = [float(part) for part in text.split(",")]
+        found = list(dict.fromkeys(float(part) for part in text.split(",")))
     except ValueError:
         found = [-1.0]
     if not all(0 < share < 1 or (or_none and share == 0) for share in found):

@@ -54,12 +54,11 @@ def inspection_page(
     title = f"What {names} {verb}" + "s" * (len(models) == 1)
     if history_of is not None:
         title = f"What {visible(history_of, lines=False)} {verb}s, by step"
-    scales = {_lowest(one) for one in models if not one.pools}
     content = {
         "title": title,
         "history": history_of is not None,
         "models": [_model(one, label) for one, label in zip(models, labels, strict=True)],
-        "least": min(scales) if len(scales) == 1 else None,
+        "scales": sorted({_lowest(one) for one in models if not one.pools}),
         "marks": {mark for row in looks for _, mark in row},
         "rows": [
             {

@@ -47,7 +47,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_page_has_the_numbers_of_the_terminal(run: Path, tmp_path: Path) -> None:
     printed, page = paged(
-        tmp_path / "dial.html", run, "--deletion-rate", "0,0.2,0.6", "--out", tmp_path / "r"
+        tmp_path / "dial.html", run, "--deletion-rate", "0,0.2,0.6,0.2", "--out", tmp_path / "r"
     )
     lines = [line.split() for line in printed.splitlines() if line.startswith(("mrt5-seed3 ", "at "))]
     assert len(lines) == 4

@@ -406,16 +406,63 @@ def test_a_page_holds_the_text_of_every_model_and_no_markup_of_it(
         (["{mrt5}", "{bp}", "--text", "abc", "--threshold", "-3"], "bp-seed3 pools segments"),
         (["{mrt5}", "{bp}", "--heatmap"], "--heatmap shows the checkpoints of one run, and 2 are named"),
         (["{mrt5}/model", "--heatmap"], "--heatmap"),
+        (["{history}@step-100", "--heatmap"], "step-00000100 is one checkpoint, and --heatmap shows all of"),
+        (["{mrt5}", "--file", "{mrt5}/x", "--html", "{mrt5}/x"], "--file and --html are both"),
         (["{mrt5}", "--heatmap"], "mrt5-seed3 has no checkpoints left to show"),
         (["{mrt5}", "--html", "{mrt5}"], "cannot be written: it is not a file"),
     ],
 )
 def test_what_is_wrong_with_several_or_a_page_is_said_in_a_sentence(
-    arguments: list[str], sentence: str, runs: dict[str, Path]
+    arguments: list[str], sentence: str, runs: dict[str, Path], history: Path
 ) -> None:
-    result = inspect(*(argument.format(**runs) for argument in arguments))
+    result = inspect(*(argument.format(**runs, history=history) for argument in arguments))
 
     assert result.exit_code == 2
     assert sentence in " ".join(result.stderr.split())
     assert "Traceback" not in result.output
     assert not result.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["inspect-deletions", "run", "--text", ""],
+        ["inspect-deletions", "run", "--text", "a", "--task", "copy"],
+        ["inspect-deletions", "run", "--file", "no such file"],
+        ["inspect-deletions", "run", "other", "--heatmap"],
+        ["evaluate", "run", "--deletion-rate", "20%"],
+        ["evaluate", "run", "--out", "same", "--html", "same"],
+    ],
+)
+def test_a_slip_of_the_command_line_is_said_before_torch_is_imported(arguments: list[str]) -> None:
+    code = (
+        "import atexit, sys; atexit.register(lambda: print('torch' in sys.modules)); "
+        f"from mrt5cli.cli import main; sys.argv[1:] = {arguments}; sys.exit(main())"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+    assert (result.returncode, result.stdout.strip()) == (2, "False"), result.stderr
+
+
+def test_runs_of_one_name_are_told_apart(runs: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(runs["mrt5"], other := tmp_path / runs["mrt5"].name)
+
+    models = document(runs["mrt5"], other, runs["bp"], "--text", "abc")["models"]
+
+    assert [one["name"] for one in models] == [str(runs["mrt5"]), str(other), "bp-seed3"]
+
+
+def test_how_far_it_is_with_a_long_text_of_one_model(runs: dict[str, Path]) -> None:
+    assert "inspecting mrt5-seed3\n" in inspect(runs["mrt5"], "--text", "abc").stderr
+
+
+def test_the_strings_that_a_text_is_not_are_named_with_their_models(runs: dict[str, Path]) -> None:
+    both = inspect(runs["mrt5"], runs["spans"], runs["bp"], "--text", "abc").stderr
+
+    assert "mrt5-seed3, bp-seed3 were trained on strings that begin with '#'" in " ".join(both.split())
+
+
+def test_no_letter_deleted_is_said_in_words(runs: dict[str, Path]) -> None:
+    printed = inspect(runs["mrt5"], "--threshold", "-29.9999").stdout
+
+    assert "it deletes no letter; of those not needed it deletes 0.0 %" in printed

@@ -253,6 +253,22 @@ def test_precision_and_recall_move_too(opened: Any, gate: Any) -> None:
         assert [shown.texts("[data-precision]"), shown.texts("[data-recall]")] == [[one] for one in told[-1]]
     assert len({*map(tuple, told)}) == 3
 
+    sentences = shown.page.locator(".dial p")
+    set_threshold(shown.page, -30.0)
+    assert sentences.inner_text() == "No letter is deleted. Of the letters not needed, 0.0 % are deleted."
+    set_threshold(shown.page, -4.0)
+    assert sentences.inner_text().startswith("Of the letters deleted, ")
+
+
+def test_the_legend_names_the_least_value_of_each_model(opened: Any, gate: Any) -> None:
+    found = inspected(gate, b"abc")
+    assert "from 0 (keep) to \N{MINUS SIGN}30 (delete)" in opened([found]).texts("#legend")[0]
+    both = opened([found, replace(found, name="two", lowest=-40.0)])
+    assert (
+        "to \N{MINUS SIGN}40 or \N{MINUS SIGN}30 (delete, the least of each model)"
+        in both.texts("#legend")[0]
+    )
+
 
 def test_a_gate_without_a_least_value_has_a_slider_over_those_there_are(opened: Any, gate: Any) -> None:
     found = replace(inspected(gate, b"what can go?"), lowest=float("-inf"))

@@ -63,8 +63,8 @@ def dial(comparison: Comparison) -> list[Drawing]:
     caption = (
         f"{own.subject.name} with its threshold moved, untrained: "
         f"{' and '.join(metric.title for metric in metrics)} against the share deleted of the "
-        f"{comparison.options.split} text, and (right) that share against the one wanted, for which the "
-        "threshold was found on validation text."
+        f"{comparison.options.split} text; and, in the last panel, that share against the one wanted, "
+        "for which the threshold was found on validation text."
     )
     rows = [
         (

@@ -12,7 +12,17 @@ from mrt5cli.data.languages import LANGUAGES
 from mrt5cli.metrics.results import TOTAL
 from mrt5cli.paper.tolerances import AVERAGES, REDUCTION
 from mrt5cli.report.figures.against_reduction import DELETED, loss_of
-from mrt5cli.report.figures.style import FAINT, HOLLOW, INK, Drawing, draw, hollow, looks_of, numbers
+from mrt5cli.report.figures.style import (
+    FAINT,
+    HOLLOW,
+    INK,
+    Drawing,
+    draw,
+    hollow,
+    legend_above,
+    looks_of,
+    numbers,
+)
 from mrt5cli.report.results import Ran, Results, short_name
 from mrt5cli.report.tables import number as in_digits
 from mrt5cli.report.verdicts import Compared
@@ -77,8 +87,7 @@ def by_language(
             axes.tick_params(axis="y", length=0)
         both[0].set_yticks(range(len(languages)), languages)
         both[0].set_ylim(len(languages) - 0.4, -0.6)
-        handles, labels = both[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=min(5, len(labels)))
+        legend_above(figure, 5)
 
     theirs = hollow(any(len(of) for of in known.values()))
     caption = f"{unit[0].upper()}{unit[1:]} and percent deleted by language{theirs}."
@@ -92,7 +101,11 @@ def by_language(
         ],
         words=2,
     )
-    return draw(paint, name, caption, shown, height=height, ncols=2, sharey=True, width_ratios=[3, 2])
+    return draw(
+        paint, name, caption, shown,
+        height=height, ncols=2, sharey=True, width_ratios=[3, 2],
+        narrow={"nrows": 2, "sharey": True}, row=height,
+    )  # fmt: skip
 
 
 def _cells(mine: pd.DataFrame, theirs: pd.DataFrame, language: str) -> list[str]:

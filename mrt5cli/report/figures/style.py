@@ -189,6 +189,7 @@ def draw(
     width: float = 7.2,
     height: float = 4.0,
     narrow: Mapping[str, Any] | None = None,
+    row: float | None = None,
     **grid: Any,
 ) -> Drawing:
     """A figure as SVG, the same for the same numbers; ids carry its name, so that pages can hold several.
@@ -197,13 +198,14 @@ def draw(
         paint: fills a figure that belongs to no window; called with it and each of its axes.
         numbers: what it shows.
         width, height: inches; the default is a page of text wide.
-        narrow: the grid of the narrow figure, each of whose rows is as high; None for no such figure.
+        narrow: the grid of the narrow figure; None for no such figure.
+        row: inches of each of its rows, by default as high as the other is, and no more than a screen holds.
         grid: of axes, as `Figure.subplots` takes it.
     """
     small = None
     if narrow is not None:
         rows = narrow.get("nrows", 1)
-        small = _svg(paint, f"{name}-narrow", NARROW, rows * min(height, 3.4), narrow)
+        small = _svg(paint, f"{name}-narrow", NARROW, rows * (row or min(height, 3.4)), narrow)
     return Drawing(name, caption, _svg(paint, name, width, height, grid), numbers, small)
 
 

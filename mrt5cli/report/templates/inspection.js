@@ -97,7 +97,12 @@
       precision: percent(needless, judged),
       recall: percent(needless, wanted),
     };
-    for (const [name, text] of Object.entries(totals)) model[name].forEach(element => (element.textContent = text));
+    for (const [name, text] of Object.entries(totals)) {
+      model[name].forEach(element => {
+        element.textContent = text;
+        element.closest(".said")?.toggleAttribute("hidden", text === "-");
+      });
+    }
   }
 
   // --- thresholds ---
