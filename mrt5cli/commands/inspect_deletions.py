@@ -394,12 +394,14 @@ def _say_target(row: InspectedRow) -> None:
 def _summary(found: Inspection) -> str:
     """What one model does to all rows, in a sentence."""
     from mrt5cli.analysis.inspection import Segments
+    from mrt5cli.recipe.shorteners import of_type
 
     share = percent(found.rate.value, 1)
     if not found.pools:
+        has_threshold = of_type(found.deletion_type).refuses_threshold is None
         return (
-            f"{found.name} deletes {int(found.rate.total):,} of {found.rate.count:,} positions "
-            f"({share} %), gate threshold {found.threshold:g}"
+            f"{found.name} deletes {int(found.rate.total):,} of {found.rate.count:,} positions ({share} %)"
+            + (f", gate threshold {found.threshold:g}" if has_threshold else "")
         )
     segments = Segments.of(found.rows)
     return (

@@ -386,7 +386,7 @@ def test_a_recipe_from_scratch(place: Path):
     assert "quickstart_byt5 has model.start: scratch" in told
     assert "give one with --from" in told and "mrt5 pretrain quickstart_byt5" in told
     assert "give one with --from" in refused("byt5.yaml", "--from", "scratch")
-    assert "model.start  String should have at least 1" in refused("byt5.yaml", "--from", "")
+    assert "a name is empty" in refused("byt5.yaml", "--from", "")
     assert "half a character (a lone surrogate)" in refused("byt5.yaml", "--from", "a\udcff")
 
 

@@ -237,6 +237,7 @@ def steps(run: Path) -> int:
     return path.read_text().count("\n") if path.is_file() else 0
 
 
+@pytest.mark.slow
 def test_nothing_is_lost_by_stopping_killing_and_starting_again(house: Path) -> None:
     path = suite(house, "long", "base")
     run = house / "runs" / "mine" / "long-seed1"

@@ -178,9 +178,15 @@ def breaks() -> list[str]:
     return list(counters["graph_break"])
 
 
+COMPILED = {"mrt5", "hnet", "none"}
+"""Kinds that are compiled at every commit, the others on request: each takes seconds."""
+
+
 @upstream
-@pytest.mark.parametrize("variant", KINDS)
-@pytest.mark.parametrize("stack", ["encoder", "decoder"])
+@pytest.mark.parametrize(
+    "variant", [kind if kind in COMPILED else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
+)
+@pytest.mark.parametrize("stack", ["encoder", pytest.param("decoder", marks=pytest.mark.slow)])
 def test_blocks_compile_without_a_break(variant, stack):
     model = tiny(variant).train()
     block = getattr(model, stack).block[-1]
@@ -197,7 +203,9 @@ def test_blocks_compile_without_a_break(variant, stack):
 
 
 @upstream
-@pytest.mark.parametrize(("variant", "score"), [("mrt5", True), ("cp_3", False)])
+@pytest.mark.parametrize(
+    ("variant", "score"), [("mrt5", True), pytest.param("cp_3", False, marks=pytest.mark.slow)]
+)
 def test_training_compiles_whole(variant, score):
     """Soft gates and convolutions: not one break, and the same loss and gradients."""
     found = []
