@@ -6,8 +6,10 @@ draws other examples, and so do the tests marked `drawn` and those that ask for 
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -262,3 +264,8 @@ def browser() -> Generator[Any]:
         started = driver.chromium.launch(executable_path=program, args=quiet)
         yield started
         started.close()
+        # A process that was forked meanwhile, such as a data worker of a training that is still in memory,
+        # holds the pipe of playwright's driver open, which then would wait for its end for ever.
+        gc.collect()
+        for child in multiprocessing.active_children():
+            child.terminate()

@@ -27,6 +27,7 @@ def bench(*words: object):
     return CliRunner().invoke(app, ["bench", *map(str, words)])
 
 
+@pytest.mark.slow
 def test_every_way_to_time_a_model_in_one_document(tmp_path: Path):
     out = tmp_path / "bench.json"
     words = ["--what", "forward,train,generate,attention", "--deletion-rate", "0,0.5", "--rows", "even,wide"]

@@ -197,7 +197,7 @@ def test_a_dry_run_fits_nothing_and_says_what_it_would(there: Path, unbroken: Ru
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_two_processes_read_what_one_of_them_fitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Same examples a step, so the same curve."""
     prepare(tmp_path, "unigram")

@@ -310,7 +310,7 @@ finally:
 """
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_several_processes_stop_together(place: Path):
     (place / "watched.py").write_text(WATCHED)
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0"]

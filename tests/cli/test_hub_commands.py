@@ -147,6 +147,7 @@ def test_convert_checks_its_destination_before_it_downloads(byt5: HubServer) -> 
     assert json.loads(told.stdout)["commit"] == byt5.commit(f"models/{BYT5}")
 
 
+@pytest.mark.slow
 def test_a_download_shows_bars_on_a_terminal_only(byt5: HubServer, tmp_path: Path) -> None:
     """In processes of their own, which read HF_ENDPOINT and HF_HOME as users set them."""
     words = [sys.executable, "-m", "mrt5cli", "convert", BYT5, "out", "--to", "mrt5"]

@@ -407,6 +407,7 @@ def test_what_is_wrong_from_the_start_is_bad_input(
     assert "--resume" not in result.stderr and not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("many_requests")
 def test_a_run_goes_on_with_the_commit_it_began_with(hub: HubServer, tmp_path: Path) -> None:
     """main may have moved on meanwhile: here v1 is what it was."""
@@ -433,7 +434,7 @@ def test_a_run_goes_on_with_the_commit_it_began_with(hub: HubServer, tmp_path: P
     assert curve(run) == curve(other)
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_two_processes_save_together_when_one_loses_its_data(hub: HubServer, tmp_path: Path) -> None:
     """The other one waits for it at the same step, is told, and goes on later from there."""
 

@@ -93,7 +93,7 @@ def test_every_command_takes_its_model_and_its_checkpoints(trained: RunDir, tmp_
     assert result.exit_code == 0, result.output
 
 
-@pytest.mark.parametrize("step", [5, 20])
+@pytest.mark.parametrize("step", [5, pytest.param(20, marks=pytest.mark.slow)])
 def test_resuming_comes_to_the_same_curve_and_weights(trained: RunDir, step: int, tmp_path: Path):
     run = RunDir(Path(shutil.copytree(trained.path, tmp_path / "run")))
     for later in run.saved_steps():
