@@ -146,6 +146,11 @@ class Shortener(nn.Module):
         return config.sigmoid_mask_scale / 2
 
     @classmethod
+    def threshold_at(cls, config: MrT5Config, rate: float) -> float | None:
+        """Gate value at which the share `rate` of any text goes, 0 to below 1; None where only a text can tell."""
+        return None
+
+    @classmethod
     def check(cls, config: MrT5Config) -> None:
         """Raise ValueError if its fields of a configuration do not make sense."""
 
