@@ -147,7 +147,7 @@ class Shortener(nn.Module):
 
     @classmethod
     def threshold_at(cls, config: MrT5Config, rate: float) -> float | None:
-        """Gate value at which the share `rate` of any text goes, 0 to below 1; None where only a text can tell."""
+        """The threshold that deletes a share, 0 to below 1, of any text; None where the text decides."""
         return None
 
     @classmethod

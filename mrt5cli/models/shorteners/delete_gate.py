@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
-from mrt5cli.models.shorteners.base import norm_in_float32
+from mrt5cli.models.shorteners.base import Reference, norm_in_float32
 from mrt5cli.models.shorteners.gate import GATE_OF_THE_REFERENCE, Gate
 
 if TYPE_CHECKING:  # a configuration knows its shorteners
@@ -25,8 +25,8 @@ if TYPE_CHECKING:  # a configuration knows its shorteners
 class DeleteGate(Gate):
     """MrT5's learned gate: logit z = w . norm(h) + b; value scale * sigmoid(-z), or log sigmoid(z)."""
 
-    deletion_types = ("scaled_sigmoid", "log_sigmoid")
-    reference = replace(
+    deletion_types: ClassVar[tuple[str, ...]] = ("scaled_sigmoid", "log_sigmoid")
+    reference: ClassVar[Reference | None] = replace(
         GATE_OF_THE_REFERENCE,
         fixed=frozenset(
             ("gate_layer_norm_type", "gumbel_noise_law", "row_without_survivors", "hard_delete_positions")

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import initialization as init
 
-from mrt5cli.models.shorteners.base import Reference, Sequences, Shortening
+from mrt5cli.models.shorteners.base import Sequences, Shortening
 from mrt5cli.models.shorteners.delete_gate import DeleteGate
 
 if TYPE_CHECKING:  # a configuration knows its shorteners
@@ -26,30 +25,30 @@ KNOTS = 21
 
 
 class QuantileGate(DeleteGate):
-    """MrT5's gate with the bias -q(r), where q(r) is the quantile of the bytes' scores w . norm(h) that parts
-    the share r, the rate it is told, from the rest.
+    """MrT5's gate with a bias that follows from the rate r it is told: logit z = w . norm(h) - q(r), where
+    q(r) is the quantile of the scores w . norm(h) of all bytes below which the share r of them lies.
 
-    So a rate is an input, not what a controller makes of alpha: in training it is drawn for each micro-batch
-    between `lowest_rate` and `highest_rate`, and in evaluation set by the threshold. The quantiles are
-    learned: K values, the pinball loss of each over the scores, which has its least at the quantile. In order,
-    they make q a monotone function of r. Nothing but cross-entropy moves w, because a push on all bytes alike
-    would only move the quantiles.
+    The rate is an input and not what a controller makes of alpha. Training draws it for each micro-batch,
+    uniformly between `lowest_rate` and `highest_rate`; in evaluation, the threshold says it. The quantiles
+    are learned: K numbers, each by its pinball loss over the scores, which is least at the quantile. Sorted,
+    they make q monotone. Cross-entropy alone moves w, which puts the bytes in order; alpha has no part in it,
+    since the quantiles would follow a push on all bytes.
 
-    The gate value is scale * (1 - u), where u, 0 to 1, is the lowest rate at which the byte goes, by the learned
-    quantiles. So rate r is the threshold scale * (1 - r), on any text, without calibration. Softly, attention
-    sees scale * sigmoid(q(r) - score), as with MrT5's gate.
+    The gate value is scale * (1 - u), where u is the lowest rate at which the byte goes, by the learned
+    quantiles. So the threshold of rate r is scale * (1 - r), without calibration. In soft deletion attention
+    sees scale * sigmoid(-z), as with MrT5's gate.
     """
 
     deletion_types = ("quantile",)
-    reference: ClassVar[Reference | None] = None
+    reference = None
     own_fields: ClassVar[Mapping[str, Any]] = {"lowest_rate": 0.0, "highest_rate": 0.8}
 
     @classmethod
     def check(cls, config: MrT5Config) -> None:
         if not 0 <= config.lowest_rate <= config.highest_rate < 1:
             raise ValueError(
-                f"lowest_rate is {config.lowest_rate} and highest_rate {config.highest_rate}; expected shares of "
-                "positions, in order, from 0 to below 1"
+                f"lowest_rate is {config.lowest_rate} and highest_rate {config.highest_rate}; expected "
+                "shares of positions, in order, from 0 to below 1"
             )
 
     @classmethod
@@ -67,8 +66,8 @@ class QuantileGate(DeleteGate):
         super().__init__(config)
         self.feed_forward = nn.Linear(config.d_model, 1, bias=False)
         self.knots = nn.Parameter(torch.empty(KNOTS))
-        # Adam moves a weight by about the learning rate, and a score by that of D weights together: knots that
-        # are no parameters themselves, but D times as much, are not left behind.
+        # Adam moves a weight by about the learning rate, and a score by what D weights move together. The
+        # parameters are the knots over D, so that knots keep up with scores.
         self.gain = float(config.d_model)
 
     def initialise(self, config: MrT5Config) -> None:
@@ -80,7 +79,7 @@ class QuantileGate(DeleteGate):
 
     def score(self, states: Tensor, padding: Tensor, input_ids: Tensor | None) -> tuple[Tensor, Tensor]:
         scores_BL, knots = self.logits(states), self._quantiles().detach()
-        # No push on all bytes alike: the quantiles would have to run after it.
+        # Without the gradient that moves all scores alike, which the quantiles would have to run after.
         mean = scores_BL.masked_fill(padding, 0.0).sum() / (~padding).sum()
         scores_BL = scores_BL - (mean - mean.detach())
         above_BL = torch.bucketize(scores_BL.detach(), knots).clamp(1, KNOTS - 1)
