@@ -55,20 +55,18 @@ class DeleteGate(Gate):
             self.layer_norm = T5LayerNorm(config.d_model, eps=config.layer_norm_epsilon)
         self.feed_forward = nn.Linear(config.d_model, 1)
 
-    def logits(self, states: Tensor) -> Tensor:
-        """(B, L) in float32, of states (B, L, D), with the noise of training."""
-        weight, bias = self.feed_forward.weight.float(), self.feed_forward.bias
-        states = states.float() if self.layer_norm is None else norm_in_float32(self.layer_norm, states)
-        logits_BL = F.linear(states, weight, None if bias is None else bias.float()).squeeze(-1)
+    def read(self, states: Tensor) -> Tensor:
+        """(B, L, D) in float32, what its linear layer sees of states (B, L, D)."""
+        return states.float() if self.layer_norm is None else norm_in_float32(self.layer_norm, states)
+
+    def score(self, states: Tensor, padding: Tensor, input_ids: Tensor | None) -> tuple[Tensor, Tensor]:
+        weight, bias = self.feed_forward.weight.float(), self.feed_forward.bias.float()
+        logits_BL = F.linear(self.read(states), weight, bias).squeeze(-1)
         if self.training and self.noise is not None:
             # The difference of two samples has mean zero; the reference's one has mean 0.58.
             noise_BL = _gumbel(logits_BL)
             noise_BL = noise_BL - _gumbel(logits_BL) if self.noise == "difference" else noise_BL
             logits_BL = logits_BL + noise_BL
-        return logits_BL
-
-    def score(self, states: Tensor, padding: Tensor, input_ids: Tensor | None) -> tuple[Tensor, Tensor]:
-        logits_BL = self.logits(states)
         values_BL = F.logsigmoid(logits_BL) if self.log_sigmoid else self.scale * torch.sigmoid(-logits_BL)
         return values_BL.masked_fill(padding, self.scale), logits_BL
 

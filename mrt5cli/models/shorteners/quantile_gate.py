@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import initialization as init
 
@@ -78,7 +79,8 @@ class QuantileGate(DeleteGate):
         init.copy_(self.knots, spread * torch.special.ndtri(levels) / self.gain)
 
     def score(self, states: Tensor, padding: Tensor, input_ids: Tensor | None) -> tuple[Tensor, Tensor]:
-        scores_BL, knots = self.logits(states), self._quantiles().detach()
+        scores_BL = F.linear(self.read(states), self.feed_forward.weight.float()).squeeze(-1)
+        knots = self._quantiles().detach()
         # Without the gradient that moves all scores alike, which the quantiles would have to run after.
         mean = scores_BL.masked_fill(padding, 0.0).sum() / (~padding).sum()
         scores_BL = scores_BL - (mean - mean.detach())
