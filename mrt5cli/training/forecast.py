@@ -93,6 +93,7 @@ class Forecast:
         return {
             "device": self.device,
             "hours": self.seconds / 3600,
+            "least_hours": self.least / 3600,
             "bytes_per_second": self.bytes_per_second,
             "flops_per_second": self.rate.flops,
             "measured": self.rate.measured or None,
