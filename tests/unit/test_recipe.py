@@ -83,6 +83,16 @@ def test_other_braces_in_a_start_are_refused(plain: Path, start: str) -> None:
     )
 
 
+def test_the_code_is_that_of_the_run_with_the_seed(
+    tmp_path: Path, plain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Path] = []
+    monkeypatch.setattr("mrt5cli.own_code.import_again", asked.append)
+    (tmp_path / "x-seed7").mkdir()
+    load(plain, ["seed=7", f"model.start={tmp_path}/x-seed{{seed}}"])
+    assert asked == [plain, tmp_path / "x-seed7"]
+
+
 @pytest.mark.parametrize("seed", ["-1", "true", "1.5", "null", "9" * 5000, "[1]", "'{foo}'"])
 def test_a_wrong_seed_is_the_only_problem_of_a_start_that_follows_it(seed: str) -> None:
     assert set(problems_of(recipe_load.find("quickstart"), f"seed={seed}")) == {"seed"}
