@@ -515,6 +515,12 @@ def default_directory(recipe: Recipe) -> Path:
     return Path(DEFAULT_FOLDER, f"{recipe.name}-seed{recipe.seed}")
 
 
+def name_and_seed(directory: str) -> tuple[str, int]:
+    """Of the recipe whose run would get a directory of such a name; the seed is -1 if no recipe's would."""
+    name, _, seed = directory.rpartition("-seed")
+    return (name, int(seed)) if re.fullmatch("[0-9]{1,10}", seed) else (directory, -1)
+
+
 def resolve_model(path_or_hub_id: str | Path) -> tuple[str, RunDir | None]:
     """What to load for a run directory, a checkpoint directory or a Hub id, and the run it belongs to.
 

@@ -64,6 +64,15 @@ NARROW_SHARED = Rate(14e9, "`mrt5 reproduce miniature`, two jobs at a time on an
 WIDE = Rate(95e9, "`python tests/benchmarks/targets.py --batch 2` on an AMD EPYC, 2026-11-26")
 """One core of a CPU, in either precision: small models on a machine of their own (800 steps of ByT5 in 119 s)
 and beside other jobs, where memory and caches are shared, and a forward pass of byt5-small."""
+STEP_SECONDS, BLOCK_SECONDS = 2e-3, 1.5e-3
+"""What Python and PyTorch take for an optimizer step, and for each block in each forward and backward pass of
+it, however small they are."""
+LEAST = (
+    f"{1e3 * STEP_SECONDS:g} ms a step and {1e3 * BLOCK_SECONDS:g} ms for each block in each pass, measured "
+    "with `mrt5 pretrain quickstart_byt5 --smoke` and 2 to 24 blocks on an AMD EPYC, 2026-11-29"
+)
+"""The same in words. Medians of a core's time a step, other jobs beside: 6, 11, 21, 38 ms with 2, 5, 14 and
+24 blocks. Taken for GPUs as well, whose work the same Python launches."""
 WIDE_MODEL = 1024
 """The d_model from which a model counts as wide."""
 

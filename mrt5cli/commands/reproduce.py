@@ -95,12 +95,12 @@ def reproduce(
     """
     from mrt5cli.suite.estimates import assumption, estimate, machine_for
     from mrt5cli.suite.executing import only_one
-    from mrt5cli.suite.planning import check_nothing_continued, keep_to_budget, make_plan, shipped_recipes
+    from mrt5cli.suite.planning import check_nothing_continued, keep_to_budget, make_plan
     from mrt5cli.suite.suites import load_suite
 
     name = Path(suite).stem
     root = runs or Path("runs", *([SMOKE] if smoke else []), *([name] if name != PAPER else []))
-    experiments, known = load_suite(suite), shipped_recipes()
+    experiments = load_suite(suite)
 
     if dry_run and report_only:
         raise UserError("--dry-run prints the plan, and --report-only writes the report", "give one of them")
@@ -109,9 +109,7 @@ def reproduce(
     for place in [pages] if report_only else [root, pages]:
         check_writable(place, "folder")
     with only_one(root) if works else nullcontext():
-        plan = make_plan(
-            name, experiments, root, only=only or [], smoke=smoke, keep_changed=keep_changed, known=known
-        )
+        plan = make_plan(name, experiments, root, only=only or [], smoke=smoke, keep_changed=keep_changed)
         gpu = installed_gpu()
         estimate(plan, gpu_tflops, machine_for(plan, device, gpu_tflops), gpu)
         beyond = [] if budget is None else keep_to_budget(plan, budget)

@@ -14,7 +14,7 @@ from mrt5cli import own_code, places
 from mrt5cli.errors import RecipeError, UserError
 from mrt5cli.places import shown
 from mrt5cli.recipe import strict_yaml, tasks, words
-from mrt5cli.recipe.schema import Recipe
+from mrt5cli.recipe.schema import Recipe, with_seed_filled_in
 from mrt5cli.recipe.strict_yaml import Document, Keys, Tree, YamlProblem, parse
 from mrt5cli.text import listed
 
@@ -36,7 +36,8 @@ def load(
     a run's recipe or starts from a run, the files that the run was made with.
 
     Args:
-        source: the file, or the name of a shipped recipe; or one that has been loaded, to be changed.
+        source: the file, or the name of a shipped recipe; or one that has been loaded, to be changed, whose
+            start stays where it is with another seed.
         overrides: assignments "a.b=c", as of `--set`.
         smoke: it will be made small, so that steps given with `--set` need not fit a recipe of full size.
         trusted: False imports no files: it came from somewhere else.
@@ -58,7 +59,7 @@ def load(
     given = parse_overrides(overrides)
     if smoke and "max_steps" in tree.get("training", {}):
         given.get("training", {}).pop("max_steps", None)
-    tree = merge(tree, given)
+    tree = with_seed_filled_in(merge(tree, given))
     origins |= dict.fromkeys(_paths(given), OVERRIDE)
     own_code.take_in_packages(asked=set(_texts(tree)))
     if trusted:

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
 from mrt5cli import bounds
 from mrt5cli.extras import how_to_install
 from mrt5cli.metrics.catalog import choosers
 from mrt5cli.recipe import tasks
 from mrt5cli.recipe.section import (
+    SEED,
     BatchSize,
     Coefficient,
     DropProbability,
@@ -27,10 +28,10 @@ from mrt5cli.recipe.section import (
     Line,
     Name,
     NonNegative,
-    Place,
     Rate,
     Section,
     Seed,
+    Start,
     Steps,
     StepsOrNone,
     TargetLength,
@@ -80,8 +81,10 @@ class Shape(Section):
 class ModelSection(Section):
     """What is trained."""
 
-    start: Place = Field(
-        "google/byt5-small", description="'scratch', a run directory, a checkpoint directory or a Hub id"
+    start: Start = Field(
+        "google/byt5-small",
+        description="'scratch', a run directory, a checkpoint directory or a Hub id; {seed} in it stands for "
+        "the recipe's seed",
     )
     revision: Line | None = Field(
         None, description="branch, tag or commit of a Hub model; null: what its main branch is then"
@@ -405,8 +408,19 @@ class PaperSection(Section):
     note: Text | None = Field(None, description="what the comparison must keep in mind")
 
 
+def with_seed_filled_in(tree: Any) -> Any:
+    """What is to be a recipe, with its own seed in the place of `{seed}` in `model.start`."""
+    match tree:
+        case {"model": {"start": str(start), **model}}:
+            seed = tree.get("seed", Recipe.model_fields["seed"].default)
+            if type(seed) is int and 0 <= seed <= bounds.SEED:  # another is refused with the recipe
+                return {**tree, "model": {**model, "start": start.replace(SEED, str(seed))}}
+    return tree
+
+
 class Recipe(Section):
-    """One run, whole."""
+    """One run, whole. What it starts from is settled as soon as there is a recipe: a copy with another seed
+    starts from the same."""
 
     name: Name = Field(description="names the run directory")
     description: Text = Field(description="one sentence: what is trained, and what for")
@@ -422,6 +436,11 @@ class Recipe(Section):
         EvaluationSection(), description="what `mrt5 evaluate` measures when no flag says otherwise"
     )
     paper: PaperSection | None = Field(None, description="published numbers the run is compared with")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _settled(cls, tree: Any) -> Any:
+        return with_seed_filled_in(tree)
 
     def misfits(self) -> Iterator[tuple[str, str]]:
         yield from self._misfits_of_gates()

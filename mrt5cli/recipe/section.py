@@ -56,6 +56,20 @@ Place = Annotated[Line, AfterValidator(_place)]
 """A path, or a name that is no path; see `places.place`."""
 
 
+SEED = "{seed}"
+"""What stands for the recipe's own seed in what a model starts from."""
+
+
+def _start(text: str) -> str:
+    if {*"{}"} & {*text.replace(SEED, "")}:
+        raise ValueError(f"{text!r}: braces are only for {SEED}, which stands for the recipe's seed")
+    return text
+
+
+Start = Annotated[Place, AfterValidator(_start)]
+"""What a model starts from."""
+
+
 class Misfit(ValueError):
     """Settings that are each fine and do not fit together.
 

@@ -276,7 +276,12 @@ def _changes(run: RunDir, referring: list[RunDir], new: Path) -> dict[Path, str 
         for file in [each.recipe_path, *each.segments.glob("*/recipe.yaml")] if each is not run else ():
             text = file.read_text(encoding="utf-8")
             tree = strict_yaml.parse(text).tree
-            tree["model"]["start"] = _renamed(tree["model"]["start"], old, new)
+            start = tree["model"]["start"] = _renamed(tree["model"]["start"], old, new)
+            if {*"{}"} & {*start}:
+                raise UserError(
+                    f"{each.path} would start from {start}, and a recipe's start takes no braces",
+                    "choose another name",
+                )
             changes[file] = renamed = strict_yaml.dump(tree)
             # Where recipe.yaml was what the run wrote, it is so still.
             for session in after.get("sessions", []):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import get_args
 
-from mrt5cli.analysis.throughput import NARROW_SHARED, WIDE, core_rate, described, gpu_rate
+from mrt5cli.analysis.throughput import LEAST, NARROW_SHARED, WIDE, core_rate, described, gpu_rate
 from mrt5cli.recipe import Shape
 from mrt5cli.runtime import Precision
 from mrt5cli.suite.jobs import EvaluateJob, Job, Machine, SuitePlan, TrainJob
@@ -16,6 +16,7 @@ from mrt5cli.training.estimates import (
     Lengths,
     disk,
     forward_macs,
+    least_seconds,
     lengths_of,
     parameters,
     shape_of,
@@ -51,10 +52,12 @@ def estimate(plan: SuitePlan, tflops: float | None = None, machine: Machine = "g
     shapes: dict[Job, Shape] = {}
     for job in plan.jobs:
         precision: Precision = "fp32"
+        least = 0.0
         if isinstance(job, TrainJob):
             shape = shapes[job] = shape_of(job.recipe, next((shapes[need] for need in job.needs), None))
             sizes, precision = sizes_of(job.recipe, shape), job.recipe.training.precision
-            flops = step_flops(job.recipe, sizes) * job.recipe.training.max_steps
+            steps = job.recipe.training.max_steps
+            flops, least = step_flops(job.recipe, sizes) * steps, least_seconds(job.recipe, sizes) * steps
             job.gigabytes = disk(job.recipe, parameters(sizes)) / 1e9
         elif isinstance(job, EvaluateJob):
             recipe, sizes = job.train.recipe, sizes_of(job.train.recipe, shapes[job.train])
@@ -65,11 +68,15 @@ def estimate(plan: SuitePlan, tflops: float | None = None, machine: Machine = "g
         else:
             continue
         rate = gpu_rate(precision, gpu) if machine == "gpu" else core_rate(sizes.d_model, shared=True)
-        job.hours = flops / (tflops * 1e12 if tflops else rate.flops) / 3600
+        job.hours = max(least, flops / (tflops * 1e12 if tflops else rate.flops)) / 3600
 
 
 def assumption(machine: Machine, tflops: float | None = None, gpu: str = "") -> str:
     """What the hours rest on, in words."""
+    return f"{_rates(machine, tflops, gpu)}; a training takes at least {LEAST}"
+
+
+def _rates(machine: Machine, tflops: float | None, gpu: str) -> str:
     if machine == "cpu":
         kinds = {"narrow": NARROW_SHARED, "wide": WIDE}
         listed = ", ".join(f"{rate} for {kind} models ({rate.origin})" for kind, rate in kinds.items())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,16 +10,15 @@ from mrt5cli import recipe as recipes
 from mrt5cli.errors import UserError
 from mrt5cli.evaluation.options import EvaluationOptions
 from mrt5cli.recipe import EmbeddedSource, FilesSource, Recipe, SpanCorruptionTask
-from mrt5cli.rundir import DEFAULT_FOLDER, RunDir, default_directory
+from mrt5cli.recipe.strict_yaml import inline
+from mrt5cli.rundir import DEFAULT_FOLDER, RunDir, default_directory, name_and_seed
 from mrt5cli.suite.jobs import AnalyseJob, EvaluateJob, Evaluation, Experiment, Job, SuitePlan, TrainJob
-
-RUN_NAME = re.compile(r"(?P<name>.+)-seed(?P<seed>\d+)")
 
 
 def build_plan(
     suite: str,
     experiments: Sequence[Experiment],
-    shipped: Mapping[str, Recipe],
+    known: Mapping[str, Path | Recipe],
     root: Path,
     *,
     smoke: bool = False,
@@ -28,17 +26,18 @@ def build_plan(
     """Every job of the experiments, in an order in which they can be done; nothing is looked at on disk.
 
     A recipe that several experiments show is trained once. One that starts from `runs/<name>-seed<seed>`
-    needs the recipe of that name, in whatever folder the runs are.
+    needs the recipe of that name, in whatever folder the runs are; if its file has `{seed}` there, each seed
+    that it is repeated with needs the run of that seed.
 
     Args:
-        shipped: recipes by their names; no two train into one directory.
+        known: recipes, or their files, by their names; no two train into one directory.
         root: folder of the runs.
         smoke: shrink every recipe; then all start from nothing, and none needs another.
 
     Raises:
         UserError: a recipe starts from a run that no recipe makes.
     """
-    graph = _Graph(SuitePlan(suite, root, list(experiments), smoke=smoke), shipped)
+    graph = _Graph(SuitePlan(suite, root, list(experiments), smoke=smoke), known)
     for experiment in experiments:
         graph.add(experiment)
     graph.plan.jobs = list(graph.jobs.values())
@@ -58,16 +57,19 @@ def shrunk(recipe: Recipe) -> Recipe:
 class _Graph:
     """A plan that is being filled."""
 
-    def __init__(self, plan: SuitePlan, shipped: Mapping[str, Recipe]) -> None:
+    def __init__(self, plan: SuitePlan, known: Mapping[str, Path | Recipe]) -> None:
         self.plan = plan
-        self.shipped = shipped
-        self.by_own_name = {recipe.name: name for name, recipe in shipped.items()}
+        self.known = known
+        self.recipes = {
+            name: one if isinstance(one, Recipe) else recipes.load(one) for name, one in known.items()
+        }
+        self.by_own_name = {recipe.name: name for name, recipe in self.recipes.items()}
         self.jobs: dict[str, Job] = {}
 
     def add(self, experiment: Experiment) -> None:
         shown: list[Job] = []
         for name in experiment.recipes:
-            for seed in experiment.seeds or (self.shipped[name].seed,):
+            for seed in experiment.seeds or (self.recipes[name].seed,):
                 train = self._train(name, seed)
                 shown += [train, *(self._evaluate(train, one) for one in experiment.evaluations)]
         for job in shown:
@@ -90,18 +92,18 @@ class _Graph:
         there = self.jobs.get(id_)
         if isinstance(there, TrainJob):
             return there
-        shipped = self.shipped[name]
-        recipe = shipped.model_copy(update={"seed": seed})
-        start = Path(shipped.model.start)
+        own = seed == self.recipes[name].seed
+        # Read again for another seed, which what it starts from may follow.
+        recipe = self.recipes[name] if own else recipes.load(self.known[name], [f"seed={seed}"])
+        start = Path(recipe.model.start)
         needs: tuple[Job, ...] = ()
         if self.plan.smoke:
             recipe = shrunk(recipe)
         elif start.parts[0] == DEFAULT_FOLDER:
             needs = (self._maker(name, start),)
-            moved = str(self.plan.root.joinpath(*start.parts[1:]))
-            recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"start": moved})})
+            moved = inline(str(self.plan.root.joinpath(*start.parts[1:])))
+            recipe = recipes.load(recipe, [f"model.start={moved}"], trusted=False)
         run = RunDir(self.plan.root / default_directory(recipe).name)
-        own = seed == shipped.seed
         job = TrainJob(
             id=id_, name=name, needs=needs, output=run.meta_path, recipe=recipe, run=run, own_seed=own
         )
@@ -110,17 +112,17 @@ class _Graph:
 
     def _maker(self, name: str, start: Path) -> TrainJob:
         """The job that makes a start below `runs/`."""
-        match = RUN_NAME.fullmatch(start.parts[1]) if len(start.parts) > 1 else None
-        if match is None or match["name"] not in self.by_own_name:
+        maker, seed = name_and_seed("".join(start.parts[1:2]))
+        if maker not in self.by_own_name or seed < 0:
             raise UserError(f"recipe {name} starts from {start}, which no shipped recipe makes")
-        return self._train(self.by_own_name[match["name"]], int(match["seed"]))
+        return self._train(self.by_own_name[maker], seed)
 
     def _evaluate(self, train: TrainJob, evaluation: Evaluation) -> Job:
         """The job that evaluates a run."""
         settings, task = train.recipe.evaluation, train.recipe.task
         limit = evaluation.limit or settings.examples
         if evaluation.task is not None:
-            other = self.shipped[evaluation.task]
+            other = self.recipes[evaluation.task]
             task = (shrunk(other) if self.plan.smoke else other).task
         options = replace(
             EvaluationOptions.of(settings),

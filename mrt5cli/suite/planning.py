@@ -7,7 +7,6 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mrt5cli import recipe as recipes
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import Recipe
 from mrt5cli.recipe.loading import shipped
@@ -28,19 +27,19 @@ def make_plan(
     only: Sequence[str] = (),
     smoke: bool = False,
     keep_changed: bool = False,
-    known: Mapping[str, Recipe] | None = None,
+    known: Mapping[str, Path | Recipe] | None = None,
 ) -> SuitePlan:
     """The plan of a suite, every job with its status.
 
     Args:
         only: globs of experiment ids and recipe names; what these need comes along.
         keep_changed: let finished runs and results of other code, or of starts that changed, stand.
-        known: recipes by name; by default the shipped ones.
+        known: recipes, or their files, by name; by default the shipped ones.
 
     Raises:
         UserError: a glob matches nothing, or a recipe starts from what no recipe makes.
     """
-    plan = build_plan(suite, experiments, shipped_recipes() if known is None else known, root, smoke=smoke)
+    plan = build_plan(suite, experiments, shipped() if known is None else known, root, smoke=smoke)
     for job in plan.jobs:
         job.status, job.reason = state_of(job, keep_changed=keep_changed)
     wanted = _wanted(plan, only)
@@ -66,11 +65,6 @@ def check_nothing_continued(plan: SuitePlan) -> None:
                 f"{path} was trained on with --continue-for, and would be replaced by a run of {job.name}",
                 f"keep it under another name: mrt5 runs mv {there} {kept}",
             )
-
-
-def shipped_recipes() -> dict[str, Recipe]:
-    """Every recipe that comes with the toolkit, by its name."""
-    return {name: recipes.load(path) for name, path in shipped().items()}
 
 
 def _wanted(plan: SuitePlan, only: Sequence[str]) -> set[Job]:

@@ -1,16 +1,19 @@
 """What a training will take, from its recipe alone: sizes of its model, lengths, arithmetic, disk.
 
 Hours are the exact multiply-accumulates of the matrices (`analysis.compute`) over the throughput of
-`analysis.throughput`. Lengths are the longest that a recipe allows, so tasks whose rows are mostly shorter
-come out too high; loading and data are not counted, so small models come out too low.
+`analysis.throughput`, which also says what a step takes at least. Lengths are the longest that a recipe
+allows, so tasks whose rows are mostly shorter come out too high; loading and data are not counted, so small
+models come out too low.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from mrt5cli.analysis.compute import Sizes, macs
+from mrt5cli.analysis.throughput import BLOCK_SECONDS, STEP_SECONDS
 from mrt5cli.recipe import Recipe, Shape, SpanCorruptionTask
 from mrt5cli.recipe.tasks import TaskSection
 
@@ -47,6 +50,22 @@ def step_flops(recipe: Recipe, sizes: Sizes) -> int:
     passes = (2 if training.lora else 3) + (training.recompute == "blocks")
     one = forward_macs(sizes, lengths_of(recipe, recipe.task, hard=False))
     return 2 * passes * training.batch_size * one
+
+
+def least_seconds(recipe: Recipe, sizes: Sizes, devices: int = 1) -> float:
+    """Seconds that an optimizer step takes at least, on so many devices, however fast they compute."""
+    passes = math.ceil(recipe.training.batch_size / devices / longest_batch(recipe, devices))
+    return STEP_SECONDS + passes * (sizes.encoder_layers + sizes.decoder_layers) * BLOCK_SECONDS
+
+
+def longest_batch(recipe: Recipe, processes: int = 1) -> int:
+    """Examples of a forward pass on one device where all are as long as the recipe allows."""
+    training = recipe.training
+    if training.batch_tokens is None:
+        return training.device_batch_size
+    lengths = lengths_of(recipe, recipe.task, hard=False)
+    fitting = training.batch_tokens // (lengths.source + lengths.target)
+    return min(max(1, fitting), training.batch_size // processes)
 
 
 def forward_macs(sizes: Sizes, lengths: Lengths) -> int:

@@ -8,13 +8,13 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mrt5cli import runtime as machine
-from mrt5cli.analysis.throughput import WIDE, Rate, core_rate, described, gpu_rate
+from mrt5cli.analysis.throughput import LEAST, WIDE, Rate, core_rate, described, gpu_rate
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import Recipe
 from mrt5cli.runtime import Runtime
 from mrt5cli.text import byte_size, counted, duration
-from mrt5cli.training.estimates import sizes_of, step_flops
-from mrt5cli.training.memory import Step, longest_batch
+from mrt5cli.training.estimates import least_seconds, longest_batch, sizes_of, step_flops
+from mrt5cli.training.memory import Step
 
 if TYPE_CHECKING:
     from mrt5cli.models import MrT5ForConditionalGeneration
@@ -31,6 +31,7 @@ class Forecast:
     Attributes:
         rate: what a GPU, or one core of a CPU, sustains.
         seconds: that are left of the run, on all its GPUs, or of one core.
+        least: of them, if arithmetic took no time.
         bytes_per_second: of source text, in the same.
         step: a micro-batch.
         available: bytes of memory that the device has.
@@ -39,6 +40,7 @@ class Forecast:
     runtime: Runtime
     rate: Rate
     seconds: float
+    least: float
     bytes_per_second: float
     step: Step
     available: int
@@ -46,6 +48,11 @@ class Forecast:
     @property
     def on_gpu(self) -> bool:
         return self.runtime.device.type == "cuda"
+
+    @property
+    def is_tiny(self) -> bool:
+        """Whether arithmetic is not what takes the time."""
+        return self.seconds <= self.least
 
     @property
     def device(self) -> str:
@@ -60,10 +67,12 @@ class Forecast:
         where = self.device if not self.on_gpu or self.runtime.world_size > 1 else f"one {self.device}"
         takes = (
             f"about {duration(self.seconds)} on {where}, {self.bytes_per_second:,.0f} bytes a second "
-            f"({self.rate}, {self.rate.origin})"
+            f"({LEAST if self.is_tiny else f'{self.rate}, {self.rate.origin}'})"
         )
         threads = self.runtime.describe()["threads"]
-        if self.rate is WIDE and threads > 1:  # steps of narrow models take as long on one thread
+        if (
+            self.rate is WIDE and threads > 1 and not self.is_tiny
+        ):  # steps of narrow models take as long on one thread
             takes += f"; {counted(threads, 'thread')} take at best 1/{threads} of that"
         memory = self.step.memory()
         parts = {
@@ -84,6 +93,7 @@ class Forecast:
         return {
             "device": self.device,
             "hours": self.seconds / 3600,
+            "least_hours": self.least / 3600,
             "bytes_per_second": self.bytes_per_second,
             "flops_per_second": self.rate.flops,
             "measured": self.rate.measured or None,
@@ -92,11 +102,12 @@ class Forecast:
 
     def advice(self) -> Iterator[str]:
         """A sentence where another precision is far faster."""
-        if self.on_gpu and self.runtime.precision == "fp32":
+        if self.on_gpu and self.runtime.precision == "fp32" and not self.is_tiny:
             half = gpu_rate("bf16", machine.device_name(self.runtime.device))
+            seconds = max(self.least, self.seconds * self.rate.flops / half.flops)
             yield (
                 "exact float32 products do without a GPU's matrix units; with --set training.precision=bf16 "
-                f"this takes about {duration(self.seconds * self.rate.flops / half.flops)} ({half.origin})"
+                f"this takes about {duration(seconds)} ({half.origin})"
             )
 
     def notes(self) -> Iterator[str]:
@@ -160,7 +171,9 @@ def forecast(
     sizes = sizes_of(recipe, model.config)
     gpu = machine.device_name(runtime.device) if on_gpu else ""
     rate = gpu_rate(training.precision, gpu) if on_gpu else core_rate(sizes.d_model)
-    seconds = step_flops(recipe, sizes) / rate.flops / (runtime.world_size if on_gpu else 1)
+    devices, left = runtime.world_size if on_gpu else 1, training.max_steps - done
+    least = least_seconds(recipe, sizes, devices)
+    seconds = max(least, step_flops(recipe, sizes) / rate.flops / devices)
     parameters, batch = model.num_parameters(), longest_batch(recipe, runtime.world_size)
     trained = model.num_parameters(only_trainable=True)
     step = Step(
@@ -169,7 +182,8 @@ def forecast(
     return Forecast(
         runtime,
         rate,
-        seconds * (training.max_steps - done),
+        seconds * left,
+        least * left,
         training.batch_size * step.lengths.source / seconds,
         step,
         machine.memory(runtime.device),

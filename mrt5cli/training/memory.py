@@ -43,16 +43,6 @@ class StepMemory:
         return self.weights + self.copies + self.held + self.temporary
 
 
-def longest_batch(recipe: Recipe, processes: int = 1) -> int:
-    """Examples of a forward pass on one device where all are as long as the recipe allows."""
-    training = recipe.training
-    if training.batch_tokens is None:
-        return training.device_batch_size
-    lengths = lengths_of(recipe, recipe.task, hard=False)
-    fitting = training.batch_tokens // (lengths.source + lengths.target)
-    return min(max(1, fitting), training.batch_size // processes)
-
-
 @dataclass(frozen=True)
 class Step:
     """A micro-batch of a recipe on a device.

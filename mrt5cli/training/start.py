@@ -10,7 +10,7 @@ from mrt5cli.errors import UserError
 from mrt5cli.recipe import load as load_recipe
 from mrt5cli.recipe import shorteners
 from mrt5cli.recipe.loading import shipped
-from mrt5cli.rundir import RunDir, default_directory, resolve_model
+from mrt5cli.rundir import DEFAULT_FOLDER, RunDir, name_and_seed, resolve_model
 
 if TYPE_CHECKING:
     from mrt5cli.models import MrT5ForConditionalGeneration
@@ -121,11 +121,13 @@ def check_start(start: str) -> None:
         if start != "scratch":
             resolve_model(start)
     except UserError as error:
-        recipes = {} if Path(start).exists() else shipped()
-        made = {default_directory(load_recipe(path)): name for name, path in recipes.items()}
-        maker = made.get(Path(start))
-        if maker is None:
+        (name, seed), recipes = name_and_seed(Path(start).name), {}
+        if Path(start).parent == Path(DEFAULT_FOLDER) and not Path(start).exists():
+            recipes = {maker: load_recipe(path) for maker, path in shipped().items()}
+        maker = next((maker for maker, recipe in recipes.items() if recipe.name == name), None)
+        if maker is None or seed < 0:
             raise
         hint = f"it is what the recipe {maker} trains: mrt5 pretrain {maker}"
+        hint += "" if seed == recipes[maker].seed else f" --set seed={seed}"
         first, *more = error.message.split("\n")
         raise UserError(f"model.start: {first}", hint, more) from error

@@ -66,8 +66,10 @@ def line(result: Result, name: str) -> str:
 def test_float32_is_advised_against(pretend: Pretend) -> None:
     pretend("NVIDIA H200", 150)
     said = r"with --set training\.precision=bf16 this takes about .*\(from arithmetic, not measured\)"
-    assert re.search(said, pretrain(TINY).stderr)
-    assert not re.search(said, pretrain(TINY, "training.precision=bf16").stderr)
+    whole = "training.device_batch_size=1024"
+    assert re.search(said, pretrain(TINY, whole).stderr)
+    assert not re.search(said, pretrain(TINY, whole, "training.precision=bf16").stderr)
+    assert not re.search(said, pretrain(TINY).stderr), "its passes take no longer in float32"
 
 
 def test_a_shortener_that_looks_at_padding_is_not_said_to_run_by_our_kernels(pretend: Pretend) -> None:

@@ -22,10 +22,8 @@ def mrt5(*words: str) -> str:
 @pytest.mark.parametrize("seed", [42, 3])
 def test_the_quickstart_is_true(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    start = ("--set", f"model.start=runs/quickstart-byt5-seed{seed}")
-    mrt5("pretrain", "quickstart_byt5", "--set", f"seed={seed}")
-    mrt5("pretrain", "quickstart", "--set", f"seed={seed}", *start)
-    mrt5("pretrain", "quickstart_random", "--set", f"seed={seed}", *start)
+    for recipe in ("quickstart_byt5", "quickstart", "quickstart_random"):
+        mrt5("pretrain", recipe, "--set", f"seed={seed}")
     names = [f"quickstart-{name}-seed{seed}" for name in ("byt5", "mrt5", "random")]
 
     models = json.loads(mrt5("evaluate", *(f"runs/{name}" for name in names), "--json"))["models"]

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mrt5cli.errors import RecipeError, UserError
-from mrt5cli.recipe import Recipe, dump, find, load, smoke
+from mrt5cli.recipe import Recipe, dump, find, load, smoke, strict_yaml
 from mrt5cli.recipe import loading as recipe_load
 from mrt5cli.recipe import words as recipe_words
 from mrt5cli.recipe.differences import decides_numbers, differences, unlike
@@ -43,6 +43,59 @@ def problems_of(path: Path, *overrides: str) -> dict[str, str]:
     with pytest.raises(RecipeError) as caught:
         load(path, overrides)
     return dict(caught.value.problems)
+
+
+# --- a start that follows the seed --------------------------------------------------------------------------
+
+
+def test_a_start_follows_the_seed_wherever_that_is_set(tmp_path: Path) -> None:
+    controller = {"kind": "constant"}
+    model = {"start": "runs/{seed}/x-seed{seed}"}
+    base = write(tmp_path / "base.yaml", {**PLAIN, "model": model, "controller": controller})
+    child = write(tmp_path / "child.yaml", "extends: base.yaml\nseed: 5\n")
+    given = [(), ("seed=7",), ("seed=7", "model.start=a{seed}"), ("model={start: 'b{seed}'}",)]
+    starts = [load(path, each).model.start for path in (base, child) for each in given]
+    assert starts == [
+        *("runs/42/x-seed42", "runs/7/x-seed7", "a7", "b42"),
+        *("runs/5/x-seed5", "runs/7/x-seed7", "a7", "b5"),
+    ]
+    recipe = load(child)
+    again = load(write(tmp_path / "saved.yaml", recipe_load.dump(recipe)), ["seed=9"])
+    assert again.model.start == "runs/5/x-seed5", "what a run has saved is where it started"
+
+
+def test_a_run_that_was_saved_with_a_start_spelt_out_is_the_same_recipe(tmp_path: Path) -> None:
+    text = recipe_load.find("quickstart").read_text(encoding="utf-8")
+    assert "start: runs/quickstart-byt5-seed{seed}" in text
+    old = write(tmp_path / "recipe.yaml", text.replace("{seed}", "42"))
+    assert differences(load(old), load("quickstart")) == {}
+    assert set(differences(load(old), load("quickstart", ["seed=7"]))) == {"seed", "model.start"}
+
+
+@pytest.mark.parametrize(
+    "start", ["x{foo}", "x{", "}x", "{{seed}}", "{Seed}-{seed}", "{}", "{seed", "{ seed }"]
+)
+def test_other_braces_in_a_start_are_refused(plain: Path, start: str) -> None:
+    found = problems_of(plain, f"model.start={strict_yaml.inline(start)}")
+    shown = start.replace("{seed}", "42")
+    assert found["model.start"] == (
+        f"{shown!r}: braces are only for {{seed}}, which stands for the recipe's seed (--set)"
+    )
+
+
+def test_the_code_is_that_of_the_run_with_the_seed(
+    tmp_path: Path, plain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Path] = []
+    monkeypatch.setattr("mrt5cli.own_code.import_again", asked.append)
+    (tmp_path / "x-seed7").mkdir()
+    load(plain, ["seed=7", f"model.start={tmp_path}/x-seed{{seed}}"])
+    assert asked == [plain, tmp_path / "x-seed7"]
+
+
+@pytest.mark.parametrize("seed", ["-1", "true", "1.5", "null", "9" * 5000, "[1]", "'{foo}'"])
+def test_a_wrong_seed_is_the_only_problem_of_a_start_that_follows_it(seed: str) -> None:
+    assert set(problems_of(recipe_load.find("quickstart"), f"seed={seed}")) == {"seed"}
 
 
 # --- bases --------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import given
@@ -12,11 +13,11 @@ from reproduction import experiment, recipe
 
 from mrt5cli import recipe as recipes
 from mrt5cli.analysis.compute import macs
-from mrt5cli.analysis.throughput import core_rate, gpu_rate
+from mrt5cli.analysis.throughput import LEAST, core_rate, gpu_rate
 from mrt5cli.recipe import Recipe, Shape
 from mrt5cli.suite.estimates import assumption, estimate, machine_for
 from mrt5cli.suite.jobs import Evaluation, Machine
-from mrt5cli.suite.planning import make_plan, shipped_recipes
+from mrt5cli.suite.planning import make_plan
 from mrt5cli.suite.suites import load_suite
 from mrt5cli.training.estimates import (
     SHAPES,
@@ -71,7 +72,26 @@ def test_training_hours_are_six_operations_for_each_multiplication(
     estimate(plan, tflops)
     sizes = sizes_of(own, shape_of(own))
     expected = 6 * macs(sizes, [16], [16], [16]) * batch * steps / (tflops * 1e12) / 3600
-    assert plan.jobs[0].hours == pytest.approx(expected)
+    # Of the launching of 12 + 4 blocks at least, once a step.
+    assert plan.jobs[0].hours == pytest.approx(max(expected, steps * (0.002 + 16 * 0.0015) / 3600))
+
+
+def test_hours_of_tiny_models_are_what_their_steps_take_at_least() -> None:
+    training = {"max_steps": 20_000, "batch_size": 8, "device_batch_size": 2}
+    plan = make_plan(
+        "mine", [experiment("a", "x")], Path("nowhere"), known={"x": recipe("x", training=training)}
+    )
+    for machine in get_args(Machine):
+        estimate(plan, machine=machine)
+        # Three blocks, four passes a step; evaluating is not a step.
+        assert plan.jobs[0].hours == pytest.approx(20_000 * (0.002 + 3 * 4 * 0.0015) / 3600)
+        assert plan.jobs[1].hours < 1e-5
+        assert assumption(machine).endswith(f"; a training takes at least {LEAST}")
+
+
+@pytest.fixture
+def arithmetic_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mrt5cli.suite.estimates.least_seconds", lambda *_: 0.0)
 
 
 @pytest.mark.parametrize(
@@ -86,6 +106,7 @@ def test_training_hours_are_six_operations_for_each_multiplication(
         ("gpu", True, "cuda:1", None, "gpu"),
     ],
 )
+@pytest.mark.usefixtures("arithmetic_alone")
 def test_hours_are_those_of_what_jobs_run_on(
     suite: Machine, smoke: bool, device: str, tflops: float | None, machine: Machine
 ) -> None:
@@ -103,13 +124,15 @@ def test_hours_are_those_of_what_jobs_run_on(
 
 
 def test_the_miniature_is_for_a_cpu_and_takes_about_what_was_measured() -> None:
-    plan = make_plan("miniature", load_suite("miniature"), Path("nowhere"), known=shipped_recipes())
+    plan = make_plan("miniature", load_suite("miniature"), Path("nowhere"))
     assert machine_for(plan, "auto") == "cpu"
     estimate(plan, machine="cpu")
-    training = sum(job.hours for job in plan.jobs if job.kind == "train")
+    # Measured when the starts were not repeated with every seed.
+    training = sum(job.hours for job in plan.trainings if job.own_seed or job.experiments)
     assert training == pytest.approx(100 / 60, rel=0.1)
 
 
+@pytest.mark.usefixtures("arithmetic_alone")
 def test_bf16_is_assumed_faster() -> None:
     known: dict[str, Recipe] = {name: recipe(name, training={"precision": name}) for name in ("fp32", "bf16")}
     plan = make_plan("mine", [experiment("a", *known, evaluations=())], Path("nowhere"), known=known)

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from reproduction import FAMILY, analysed, evaluated, experiment, leave_done, measured, recipe, trained
+from reproduction import FAMILY, analysed, evaluated, experiment, leave_done, measured, recipe, trained, tree
 
-from mrt5cli.errors import UserError
+from mrt5cli.errors import RecipeError, UserError
+from mrt5cli.recipe import strict_yaml
 from mrt5cli.suite import planning, states
 from mrt5cli.suite.graph import build_plan
 from mrt5cli.suite.jobs import Evaluation, Experiment, SuitePlan
@@ -75,6 +76,30 @@ def test_seeds_repeat_recipes_and_not_what_they_start_from(tmp_path: Path) -> No
     assert all(job.needs == (plan.job(BYT5),) for job in plan.jobs[1:])
     assert [seed for _, seed in plan.runs(repeated)] == [5, 6]
     assert [seed for _, seed in plan.runs(single)] == [1]
+
+
+def test_a_start_that_follows_the_seed_is_trained_with_each(tmp_path: Path) -> None:
+    known: dict[str, Any] = dict(FAMILY)
+    for name, start in (("mid", "byt5"), ("top", "mid")):
+        known[name] = tmp_path / f"{name}.yaml"
+        write_text(known[name], strict_yaml.dump(tree(name, f"runs/{start}-seed{{seed}}")))
+    repeated = experiment("repeated", "top", "tiny/mrt5", seeds=(1, 6), evaluations=())
+    plan = planned(tmp_path, repeated, known=known)
+    for seed in (1, 6):
+        base, mid, top = (plan.job(f"train {name} seed {seed}") for name in ("tiny/byt5", "mid", "top"))
+        assert (top.needs, mid.needs, base.needs) == ((mid,), (base,), ())
+        assert [job.recipe.seed for job in (base, mid, top)] == [seed] * 3
+        assert [job.recipe.model.start for job in (mid, top)] == [str(job.run.path) for job in (base, mid)]
+        # Spelt out, it is what it says.
+        assert plan.job(f"train tiny/mrt5 seed {seed}").needs == (plan.job(BYT5),)
+    assert len(plan.jobs) == 8
+
+
+def test_a_folder_of_runs_that_no_start_can_name_is_refused_before_anything_is_trained(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(RecipeError, match=r"braces are only for \{seed\}"):
+        planned(tmp_path / "a{b}")
 
 
 def test_evaluations_of_a_run_never_share_a_file(tmp_path: Path) -> None:

@@ -594,6 +594,15 @@ def shlex_words(text: str) -> list[str]:
     return shlex.split(text)
 
 
+def test_a_move_is_refused_where_no_recipe_could_start_from(runs: Path) -> None:
+    run, follower = record(runs / "a"), record(runs / "b", start="runs/a")
+    before = content(runs)
+    with pytest.raises(UserError, match=r"runs/b would start from runs/\{c\}, and a recipe's start takes no"):
+        moving.move(run, Path("runs/{c}"))
+    assert content(runs) == before and follower.recipe().model.start == "runs/a"
+    moving.move(follower, Path("runs/{c}"))  # nothing starts from there
+
+
 def test_a_move_is_refused_where_it_cannot_be_whole(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, other = record(runs / "a"), record(runs / "b", start="runs/a")
     before = content(runs)

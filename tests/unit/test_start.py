@@ -165,4 +165,29 @@ def test_a_run_that_a_shipped_recipe_makes(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"model.start: .* does not exist") as caught:
         check_start("runs/multilingual-v3-mrt5-50-seed40")
-    assert "mrt5 pretrain multilingual_v3/mrt5_50" in str(caught.value.hint)
+    assert str(caught.value.hint).endswith(": mrt5 pretrain multilingual_v3/mrt5_50")
+
+
+@pytest.mark.parametrize(
+    ("start", "told"),
+    [
+        (
+            "runs/quickstart-byt5-seed7",
+            "the recipe quickstart_byt5 trains: mrt5 pretrain quickstart_byt5 --set seed=7",
+        ),
+        ("runs/quickstart-byt5-seed42", "the recipe quickstart_byt5 trains: mrt5 pretrain quickstart_byt5"),
+        ("runs/quickstart-byt5-seed", None),
+        ("runs/quickstart-byt5", None),
+        ("elsewhere/runs/quickstart-byt5-seed7", None),
+    ],
+)
+def test_a_run_that_a_shipped_recipe_makes_with_another_seed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: str, told: str | None
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as caught:
+        check_start(start)
+    if told is None:
+        assert "recipe" not in str(caught.value.hint)
+    else:
+        assert str(caught.value.hint) == f"it is what {told}"
