@@ -175,16 +175,26 @@ def test_targets_are_hit_within_the_tolerance_on_either_side(off, holds):
 
 
 @pytest.mark.parametrize(
-    ("precision", "recall", "holds"), [(1.0, 0.97, True), (0.98, 1.0, False), (1.0, 0.5, False)]
+    ("claim", "kind"),
+    [("gate_finds_the_letters", "delete_gate"), ("told_gate_finds_the_letters", "quantile_gate")],
 )
-def test_a_gate_must_delete_the_letters_and_only_them(precision, recall, holds):
-    gate = result(
-        "merge", "delete_gate", task="merge_ABC", gate_precision=precision, gate_recall=recall, rate=0.19
-    )
-    base = result("merge_byt5", "none", task="merge_ABC", sequence_accuracy=0.99)
-    claim = judge("gate_finds_the_letters", Evidence([base, gate]))
-    assert claim.holds is holds
-    assert claim.rows[0]["byt5_sequence_accuracy"] == 0.99
+@pytest.mark.parametrize(
+    ("precision", "recall", "tokens", "holds"),
+    [
+        (1.0, 0.97, 0.9985, True),
+        (0.98, 1.0, 0.9985, False),
+        (1.0, 0.5, 0.9985, False),
+        (1.0, 0.97, 0.9975, False),
+    ],
+)
+def test_a_gate_must_delete_the_letters_and_only_them(claim, kind, precision, recall, tokens, holds):
+    measured = {"gate_precision": precision, "gate_recall": recall, "rate": 0.19}
+    gate = result("merge", kind, task="merge_ABC", token_accuracy=tokens, **measured)
+    base = result("merge_byt5", "none", task="merge_ABC", token_accuracy=1.0, sequence_accuracy=0.99)
+    found = judge(claim, Evidence([base, gate]))
+    assert found.holds is holds
+    assert found.rows[0]["byt5_sequence_accuracy"] == 0.99
+    assert f"{int(tokens > 0.998)} with tokens right as often" in found.sentence
 
 
 @pytest.mark.parametrize(
