@@ -12,6 +12,7 @@ from mrt5cli.report.figures.against_reduction import gate_placement, loss_agains
 from mrt5cli.report.figures.deletion_patterns import deletion_patterns
 from mrt5cli.report.figures.per_language import per_language
 from mrt5cli.report.figures.per_sample import per_sample
+from mrt5cli.report.figures.settling import settling
 from mrt5cli.report.figures.style import Drawing
 from mrt5cli.report.results import Results
 from mrt5cli.report.verdicts import Compared
@@ -26,6 +27,7 @@ FIGURES: Mapping[str, Callable[[Results, Sequence[Compared], str], list[Drawing]
         per_sample,
         deletion_patterns,
         runtime,
+        settling,
     )
 }
 
