@@ -59,7 +59,7 @@ def settling(results: Results, compared: Sequence[Compared], name: str) -> list[
         for law, lines in laws.items()
         for start in dict.fromkeys(line["start"] for line in lines)
     ]
-    headers = ("law", "start", *(f"deleted at {100 * share:g} % of the steps" for share in SHARES))
+    headers = ("law", "start", *(f"at {100 * share:g} % of the steps" for share in SHARES))
     columns = min(2, len(laws))
     height = -(-len(laws) // columns)
     return [
