@@ -77,6 +77,13 @@ def find_subject(path_or_hub_id: str, *, revision: str | None = None, allow_pick
     return Subject(path_or_hub_id.rstrip("/"), str(found.folder), None, trained_on, found.commit)
 
 
+def history(subject: Subject) -> list[Subject]:
+    """Every checkpoint that a run still has, in order, and its model when it has finished."""
+    assert subject.run is not None  # the caller has looked
+    found = [find_subject(str(subject.run.checkpoint(step))) for step in subject.run.saved_steps()]
+    return [*found, subject] if subject.run.is_finished or not found else found
+
+
 def find_subjects(names: Sequence[str], revision: str | None, *, allow_pickle: bool = True) -> list[Subject]:
     """Several subjects; the revision is that of those that are Hub models.
 

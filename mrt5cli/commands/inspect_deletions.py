@@ -149,8 +149,8 @@ def inspect_deletions(
 
 
 def _history(subject: Subject) -> list[Subject]:
-    """Every checkpoint of a run in order, and its model when it has finished."""
-    from mrt5cli.subject import find_subject
+    """Its run's `history`; refused where there is little or nothing to see."""
+    from mrt5cli.subject import history
 
     if subject.run is None:
         raise UserError(
@@ -162,9 +162,11 @@ def _history(subject: Subject) -> list[Subject]:
             f"{subject.name} is one checkpoint, and --heatmap shows all of a run",
             f"name the run: {shown(subject.run.path)}",
         )
-    run, steps = subject.run, subject.run.saved_steps()
+    steps = subject.run.saved_steps()
     if not steps:
-        raise UserError(f"{run.path} has no checkpoints left to show", "leave out --heatmap to see its model")
+        raise UserError(
+            f"{subject.run.path} has no checkpoints left to show", "leave out --heatmap to see its model"
+        )
     training = None if subject.recipe is None else subject.recipe.training
     if len(steps) < FEW_CHECKPOINTS and training is not None:
         say_on_stderr(
@@ -172,8 +174,7 @@ def _history(subject: Subject) -> list[Subject]:
             f"training.keep_checkpoints={training.keep_checkpoints} and training.save_steps="
             f"{training.save_steps}; to see more, train with a larger first or a smaller second"
         )
-    found = [find_subject(str(run.checkpoint(step))) for step in steps]
-    return [*found, subject] if run.is_finished else found
+    return history(subject)
 
 
 def _label(subject: Subject, heatmap: bool) -> str:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from mrt5cli.byte_tokens import PAD
 from mrt5cli.errors import UserError
 from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration
+from mrt5cli.models.shorteners import SHORTENERS
 from mrt5cli.recipe.shorteners import of_config, of_type
 from mrt5cli.tasks.base import Batch, Task
 
@@ -106,7 +107,15 @@ def calibrate(
         raise UserError("there is no text to calibrate the threshold on")
     lowest = max(of_config(model.config).lowest_gate_value, -1e9)  # log sigmoid has none
     nothing = Calibration(0.0, lowest - 1, 0.0, len(values))
-    return [nearest(values, rate) if rate else nothing for rate in rates]
+    found = []
+    for rate in rates:
+        if not rate:
+            found.append(nothing)
+        elif (told := SHORTENERS[kind].threshold_at(model.config, rate)) is not None:
+            found.append(Calibration(rate, told, float((values <= told).mean()), len(values)))
+        else:
+            found.append(nearest(values, rate))
+    return found
 
 
 def calibrate_on_task(

@@ -50,7 +50,8 @@ class MrT5Config(T5Config):
         deletion_threshold: gate values above it are kept in hard deletion. None means the middle of the
             gate's range: `sigmoid_mask_scale` / 2, or log 0.5 for the log-sigmoid gate.
         deletion_rate: share of positions that `deletion_threshold` was calibrated to delete, 0 to 1; None
-            where nobody calibrated it, or the threshold has been moved since. Nothing is computed from it.
+            where nobody calibrated it, or the threshold has been moved since. Only the quantile gate has its
+            default threshold from it.
         inference_deletion: how a model in eval mode deletes when a call does not say: "hard" removes bytes,
             "soft" only gates them. Checkpoints that do not say are soft, as the authors' code is; models that
             this toolkit makes say "hard". In training mode, deletion is soft unless a call says otherwise.

@@ -61,11 +61,12 @@ def names(lines: list[dict[str, Any]]) -> list[str]:
 @pytest.mark.parametrize("name", ANALYSES)
 def test_documents_are_json_and_name_nothing_missing(plan: SuitePlan, name: str) -> None:
     seen: list[tuple[str, str, int]] = []
-    runs = replace(plan.experiment_runs(LANGUAGES), progress=lambda *done: seen.append(done))
+    experiment = LETTERS if name == "gate_training" else LANGUAGES
+    runs = replace(plan.experiment_runs(experiment), progress=lambda *done: seen.append(done))
     found = run_analysis(name, runs)
     assert json.loads(json.dumps(found, allow_nan=False)) == json.loads(json.dumps(found))
     assert found["missing"] == []
-    assert bool(seen) == (name in ("per_sample", "deletion_patterns", "softmax1"))
+    assert bool(seen) == (name in ("per_sample", "deletion_patterns", "softmax1", "gate_training"))
 
 
 def test_an_unknown_analysis_is_refused(plan: SuitePlan) -> None:
@@ -212,6 +213,13 @@ def test_shown_texts_are_whole(plan: SuitePlan) -> None:
             assert len(text) > 16
             states = {state for _, state in shown["runs"]}
             assert ("bar" in states) == (model["family"] == "CP")
+
+
+def test_gates_are_followed_only_where_it_is_known_what_can_go(plan: SuitePlan) -> None:
+    with pytest.raises(
+        UserError, match="no finished run of languages has a delete_gate and a task that knows"
+    ):
+        run_analysis("gate_training", plan.experiment_runs(LANGUAGES))
 
 
 letters = st.text("ABCDabcdeiouXz", max_size=40)

@@ -96,6 +96,23 @@ def patterns(*models: dict[str, object]) -> list[Drawing]:
     return drawings("deletion_patterns", compared=known, deletion_patterns={"models": models})
 
 
+def learning(recipe: str, *checkpoints: dict[str, object]) -> dict[str, object]:
+    return {"recipe": recipe, "seed": 1, "task": "t", "examples": 9, "checkpoints": checkpoints}
+
+
+def checkpoint(
+    step: int, logit: float | None, open_: float | None, closed: float | None
+) -> dict[str, object]:
+    """Of a run's gate, where nothing is known of one class, and nothing could be told apart at first."""
+    of = None if logit is None else {"low": logit - 1, "median": logit, "high": logit + 2}
+    gradients = {"open": open_, "closed": closed}
+    return {
+        "step": step, "logits": {"needed": of, "not_needed": None, "markers": of},
+        "gradients": dict.fromkeys(("needed", "not_needed", "markers"), gradients),
+        "gate_auc": 0.7, "probe_auc": None if step == 1 else 1.0,
+    }  # fmt: skip
+
+
 def saved(family: str, rate: float) -> dict[str, object]:
     """A line of the analyses of time and arithmetic."""
     return {
@@ -153,6 +170,16 @@ DRAWINGS: dict[str, Callable[[], list[Drawing]]] = {
     ),
     "patterns-without-text": lambda: patterns(pattern("gate", {"vowel": 1.0}, [])),
     "laws": lambda: drawings("settling", settling={"within": 1.0, "runs": CURVES}),
+    "learning": lambda: drawings(
+        "gate_training",
+        gate_training={
+            "models": [
+                learning("a/gate", checkpoint(1, 3.0, 0.5, None), checkpoint(2, -3.0, None, 1e-9)),
+                learning("a/gate", checkpoint(1, 2.0, 0.4, 0.0)),
+                learning(LONG, checkpoint(7, None, 0.0, None)),
+            ]
+        },
+    ),
     "time": lambda: drawings("runtime", runtime=TIMES),
 }  # fmt: skip
 

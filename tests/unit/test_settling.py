@@ -20,7 +20,13 @@ LAWS = Experiment(
     "Laws",
     None,
     "Starts.",
-    ("miniature/byt5", "miniature/random_50", "miniature/controller_p_closed", "miniature/mrt5_50"),
+    (
+        "miniature/byt5",
+        "miniature/random_50",
+        "miniature/controller_p_closed",
+        "miniature/mrt5_50",
+        "miniature/controller_quantile",
+    ),
 )
 
 
@@ -104,9 +110,11 @@ def test_of_runs_only_those_with_a_target_are_looked_at_and_missed(tmp_path: Pat
     with pytest.raises(UserError, match="no run of laws with a target has logged"):
         run_analysis("settling", plan.experiment_runs(LAWS))
     lines = ['{"step": 1, "deletion_rate": 0.9}', '{"step": 2, "validation": {}}']
-    write_text(jobs["miniature/controller_p_closed"].run.metrics_path, "\n".join([*lines, ""]))
+    for name in ("miniature/controller_p_closed", "miniature/controller_quantile"):
+        write_text(jobs[name].run.metrics_path, "\n".join([*lines, ""]))
     found = run_analysis("settling", plan.experiment_runs(LAWS))
-    [line] = found["runs"]
+    line, other = found["runs"]
+    assert (other["law"], other["start"], other["target"]) == ("quantile_gate", "any", 0.5)
     assert (line["law"], line["start"], line["target"]) == ("p", "closed", 0.5)
     assert line["curve"] == {"step": [1], "deletion_rate": [0.9]} and line["settled"] is None
     assert (line["missed"], line["loss"]) == (pytest.approx(3.0), 1.2)

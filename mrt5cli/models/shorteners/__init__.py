@@ -12,6 +12,7 @@ from mrt5cli.models.shorteners.delete_gate import DeleteGate
 from mrt5cli.models.shorteners.fixed import FixedGate
 from mrt5cli.models.shorteners.gate import Gate
 from mrt5cli.models.shorteners.hnet import Router
+from mrt5cli.models.shorteners.quantile_gate import QuantileGate
 from mrt5cli.models.shorteners.random import RandomGate
 
 __all__ = ["SHORTENERS", "WITHOUT_MODULE", "Gate", "Reference", "Sequences", "Shortener", "Shortening"]
@@ -35,5 +36,5 @@ def register(shortener: type[Shortener]) -> type[Shortener]:
     return shortener
 
 
-for _shortener in (DeleteGate, RandomGate, FixedGate, BoundaryPredictor, Convolution, Router):
+for _shortener in (DeleteGate, RandomGate, FixedGate, BoundaryPredictor, Convolution, Router, QuantileGate):
     register(_shortener)

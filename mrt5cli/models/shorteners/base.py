@@ -146,6 +146,11 @@ class Shortener(nn.Module):
         return config.sigmoid_mask_scale / 2
 
     @classmethod
+    def threshold_at(cls, config: MrT5Config, rate: float) -> float | None:
+        """The threshold that deletes a share, 0 to below 1, of any text; None where the text decides."""
+        return None
+
+    @classmethod
     def check(cls, config: MrT5Config) -> None:
         """Raise ValueError if its fields of a configuration do not make sense."""
 

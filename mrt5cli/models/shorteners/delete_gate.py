@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
-from mrt5cli.models.shorteners.base import norm_in_float32
+from mrt5cli.models.shorteners.base import Reference, norm_in_float32
 from mrt5cli.models.shorteners.gate import GATE_OF_THE_REFERENCE, Gate
 
 if TYPE_CHECKING:  # a configuration knows its shorteners
@@ -25,8 +25,8 @@ if TYPE_CHECKING:  # a configuration knows its shorteners
 class DeleteGate(Gate):
     """MrT5's learned gate: logit z = w . norm(h) + b; value scale * sigmoid(-z), or log sigmoid(z)."""
 
-    deletion_types = ("scaled_sigmoid", "log_sigmoid")
-    reference = replace(
+    deletion_types: ClassVar[tuple[str, ...]] = ("scaled_sigmoid", "log_sigmoid")
+    reference: ClassVar[Reference | None] = replace(
         GATE_OF_THE_REFERENCE,
         fixed=frozenset(
             ("gate_layer_norm_type", "gumbel_noise_law", "row_without_survivors", "hard_delete_positions")
@@ -55,10 +55,13 @@ class DeleteGate(Gate):
             self.layer_norm = T5LayerNorm(config.d_model, eps=config.layer_norm_epsilon)
         self.feed_forward = nn.Linear(config.d_model, 1)
 
+    def read(self, states: Tensor) -> Tensor:
+        """(B, L, D) in float32, what its linear layer sees of states (B, L, D)."""
+        return states.float() if self.layer_norm is None else norm_in_float32(self.layer_norm, states)
+
     def score(self, states: Tensor, padding: Tensor, input_ids: Tensor | None) -> tuple[Tensor, Tensor]:
         weight, bias = self.feed_forward.weight.float(), self.feed_forward.bias.float()
-        states = states.float() if self.layer_norm is None else norm_in_float32(self.layer_norm, states)
-        logits_BL = F.linear(states, weight, bias).squeeze(-1)
+        logits_BL = F.linear(self.read(states), weight, bias).squeeze(-1)
         if self.training and self.noise is not None:
             # The difference of two samples has mean zero; the reference's one has mean 0.58.
             noise_BL = _gumbel(logits_BL)

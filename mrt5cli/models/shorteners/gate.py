@@ -50,7 +50,7 @@ class Gate(Shortener):
         """Gate values (B, L) in float32, from `scale` (delete) to 0 (keep), and logits (B, L) or None."""
         raise NotImplementedError
 
-    def forward(self, given: Sequences, *, hard: bool, threshold: float | None) -> Shortening:
+    def forward(self, given: Sequences, *, hard: bool, threshold: float | Tensor | None) -> Shortening:
         states, mask, padding = given.states, given.mask, given.padding
         if self.spares_padding:
             padding = torch.zeros_like(padding)

@@ -69,7 +69,7 @@ class Router(Gate):
         probability_BL = probability_BL.masked_fill(first, 1.0)
         return (self.scale * (1 - probability_BL)).masked_fill(padding, self.scale), None
 
-    def forward(self, given: Sequences, *, hard: bool, threshold: float | None) -> Shortening:
+    def forward(self, given: Sequences, *, hard: bool, threshold: float | Tensor | None) -> Shortening:
         shortening = super().forward(given, hard=hard, threshold=threshold)
         values_BL, keep_BL = shortening.delete_gate_output, shortening.keep_mask
         assert values_BL is not None and keep_BL is not None  # a gate's

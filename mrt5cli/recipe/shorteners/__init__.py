@@ -17,6 +17,7 @@ from mrt5cli.recipe.shorteners.fixed import FixedGate as FixedGate
 from mrt5cli.recipe.shorteners.hnet import HNet as HNet
 from mrt5cli.recipe.shorteners.nothing import NoShortener as NoShortener
 from mrt5cli.recipe.shorteners.nothing import SourceRemoved as SourceRemoved
+from mrt5cli.recipe.shorteners.quantile_gate import QuantileGate as QuantileGate
 from mrt5cli.recipe.shorteners.random import RandomGate as RandomGate
 
 SHORTENERS: list[type[ShortenerSection]] = [
@@ -27,6 +28,7 @@ SHORTENERS: list[type[ShortenerSection]] = [
     BoundaryPredictor,
     Convolution,
     HNet,
+    QuantileGate,
     SourceRemoved,
 ]
 """Every kind, in the order that messages list them."""

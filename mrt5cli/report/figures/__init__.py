@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from mrt5cli.errors import UserError
 from mrt5cli.report.figures.against_reduction import gate_placement, loss_against_reduction, macs, runtime
 from mrt5cli.report.figures.deletion_patterns import deletion_patterns
+from mrt5cli.report.figures.gate_training import gate_training
 from mrt5cli.report.figures.per_language import per_language
 from mrt5cli.report.figures.per_sample import per_sample
 from mrt5cli.report.figures.settling import settling
@@ -26,6 +27,7 @@ FIGURES: Mapping[str, Callable[[Results, Sequence[Compared], str], list[Drawing]
         macs,
         per_sample,
         deletion_patterns,
+        gate_training,
         runtime,
         settling,
     )
