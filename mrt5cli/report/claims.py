@@ -12,10 +12,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from mrt5cli.analysis.compute import Sizes, macs
 from mrt5cli.analysis.per_sample import fisher_mean
+from mrt5cli.analysis.settling import WITHIN
 from mrt5cli.data.languages import LANGUAGES
 from mrt5cli.metrics import Z_95
 from mrt5cli.metrics.catalog import WHOLE_TARGETS
@@ -193,6 +195,47 @@ def hits_targets(runs: pd.DataFrame, analyses: Analyses) -> Finding:
         f"farthest is {worst.model} seed {worst.seed}, {worst.deleted:.1%} for {worst.target:.0%}"
     )
     return hits == len(rows), sentence, rows
+
+
+@_claim(
+    "From every start, a law brings the deletion rate to within 1 point of its target (our own comparison)."
+)
+def controller_settles(runs: pd.DataFrame, analyses: Analyses) -> Finding:
+    """By law: how many runs end on target on test text, and how they came there; the best is recommended."""
+    if "settling" not in analyses:
+        return None, NOT_THERE + "analysis settling", NOTHING
+    found = pd.DataFrame(analyses["settling"]["runs"]).dropna(subset="missed")
+    if found.empty:
+        return None, "no run with a target was evaluated", NOTHING
+    found["settled"] = found.settled.astype(float).fillna(math.inf)  # never is later than any step
+    rows = found.groupby("law", sort=False).agg(
+        runs=("missed", "size"),
+        within_1_point=("missed", lambda points: int((points.abs() <= WITHIN).sum())),
+        farthest_points=("missed", lambda points: points[points.abs().idxmax()]),
+        never_settled=("settled", lambda steps: int(np.isinf(steps).sum())),
+        median_settling_step=("settled", "median"),
+        worst_overshoot_points=("overshoot", "max"),
+        mean_spread_points=("spread", "mean"),
+        mean_loss=("loss", "mean"),
+    )
+    rows = rows.reset_index()
+    whole = rows[rows.within_1_point == rows.runs]
+    order = ["median_settling_step", "mean_spread_points"]
+    first = whole.sort_values(order).law.tolist()[:1]
+    each = "; ".join(
+        f"{row.law} {row.within_1_point} of {row.runs} (farthest {row.farthest_points:+.1f} points, settled "
+        + ("never" if math.isinf(row.median_settling_step) else f"by step {row.median_settling_step:.0f}")
+        + f" in the median, spread {row.mean_spread_points:.2f})"
+        for row in rows.itertuples()
+    )
+    advice = (
+        f"for new work: {first[0]}" if first else "none has all of its runs there, so none is recommended"
+    )
+    return (
+        bool(first),
+        f"runs within 1 point on test text: {each}; {advice}",
+        rows.replace(math.inf, math.nan),
+    )
 
 
 # --- what is deleted ----------------------------------------------------------------------------------------
