@@ -64,7 +64,9 @@ def tiny(variant: str, *, seed: int = 0, awake: bool = True, **fields: Any) -> M
 def wake(model: MrT5ForConditionalGeneration) -> None:
     """Make a shortener that learns delete, or end segments, here and there."""
     for name, parameter in model.named_parameters():
-        if "delete_gate.feed_forward" in name or "boundary_predictor.boundary_predictor.2" in name:
+        if name.endswith("delete_gate.knots"):
+            parameter.data.mul_(20)  # the quantiles of the scores, which the weights below scale
+        elif "delete_gate.feed_forward" in name or "boundary_predictor.boundary_predictor.2" in name:
             if name.endswith("bias"):
                 parameter.data.zero_()
             else:

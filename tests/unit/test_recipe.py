@@ -282,7 +282,7 @@ WRONG = [
     ("training.lerning_rate=1", "unknown key; did you mean learning_rate?"),
     ("trainig.max_steps=1", "unknown key; did you mean training?"),
     ("model.shortener.layr=1", "unknown key; did you mean layer?"),
-    ("model.shortener.rate=0.5", "not a setting of kind 'delete_gate' but of 'random'"),
+    ("model.shortener.rate=0.5", "not a setting of kind 'delete_gate' but of 'random' or 'quantile_gate'"),
     ("controller.alpha=1", "not a setting of kind 'pi' but of 'constant'"),
     (
         "task.languages=[en]",
