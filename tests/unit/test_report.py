@@ -96,9 +96,10 @@ TINY = Experiment(
     "What & why.",
     ("multilingual_v3/byt5", "multilingual_v3/mrt5_50", "softmax_ablation/mrt5_50", "multilingual_v3/bp_50"),
     baseline="multilingual_v3/byt5",
-    analyses=("per_sample", "compute", "runtime", "deletion_patterns", "gate_placement", "softmax1"),
+    analyses=("per_sample", "compute", "runtime", "deletion_patterns", "gate_placement", "softmax1",
+              "dial"),
     figures=("loss_against_reduction", "per_language", "gate_placement", "macs", "per_sample",
-             "deletion_patterns", "runtime"),
+             "deletion_patterns", "runtime", "any_rate"),
     claims=tuple(CLAIMS),
 )  # fmt: skip
 
@@ -267,6 +268,7 @@ def test_every_analysis_figure_and_claim_is_shown(tiny: tuple[SuitePlan, Path]) 
         "Time on ",
         "By the gate's layer",
         "Softmax1 minus softmax",
+        "At other rates than their own",
         "What is deleted",
         "Deleted of each kind of byte",
         "Multiply-accumulates",
