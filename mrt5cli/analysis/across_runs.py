@@ -15,6 +15,7 @@ from mrt5cli.analysis.gate_training import gate_training
 from mrt5cli.analysis.per_sample import per_sample
 from mrt5cli.analysis.runs import ExperimentRuns
 from mrt5cli.analysis.runtime import gate_placement, runtime
+from mrt5cli.analysis.settling import settling
 from mrt5cli.analysis.softmax1 import softmax1
 from mrt5cli.errors import UserError
 from mrt5cli.metrics.results import Json
@@ -27,6 +28,7 @@ ANALYSES: Mapping[str, Callable[[ExperimentRuns], Json]] = {
     "gate_training": gate_training,
     "gate_placement": gate_placement,
     "softmax1": softmax1,
+    "settling": settling,
     "dial": dial,
 }
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from functools import cache
 
 import mpmath
+
+from mrt5cli.metrics import Z_80, Z_95
 
 
 def two_sided_p(t: float, freedom: float) -> float:
@@ -36,3 +39,15 @@ def interval_of_mean(values: Sequence[float]) -> tuple[float, float] | None:
     variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1)
     half = critical_t(count - 1) * math.sqrt(variance / count)
     return mean - half, mean + half
+
+
+def values_needed(values: Sequence[float]) -> int | None:
+    """Values whose 95 % interval of the mean would leave out 0 80 times in 100, were mean and spread these.
+
+    By the normal approximation with Guenther's correction for the t distribution. None for fewer than two
+    values, or where their mean is 0.
+    """
+    if len(values) < 2 or (mean := statistics.fmean(values)) == 0:
+        return None
+    spread = statistics.stdev(values) / mean
+    return max(2, math.ceil((spread * (Z_95 + Z_80)) ** 2 + Z_95**2 / 2))

@@ -34,11 +34,12 @@ def analysis_tables(name: str, document: Json) -> list[Table]:
     return [table, *(_parts(document["models"]) if name == "deletion_patterns" else [])]
 
 
-def _cell(line: Json, key: str, show: str = "", digits: int | None = None) -> str:
-    """A line's value of that key, as it is shown."""
-    value, decimals = line[key], {} if digits is None else {"digits": digits}
+def _cell(line: Json, key: str, show: str = "", digits: int | None = None, of: str = "") -> str:
+    """A line's value of that key, as it is shown; `of` ends the keys of its interval."""
+    # Numbers are not there where an older version of the toolkit has made the document.
+    value, decimals = line.get(key), {} if digits is None else {"digits": digits}
     if show == "interval":
-        ends = None if line["low"] is None else (line["low"], line["high"])
+        ends = None if value is None or line[f"low{of}"] is None else (line[f"low{of}"], line[f"high{of}"])
         return number(value, **decimals) + interval(ends, digits or 0)
     if show == "chance":
         return "< 0.001" if value is not None and value < 0.001 else number(value, 3)
@@ -62,8 +63,11 @@ def _losses(document: Json) -> Iterable[Json]:
 def _means(name: str, document: Json) -> list[tuple[str, ...]]:
     """The rows below an analysis's lines: means over families of models, or over seeds."""
     if name == "per_sample":
-        means = document["families"].items()
-        return [(f"mean of {family} (Fisher's z)", "", number(mean, 3), "") for family, mean in means]
+        means, nats = document["families"], document.get("families_nats", {})
+        return [
+            (f"mean of {family} (Fisher's z)", "", "", number(mean, 3), "", number(nats.get(family), 3), "")
+            for family, mean in means.items()
+        ]
     gaps: dict[str, list[float]] = {}
     for line in document.get("losses", ()):
         gaps.setdefault(line["recipe"], []).append(line["difference"])

@@ -21,7 +21,7 @@ from mrt5cli.analysis.per_sample import Samples, correlation, measured
 from mrt5cli.byte_tokens import encode
 from mrt5cli.errors import UserError
 from mrt5cli.suite.jobs import Experiment, SuitePlan
-from mrt5cli.writing import write_json
+from mrt5cli.writing import write_json, write_text
 
 LANGUAGES = Experiment(
     "languages",
@@ -45,6 +45,8 @@ LETTERS = Experiment("letters", "Letters", "v3", "Merging.", ("diagnostic_v3/mer
 def plan(tmp_path_factory: pytest.TempPathFactory) -> SuitePlan:
     made = make_plan(tmp_path_factory.mktemp("runs"), [LANGUAGES, LETTERS])
     train(made, runtime=True)
+    for job in made.trainings:
+        write_text(job.run.metrics_path, '{"step": 1, "deletion_rate": 0.5}\n')
     return made
 
 

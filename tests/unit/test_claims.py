@@ -176,16 +176,26 @@ def test_targets_are_hit_within_the_tolerance_on_either_side(off, holds):
 
 
 @pytest.mark.parametrize(
-    ("precision", "recall", "holds"), [(1.0, 0.97, True), (0.98, 1.0, False), (1.0, 0.5, False)]
+    ("claim", "kind"),
+    [("gate_finds_the_letters", "delete_gate"), ("told_gate_finds_the_letters", "quantile_gate")],
 )
-def test_a_gate_must_delete_the_letters_and_only_them(precision, recall, holds):
-    gate = result(
-        "merge", "delete_gate", task="merge_ABC", gate_precision=precision, gate_recall=recall, rate=0.19
-    )
-    base = result("merge_byt5", "none", task="merge_ABC", sequence_accuracy=0.99)
-    claim = judge("gate_finds_the_letters", Evidence([base, gate]))
-    assert claim.holds is holds
-    assert claim.rows[0]["byt5_sequence_accuracy"] == 0.99
+@pytest.mark.parametrize(
+    ("precision", "recall", "tokens", "holds"),
+    [
+        (1.0, 0.97, 0.9985, True),
+        (0.98, 1.0, 0.9985, False),
+        (1.0, 0.5, 0.9985, False),
+        (1.0, 0.97, 0.9975, False),
+    ],
+)
+def test_a_gate_must_delete_the_letters_and_only_them(claim, kind, precision, recall, tokens, holds):
+    measured = {"gate_precision": precision, "gate_recall": recall, "rate": 0.19}
+    gate = result("merge", kind, task="merge_ABC", token_accuracy=tokens, **measured)
+    base = result("merge_byt5", "none", task="merge_ABC", token_accuracy=1.0, sequence_accuracy=0.99)
+    found = judge(claim, Evidence([base, gate]))
+    assert found.holds is holds
+    assert found.rows[0]["byt5_sequence_accuracy"] == 0.99
+    assert f"{int(tokens > 0.998)} with tokens right as often" in found.sentence
 
 
 @pytest.mark.parametrize(
@@ -235,6 +245,46 @@ def test_each_attention_is_compared_with_its_own_byt5_as_far_as_the_test_text_ca
     assert claim.holds is holds
     assert ("too close to call" in claim.sentence) is (holds is None and half is not None)
     assert [row["above_byt5"] for row in claim.rows] == pytest.approx([0.1, softmax_loss - 1.5])
+
+
+class TestControllerSettles:
+    LAWS = ("p", "pi", "pi_two_sided")
+
+    def judged(self, missed, settled, spread=(0.5, 0.5, 0.5)):
+        """Of runs of each law: by how many points they miss, and when they settle."""
+        runs = [
+            {
+                "law": law, "recipe": f"{law}_{place}", "seed": 42, "missed": off, "settled": step,
+                "overshoot": 9.0, "spread": wide, "loss": 1.2,
+            }
+            for law, offs, steps, wide in zip(self.LAWS, missed, settled, spread, strict=True)
+            for place, (off, step) in enumerate(zip(offs, steps, strict=True))
+        ]  # fmt: skip
+        given = [result("mrt5_50", "delete_gate", rate=0.5)]
+        return judge("controller_settles", Evidence(given, analyses={"settling": {"runs": runs}}))
+
+    def test_the_earliest_of_those_with_all_runs_on_target_is_recommended(self):
+        missed = [(0.1, 3.2, -0.1), (1.0, -0.9, 0.2), (0.3, -1.0, 0.0)]
+        claim = self.judged(missed, [(10, 10, 10), (300, None, 320), (150, 200, None)])
+        assert claim.holds is True
+        assert claim.sentence.endswith("for new work: pi_two_sided")
+        assert "p 2 of 3 (farthest +3.2 points, settled by step 10 " in claim.sentence
+        assert [row["within_1_point"] for row in claim.rows] == [2, 3, 3]
+        assert [row["median_settling_step"] for row in claim.rows] == [10, 320, 200]
+        assert [row["never_settled"] for row in claim.rows] == [0, 1, 1]
+
+    def test_of_two_as_early_the_steadier_is_recommended(self):
+        claim = self.judged([(0.0,)] * 3, [(100,)] * 3, spread=(0.5, 0.1, 0.2))
+        assert claim.sentence.endswith("for new work: pi")
+
+    def test_where_none_has_all_runs_on_target_none_is_recommended(self):
+        claim = self.judged([(0.0, 1.1), (-1.1, 0.0), (2.0, -2.0)], [(100, None)] * 3)
+        assert claim.holds is False
+        assert "none is recommended" in claim.sentence and "settled never in the median" in claim.sentence
+        assert "Infinity" not in json.dumps(claim.rows)
+
+    def test_runs_without_results_on_test_text_decide_nothing(self):
+        assert self.judged([(None,)] * 3, [(100,)] * 3).holds is None
 
 
 class TestAnyRate:

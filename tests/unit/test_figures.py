@@ -127,6 +127,15 @@ CURVE = [
     {"deletion_rate": 1.0, "paper_relative": 0.28, "relative": 0.29},
 ]
 TIMES = {"device_name": "a machine", "batch_size": 8, "runs": [saved("MrT5", 0.5)]}
+CURVES = [
+    {"law": law, "start": start, "target": 0.5, "curve": {"step": [10, 20], "deletion_rate": [first, 0.5]}}
+    for law, start, first in (
+        ("p", "open", 0.1),
+        ("p", "closed", 0.9),
+        ("p", "half", 0.4),
+        ("own", "any", 0.5),
+    )
+]
 DIAL = [
     {"recipe": recipe, "seed": seed, "kind": kind, "target": target, "wanted": wanted, "reached": reached,
      "loss": loss + seed / 1000}
@@ -175,6 +184,7 @@ DRAWINGS: dict[str, Callable[[], list[Drawing]]] = {
         pattern(LONG, {"vowel": 0.5}, [("some", "kept"), (" text" * 40, "deleted")]),
     ),
     "patterns-without-text": lambda: patterns(pattern("gate", {"vowel": 1.0}, [])),
+    "laws": lambda: drawings("settling", settling={"within": 1.0, "runs": CURVES}),
     "dial": lambda: drawings("any_rate", dial={"points": DIAL}),
     "learning": lambda: drawings(
         "gate_training",

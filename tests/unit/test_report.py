@@ -25,7 +25,7 @@ from mrt5cli.report.page import write_report
 from mrt5cli.report.tables import HEADERS, in_unit, number
 from mrt5cli.suite.jobs import Experiment, SuitePlan
 from mrt5cli.suite.suites import load_suite
-from mrt5cli.writing import write_json
+from mrt5cli.writing import write_json, write_text
 
 PAPER = load_suite("paper")
 VOID = {"meta", "br", "hr", "img"}
@@ -97,9 +97,9 @@ TINY = Experiment(
     ("multilingual_v3/byt5", "multilingual_v3/mrt5_50", "softmax_ablation/mrt5_50", "multilingual_v3/bp_50"),
     baseline="multilingual_v3/byt5",
     analyses=("per_sample", "compute", "runtime", "deletion_patterns", "gate_placement", "softmax1",
-              "dial"),
+              "settling", "dial"),
     figures=("loss_against_reduction", "per_language", "gate_placement", "macs", "per_sample",
-             "deletion_patterns", "runtime", "any_rate"),
+             "deletion_patterns", "runtime", "settling", "any_rate"),
     claims=tuple(CLAIMS),
 )  # fmt: skip
 
@@ -110,6 +110,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[SuitePlan, Path]:
     root = tmp_path_factory.mktemp("tiny")
     plan = make_plan(root / "runs", [TINY])
     train(plan, runtime=True)
+    for job in plan.trainings:
+        write_text(job.run.metrics_path, '{"step": 1, "deletion_rate": 0.5}\n')
     for name in TINY.analyses:
         write_json(plan.analysis(TINY, name), run_analysis(name, plan.experiment_runs(TINY)))
     write_report(plan, root / "report")
@@ -268,6 +270,7 @@ def test_every_analysis_figure_and_claim_is_shown(tiny: tuple[SuitePlan, Path]) 
         "Time on ",
         "By the gate's layer",
         "Softmax1 minus softmax",
+        "stays within 1 point, or 2",
         "At other rates than their own",
         "What is deleted",
         "Deleted of each kind of byte",

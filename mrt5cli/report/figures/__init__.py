@@ -14,6 +14,7 @@ from mrt5cli.report.figures.deletion_patterns import deletion_patterns
 from mrt5cli.report.figures.gate_training import gate_training
 from mrt5cli.report.figures.per_language import per_language
 from mrt5cli.report.figures.per_sample import per_sample
+from mrt5cli.report.figures.settling import settling
 from mrt5cli.report.figures.style import Drawing
 from mrt5cli.report.results import Results
 from mrt5cli.report.verdicts import Compared
@@ -29,6 +30,7 @@ FIGURES: Mapping[str, Callable[[Results, Sequence[Compared], str], list[Drawing]
         deletion_patterns,
         gate_training,
         runtime,
+        settling,
         any_rate,
     )
 }

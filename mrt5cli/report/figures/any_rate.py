@@ -28,6 +28,7 @@ LINES = {ONE_EACH: LOOKS["MrT5"], MOVED: LOOKS["Random"], TOLD: Look(LOOKS["Fixe
 ABOVE = "loss above ByT5 (nats per token)"
 LINEAR = 0.1
 """Nats up to which the axis is linear; the losses of a moved threshold would leave no room for the others."""
+TICKS = (0.0, 0.02, 0.05, LINEAR, 0.2, 0.5, 1.0, 2.0, 5.0)
 
 
 def any_rate(results: Results, compared: Sequence[Compared], name: str) -> list[Drawing]:
@@ -49,7 +50,9 @@ def any_rate(results: Results, compared: Sequence[Compared], name: str) -> list[
         axes.set_yscale("symlog", linthresh=LINEAR)
         # Its own labels are mathematics, which figures do not set.
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}".replace("-", "\N{MINUS SIGN}"))
-        axes.set(xlabel=DELETED, ylabel=ABOVE)
+        axes.set(xlabel=DELETED, ylabel=ABOVE, yticks=TICKS)
+        ends = [end for point in points for end in (point.y, *(point.interval or ()))]
+        axes.set_ylim(min(0.0, *ends) - LINEAR / 10, 1.3 * max(LINEAR, *ends))
         legend_above(figure, columns=3)
 
     caption = (

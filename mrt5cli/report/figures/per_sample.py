@@ -9,6 +9,7 @@ from itertools import chain
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from mrt5cli.metrics.results import Json
 from mrt5cli.report.figures.style import INK, Drawing, draw, look_of, numbers
@@ -17,6 +18,8 @@ from mrt5cli.report.tables import number
 from mrt5cli.report.verdicts import Compared
 
 COLUMNS = 5
+DOTS = 1_000
+"""That a panel shows at most: more of them are one blot, and megabytes."""
 
 
 def per_sample(results: Results, compared: Sequence[Compared], name: str) -> list[Drawing]:
@@ -28,6 +31,10 @@ def per_sample(results: Results, compared: Sequence[Compared], name: str) -> lis
     if not families:
         return []
     known = {one.recipe: one.value for one in compared if one.row.metric == "pearson_r"}
+    # The paper's percent beside its numbers; else nats, which a model that solves its task has as well. An
+    # older version of the toolkit has left no nats.
+    nats = not known and "r_nats" in document["models"][0]
+    unit, r, rise = ("nats", "r_nats", "loss_increase_nats") if nats else ("%", "r", "loss_increase_percent")
     seeds = len({model["seed"] for model in document["models"]}) > 1 and bool(results.experiment.seeds)
     columns = min(COLUMNS, max(map(len, families.values())))
     lines = [of[start : start + columns] for of in families.values() for start in range(0, len(of), columns)]
@@ -39,23 +46,24 @@ def per_sample(results: Results, compared: Sequence[Compared], name: str) -> lis
             if model is None:
                 continue
             title = short_name(model["recipe"]) + (f", seed {model['seed']}" if seeds else "")
-            title += f"\nr = {'none' if model['r'] is None else number(model['r'], 2)}"
+            title += f"\nr = {'none' if model[r] is None else number(model[r], 2)}"
             if model["recipe"] in known:
                 title += f"\npublished {number(known[model['recipe']], 2)}"
             axes.set_title(title, fontsize=7.5)
-            _panel(axes, model)
+            _panel(axes, model["family"], np.array([model["deleted_percent"], model[rise]], float))
         for above, model in zip(grid[-2 * columns : -columns], panels[-columns:], strict=False):
             if model is None:  # nothing is below: the panel above has the ticks
                 above.tick_params(labelbottom=True)
         figure.supxlabel("deleted from the sample (%)", fontsize=9)
-        figure.supylabel("rise of its loss over ByT5's (%)", fontsize=9)
+        figure.supylabel(f"rise of its loss over ByT5's ({unit})", fontsize=9)
 
+    few = f"; dots are {DOTS:,} of them, at even distances" if document["samples"] > DOTS else ""
     caption = (
         f"{document['samples']:,} samples, batch size 1: rise of each sample's loss over ByT5's against the "
-        "share deleted from it, with the line of least squares."
+        f"share deleted from it, with the line of least squares{few}."
     )
     shown = [
-        (model["recipe"], str(model["seed"]), number(model["r"], 3), number(known.get(model["recipe"]), 3))
+        (model["recipe"], str(model["seed"]), number(model[r], 3), number(known.get(model["recipe"]), 3))
         for model in document["models"]
     ]
     return [
@@ -67,14 +75,17 @@ def per_sample(results: Results, compared: Sequence[Compared], name: str) -> lis
     ]  # fmt: skip
 
 
-def _panel(axes: Axes, model: Json) -> None:
-    x, y = np.array(model["deleted_percent"], float), np.array(model["loss_increase_percent"], float)
+def _panel(axes: Axes, family: str, points: NDArray[np.float64]) -> None:
+    """Paint (2, n) points; those without a percentage are NaN, and left out."""
+    points = points[:, np.isfinite(points).all(axis=0)]
+    shown = points[:, np.linspace(0, points.shape[1] - 1, min(DOTS, points.shape[1])).astype(int)]
     # A dot a sample as one path, each a stroke too short to see but for its round ends: a tenth of the file
     # that as many markers make.
-    dots = [list(chain.from_iterable((value, value, math.nan) for value in column)) for column in (x, y)]
-    colour = look_of(model["family"]).colour
+    dots = [list(chain.from_iterable((value, value, math.nan) for value in column)) for column in shown]
+    colour = look_of(family).colour
     axes.plot(*dots, color=colour, linewidth=2.2, alpha=0.45, solid_capstyle="round")
-    if model["r"] is not None:
+    x, y = points
+    if np.ptp(x) > 0:
         slope, level = np.polyfit(x, y, 1)
         ends = np.array([x.min(), x.max()])
         axes.plot(ends, slope * ends + level, color=INK, linewidth=1.1)
