@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 
 from mrt5cli.analysis.compute import compute
 from mrt5cli.analysis.deletion_patterns import deletion_patterns
+from mrt5cli.analysis.dial import dial
 from mrt5cli.analysis.gate_training import gate_training
 from mrt5cli.analysis.per_sample import per_sample
 from mrt5cli.analysis.runs import ExperimentRuns
@@ -28,6 +29,7 @@ ANALYSES: Mapping[str, Callable[[ExperimentRuns], Json]] = {
     "gate_placement": gate_placement,
     "softmax1": softmax1,
     "settling": settling,
+    "dial": dial,
 }
 
 

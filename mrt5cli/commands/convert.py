@@ -75,7 +75,8 @@ Threshold = Annotated[
 Rate = Annotated[
     str | None,
     option(
-        "Find the threshold that deletes this share of a task's validation text, and store both.",
+        "Find the threshold that deletes this share of a task's validation text, and store both. A model "
+        "with a quantile gate is told the rate.",
         metavar="RATE",
     ),
 ]

@@ -47,7 +47,7 @@ Rates = Annotated[
     str | None,
     option(
         "Also run it at these deletion rates, by a threshold found on validation data, untrained; 0 deletes "
-        "nothing.",
+        "nothing. A model with a quantile gate is told the rate.",
         metavar="RATE,...",
     ),
 ]

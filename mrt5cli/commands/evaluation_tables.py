@@ -312,7 +312,10 @@ def _notes(comparison: Comparison) -> list[str]:
         )
     moved = [result.calibration for result in results if result.calibration is not None]
     if moved:
-        notes.append(f"validation: the same of the {moved[0].positions:,} positions that set thresholds")
+        told = any(one.told for one in moved)
+        text = f"{moved[0].positions:,} positions"
+        text = f"{text}; the model is told the rate" if told else f"the {text} that set thresholds"
+        notes.append(f"validation: the same of {text}")
     if any(result.summary.gate_recall is not None for result in results):
         notes.append("gate precision, recall: deleted letters against those the target does not need, 0 to 1")
     if pooling and not options.hard_delete:

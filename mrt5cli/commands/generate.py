@@ -95,7 +95,8 @@ Seed = Annotated[
 Rate = Annotated[
     float | None,
     amount(
-        "Delete this share of the bytes, by a threshold found on the first 2,048 inputs.",
+        "Delete this share of the bytes, by a threshold found on the first 2,048 inputs. A model with a "
+        "quantile gate is told the rate.",
         1,
         0,
         metavar="RATE",

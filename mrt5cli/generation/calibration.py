@@ -44,6 +44,7 @@ class Calibration:
         reached: share of the calibration text's non-pad positions that it deletes.
         positions: how many those are.
         gap: that the wanted rate lies in, where it is missed.
+        told: whether the threshold says the rate to the model, and was not found on the text.
     """
 
     rate: float
@@ -51,6 +52,7 @@ class Calibration:
     reached: float
     positions: int
     gap: Gap | None = None
+    told: bool = False
 
     @property
     def missed(self) -> bool:
@@ -67,8 +69,8 @@ class Calibration:
         if self.rate == 0:
             return "a threshold below every gate value, which deletes nothing"
         found = (
-            f"threshold {self.threshold:.4g}, which deletes {self.reached:.1%} of {self.positions:,} "
-            "validation positions"
+            f"threshold {self.threshold:.4g}, which {'tells it the rate and ' if self.told else ''}deletes "
+            f"{self.reached:.1%} of {self.positions:,} validation positions"
         ).replace("%", " %")
         if self.gap is None:
             return found
@@ -112,7 +114,8 @@ def calibrate(
         if not rate:
             found.append(nothing)
         elif (told := SHORTENERS[kind].threshold_at(model.config, rate)) is not None:
-            found.append(Calibration(rate, told, float((values <= told).mean()), len(values)))
+            reached = float((values <= told).mean())
+            found.append(Calibration(rate, told, reached, len(values), told=True))
         else:
             found.append(nearest(values, rate))
     return found

@@ -43,7 +43,7 @@ TOKENS_WITHIN = 0.002
 """Share of tokens that a model with such a gate may get wrong more than ByT5."""
 
 EXTRAPOLATION = 0.05
-"""How far beyond the highest rate of an MrT5 a baseline is still compared with it, along the last stretch."""
+"""How far beyond the rates of MrT5s another model is still compared with them, along the nearest stretch."""
 
 SOURCE_WORTH = 0.2
 """Nats a token that a model must lose without its source for a comparison of deletions to mean anything."""
@@ -162,13 +162,98 @@ def less_loss_at_equal_reduction(runs: pd.DataFrame, analyses: Analyses) -> Find
 
 
 def _along(curve: Sequence[tuple[float, float]], rate: float) -> float | None:
-    """The loss at a rate on a broken line of (rate, loss), in order; None too far beyond its end."""
-    if rate > curve[-1][0] + EXTRAPOLATION:
+    """The loss at a rate on a broken line of (rate, loss), in order; None too far beyond its ends."""
+    if not curve or not curve[0][0] - EXTRAPOLATION <= rate <= curve[-1][0] + EXTRAPOLATION:
         return None
     for (low, first), (high, last) in itertools.pairwise(curve):
         if rate <= high or high == curve[-1][0]:
             return first if high == low else first + (last - first) * (rate - low) / (high - low)
     return None
+
+
+ONE_EACH, MOVED, TOLD = "an MrT5 for each rate", "the threshold of one moved", "one that is told its rate"
+
+
+def rate_lines(points: Sequence[Json]) -> pd.DataFrame:
+    """The points of an analysis `dial` that are on a line over rates: its `line`, `seed`, the rate `wanted`,
+    the one `reached` (0 to 1), and the loss `above_byt5` of the same seed, in nats a token.
+
+    The threshold that is moved is that of the MrT5 whose target is nearest to a half: the middle of the dial,
+    from where the way to either end is as long. What it is at its own threshold has no `wanted`.
+    """
+    found = pd.DataFrame(points).astype({"wanted": float, "target": float})
+    byt5 = found[found.kind == "none"].drop_duplicates("seed").set_index("seed").loss
+    found["above_byt5"] = found.loss - found.seed.map(byt5)
+    gates = found[(found.kind == "delete_gate") & found.target.notna()]
+    each = gates[gates.wanted.isna()]
+    middle = each.recipe[(each.target - 0.5).abs().sort_values().index[:1]]
+    told = found[(found.kind == "quantile_gate") & found.wanted.notna()]
+    lines = {ONE_EACH: each.assign(wanted=each.target), MOVED: gates[gates.recipe.isin(middle)], TOLD: told}
+    whole = pd.concat([of.assign(line=line) for line, of in lines.items()], ignore_index=True)
+    return whole.dropna(subset="above_byt5")
+
+
+@_claim(
+    "One MrT5 that is told its rate is as good as one trained for each rate, and better than one whose "
+    "threshold is moved (beyond the paper)."
+)
+def one_model_any_rate(runs: pd.DataFrame, analyses: Analyses) -> Finding:
+    """What the told model loses more than either, at the rates that it reached, along straight lines between
+    their points. The mean over the wanted rates at which all seeds know all three decides.
+
+    A straight line lies above a curve that bends upwards, but hardly where a point is near, and near each of
+    these rates both lines have one.
+    """
+    if "dial" not in analyses:
+        return None, NOT_THERE + "analysis dial", NOTHING
+    lines = rate_lines(analyses["dial"]["points"])
+    rows = lines[lines.line == TOLD].reset_index(drop=True)
+    others = {"minus_each": ONE_EACH, "minus_moved": MOVED}
+    for gap, line in others.items():
+        curves = {
+            seed: sorted(zip(of.reached, of.above_byt5, strict=True))
+            for seed, of in lines[lines.line == line].groupby("seed")
+        }
+        along = [_along(curves.get(one.seed, ()), one.reached) for one in rows.itertuples()]
+        rows[gap] = rows.above_byt5 - pd.Series(along, dtype=float)
+    gaps, seeds = [*others], rows.seed.nunique()
+    known = rows.dropna(subset=gaps).groupby("wanted").filter(lambda of: len(of) == seeds)
+    missed = {"told": _worst_miss(rows), "moved": _worst_miss(lines[lines.line == MOVED])}
+    found: list[Json] = []
+    for wanted, of in rows.groupby("wanted"):
+        line = {"wanted": wanted, "seeds": len(of), **of[["reached", "above_byt5"]].mean()}
+        for gap in gaps:
+            low, high = interval_of_mean(of[gap].tolist()) or (math.nan, math.nan)
+            line |= {gap: of[gap].mean(skipna=False), f"{gap}_low": low, f"{gap}_high": high}
+        misses = {f"{name}_misses_by_points": points.get(wanted) for name, points in missed.items()}
+        found.append(line | misses)
+    table = pd.DataFrame(found)
+    if known.empty:
+        return None, "at no rate are a told model, MrT5s trained for it and a moved threshold known", table
+    means = known.groupby("seed")[gaps].mean()
+    from_each, from_moved = (interval_of_mean(means[gap].tolist()) for gap in gaps)
+    rates = ", ".join(f"{100 * rate:g}" for rate in sorted(known.wanted.unique()))
+    said = [
+        f"{means[gap].mean():+.4f} nats" + ("" if ends is None else f" [{ends[0]:+.4f}, {ends[1]:+.4f}]")
+        for gap, ends in zip(gaps, (from_each, from_moved), strict=True)
+    ]
+    sentence = (
+        f"told its rate, one model is {said[0]} above MrT5s trained for each, and {said[1]} above one whose "
+        f"threshold is moved (means of {counted(seeds, 'seed')}, over {rates} %); it misses a rate by up to "
+        f"{missed['told'].abs().max():.1f} points, the threshold by {missed['moved'].abs().max():.1f}"
+    )
+    if from_each and from_moved:
+        if from_each[0] > 0 or from_moved[0] > 0:
+            return False, sentence, table
+        if from_moved[1] < 0:
+            return True, sentence, table
+    return None, f"{sentence}: too close to call", table
+
+
+def _worst_miss(points: pd.DataFrame) -> pd.Series:
+    """By the rate wanted, how far from it a seed ended at most, in points."""
+    off = 100 * (points.reached - points.wanted)
+    return off.groupby(points.wanted).agg(lambda of: of[of.abs().idxmax()])
 
 
 @_claim("The models read their source, so that deleting from it can cost something.")

@@ -329,6 +329,17 @@ def test_json_in_a_real_process_has_stdout_to_itself(runs: dict[str, Path]) -> N
 # ------------------------------------------------------------------------------------
 
 
+def test_a_gate_that_is_told_its_rate_has_no_threshold_that_was_found(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "told", shortener={"kind": "quantile_gate", "layer": 1})
+    found = evaluate(run, "--deletion-rate", "0.3,0.7,0", "--limit", "40", "--html", tmp_path / "it.html")
+    assert found.exit_code == 0, found.output
+    rows = [line.split() for line in found.stdout.splitlines() if line.startswith("at ")]
+    assert [row[3] for row in rows] == ["-21", "-9", "-31"]
+    assert "the model is told the rate" in found.stdout and "set thresholds" not in found.stdout
+    page = (tmp_path / "it.html").read_text(encoding="utf-8")
+    assert "which it was told." in page and "threshold was found" not in page
+
+
 def test_deletion_rates_without_training(tmp_path: Path) -> None:
     run = make_run(tmp_path, "mrt5")
     result = evaluate(run, "--deletion-rate", "0.2,0.8", "--limit", "40", "--json")

@@ -16,6 +16,7 @@ from tiny_plans import make_plan, train
 
 from mrt5cli.analysis.across_runs import ANALYSES, run_analysis
 from mrt5cli.analysis.deletion_patterns import letter_kinds
+from mrt5cli.analysis.dial import WANTED
 from mrt5cli.analysis.per_sample import Samples, correlation, measured
 from mrt5cli.byte_tokens import encode
 from mrt5cli.errors import UserError
@@ -66,7 +67,23 @@ def test_documents_are_json_and_name_nothing_missing(plan: SuitePlan, name: str)
     found = run_analysis(name, runs)
     assert json.loads(json.dumps(found, allow_nan=False)) == json.loads(json.dumps(found))
     assert found["missing"] == []
-    assert bool(seen) == (name in ("per_sample", "deletion_patterns", "softmax1", "gate_training"))
+    assert bool(seen) == (name in ("per_sample", "deletion_patterns", "softmax1", "gate_training", "dial"))
+
+
+def test_a_dial_has_each_gates_own_rate_and_the_wanted_ones_and_the_baseline_as_it_is(
+    plan: SuitePlan,
+) -> None:
+    points = run_analysis("dial", plan.experiment_runs(LANGUAGES))["points"]
+    wanted: dict[str, list[float | None]] = {}
+    for point in points:
+        wanted.setdefault(point["recipe"], []).append(point["wanted"])
+    gates = {name: [None, *WANTED] for name in ("multilingual_v3/mrt5_50", "softmax_ablation/mrt5_50")}
+    assert wanted == {"multilingual_v3/byt5": [None], **gates}
+    assert [point["reached"] for point in points if point["kind"] == "none"] == [0.0]
+    moved = [point for point in points if point["wanted"] is not None]
+    # Of a few hundred positions, found on others.
+    assert all(abs(point["reached"] - point["wanted"]) < 0.15 for point in moved)
+    assert {point["target"] for point in moved} == {0.5} and all(point["loss"] > 0 for point in points)
 
 
 def test_an_unknown_analysis_is_refused(plan: SuitePlan) -> None:

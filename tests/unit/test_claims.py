@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 from types import MappingProxyType
 
 import pandas as pd
@@ -358,6 +359,87 @@ class TestControllerSettles:
 
     def test_runs_without_results_on_test_text_decide_nothing(self):
         assert self.judged([(None,)] * 3, [(100,)] * 3).holds is None
+
+
+class TestAnyRate:
+    EACH, SEEDS = {0.3: 0.01, 0.5: 0.02, 0.9: 0.1}, (42, 43, 44)
+
+    def points(self, told=0.0, moved=0.3, noise=(0.0, 0.001, -0.001), seeds=SEEDS, reached=0.0):
+        """ByT5 at 1, MrT5s above it by EACH, the told model by as much and `told` more, and the MrT5 of 50 %
+        by `moved` more at every rate but its own."""
+        for seed, off in zip(seeds, noise, strict=False):
+            base = {"seed": seed, "target": None, "wanted": None, "reached": 0.0}
+            yield {**base, "recipe": "byt5", "kind": "none", "loss": 1.0}
+            for rate, above in self.EACH.items():
+                own = {"recipe": f"mrt5_{rate}", "kind": "delete_gate", "target": rate}
+                yield {**base, **own, "reached": rate, "loss": 1 + above}
+                for wanted in (0.1, *self.EACH):
+                    # The others' thresholds do not matter.
+                    worse = self.EACH.get(wanted, 0.0) + (moved + off if wanted != 0.5 else 0.0)
+                    worse = worse if rate == 0.5 else -9.0
+                    yield {**base, **own, "wanted": wanted, "reached": wanted - 0.004, "loss": 1 + worse}
+            for wanted in (0.1, *self.EACH):
+                line = {**base, "recipe": "any_rate", "kind": "quantile_gate", "wanted": wanted}
+                loss = 1 + self.EACH.get(wanted, 0.0) + told + off
+                yield {**line, "reached": wanted + reached, "loss": loss}
+
+    def judged(self, **given):
+        dial = {"points": [*self.points(**given)]}
+        return judge("one_model_any_rate", Evidence([result("byt5", "none")], analyses={"dial": dial}))
+
+    @pytest.mark.parametrize(
+        ("told", "moved", "holds"),
+        [
+            (0.0, 0.3, True),
+            (-0.1, 0.3, True),  # better than one each is as good
+            (0.1, 0.3, False),
+            (0.3, 0.1, False),
+            (0.0, 0.0004, None),
+        ],
+    )
+    def test_intervals_over_seeds_decide(self, told, moved, holds):
+        claim = self.judged(told=told, moved=moved)
+        assert claim.holds is holds
+        assert ("too close to call" in claim.sentence) == (holds is None)
+
+    def test_a_spread_of_seeds_that_covers_the_difference_decides_nothing(self):
+        # Nearly the same for the told model and the threshold: only one trained each is uncertain.
+        assert self.judged(told=0.1, moved=0.6, noise=(0.0, 0.1, -0.1)).holds is True
+        points = [*self.points()]
+        for point in points:
+            if point["kind"] == "quantile_gate":
+                point["loss"] += {42: 0.4, 43: -0.4, 44: 0.0}[point["seed"]]
+        evidence = Evidence([result("byt5", "none")], analyses={"dial": {"points": points}})
+        assert judge("one_model_any_rate", evidence).holds is None
+
+    def test_one_seed_decides_nothing(self):
+        claim = self.judged(seeds=(42,))
+        assert claim.holds is None and "+0.0000 nats above MrT5s" in claim.sentence
+
+    def test_only_rates_that_all_three_have_decide_and_all_are_shown(self):
+        claim = self.judged()
+        assert "means of 3 seeds, over 30, 50, 90 %" in claim.sentence
+        assert [row["wanted"] for row in claim.rows] == [0.1, 0.3, 0.5, 0.9]
+        nothing, *others = claim.rows
+        assert math.isnan(nothing["minus_each"]) and nothing["minus_moved"] == pytest.approx(-0.3, abs=0.01)
+        assert [row["minus_each"] for row in others] == pytest.approx([0.0] * 3, abs=1e-9)
+        assert others[0]["minus_each_low"] < 0 < others[0]["minus_each_high"]
+
+    def test_losses_are_compared_at_the_rate_that_was_reached(self):
+        row = self.judged(reached=0.02).rows[2]  # of the way from 50 to 90 % a twentieth
+        assert row["minus_each"] == pytest.approx(-(0.1 - 0.02) / 20)
+        assert (row["told_misses_by_points"], row["moved_misses_by_points"]) == pytest.approx((2.0, -0.4))
+
+    def test_without_the_analysis_there_is_no_verdict(self):
+        claim = judge("one_model_any_rate", Evidence([result("byt5", "none")]))
+        assert (claim.holds, claim.sentence) == (None, "not run yet: analysis dial")
+
+    def test_without_a_told_model_or_a_byt5_no_rate_is_compared(self):
+        for lacking in ("quantile_gate", "none", "delete_gate"):
+            left = [point for point in self.points() if point["kind"] != lacking]
+            evidence = Evidence([result("byt5", "none")], analyses={"dial": {"points": left}})
+            claim = judge("one_model_any_rate", evidence)
+            assert claim.holds is None and claim.sentence.startswith("at no rate")
 
 
 class TestRuntime:

@@ -140,6 +140,21 @@ CURVES = [
         ("own", "any", 0.5),
     )
 ]
+DIAL = [
+    {"recipe": recipe, "seed": seed, "kind": kind, "target": target, "wanted": wanted, "reached": reached,
+     "loss": loss + seed / 1000}
+    for recipe, kind, target, wanted, reached, loss in (
+        ("byt5", "none", None, None, 0.0, 1.0),
+        ("mrt5_50", "delete_gate", 0.5, None, 0.51, 1.02),
+        ("mrt5_50", "delete_gate", 0.5, 0.9, 0.88, 4.0),
+        ("mrt5_90", "delete_gate", 0.9, None, 0.91, 1.2),
+        ("mrt5_90", "delete_gate", 0.9, 0.1, 0.12, 7.0),
+        ("any_rate", "quantile_gate", None, None, 0.5, 1.03),
+        ("any_rate", "quantile_gate", None, 0.5, 0.5, 1.03),
+        ("any_rate", "quantile_gate", None, 0.9, 0.9, 1.25),
+    )
+    for seed in (42, 43)
+]  # fmt: skip
 DRAWINGS: dict[str, Callable[[], list[Drawing]]] = {
     "loss": lambda: losses(
         [
@@ -182,6 +197,7 @@ DRAWINGS: dict[str, Callable[[], list[Drawing]]] = {
     ),
     "patterns-without-text": lambda: patterns(pattern("gate", {"vowel": 1.0}, [])),
     "laws": lambda: drawings("settling", settling={"within": 1.0, "runs": CURVES}),
+    "dial": lambda: drawings("any_rate", dial={"points": DIAL}),
     "learning": lambda: drawings(
         "gate_training",
         gate_training={

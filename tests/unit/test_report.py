@@ -97,9 +97,9 @@ TINY = Experiment(
     ("multilingual_v3/byt5", "multilingual_v3/mrt5_50", "softmax_ablation/mrt5_50", "multilingual_v3/bp_50"),
     baseline="multilingual_v3/byt5",
     analyses=("per_sample", "compute", "runtime", "deletion_patterns", "gate_placement", "softmax1",
-              "settling"),
+              "settling", "dial"),
     figures=("loss_against_reduction", "per_language", "gate_placement", "macs", "per_sample",
-             "deletion_patterns", "runtime", "settling"),
+             "deletion_patterns", "runtime", "settling", "any_rate"),
     claims=tuple(CLAIMS),
 )  # fmt: skip
 
@@ -271,6 +271,7 @@ def test_every_analysis_figure_and_claim_is_shown(tiny: tuple[SuitePlan, Path]) 
         "By the gate's layer",
         "Softmax1 minus softmax",
         "stays within 1 point, or 2",
+        "At other rates than their own",
         "What is deleted",
         "Deleted of each kind of byte",
         "Multiply-accumulates",

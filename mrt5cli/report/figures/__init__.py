@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from mrt5cli.errors import UserError
 from mrt5cli.report.figures.against_reduction import gate_placement, loss_against_reduction, macs, runtime
+from mrt5cli.report.figures.any_rate import any_rate
 from mrt5cli.report.figures.deletion_patterns import deletion_patterns
 from mrt5cli.report.figures.gate_training import gate_training
 from mrt5cli.report.figures.per_language import per_language
@@ -30,6 +31,7 @@ FIGURES: Mapping[str, Callable[[Results, Sequence[Compared], str], list[Drawing]
         gate_training,
         runtime,
         settling,
+        any_rate,
     )
 }
 

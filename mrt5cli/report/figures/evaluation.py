@@ -37,6 +37,7 @@ def dial(comparison: Comparison) -> list[Drawing]:
     moved.sort(key=lambda one: one.summary.deletion_rate or 0.0)
     metrics = [METRICS["loss"], *([] if not comparison.measures else [_headline(comparison)])]
     bare = own.summary.source_removed_loss
+    told = any(one.calibration is not None and one.calibration.told for one in moved)
 
     def paint(figure: Figure, *all_axes: Axes) -> None:
         for axes, metric in zip(all_axes, metrics, strict=False):
@@ -64,7 +65,7 @@ def dial(comparison: Comparison) -> list[Drawing]:
         f"{own.subject.name} with its threshold moved, untrained: "
         f"{' and '.join(metric.title for metric in metrics)} against the share deleted of the "
         f"{comparison.options.split} text; and, in the last panel, that share against the one wanted, "
-        "for which the threshold was found on validation text."
+        f"{'which it was told' if told else 'for which the threshold was found on validation text'}."
     )
     rows = [
         (
