@@ -159,7 +159,7 @@ def inspect_batch(
         gate = gate.numpy()
     ids = batch["input_ids"].cpu().numpy()
     labels = batch["labels"].cpu().numpy() if "labels" in batch else None
-    deletable = None if task is None else task.deletable(ids)
+    deletable = None if task is None else task.deletable(ids, gate)
     # Only per batch, as in the reference, a tail is left out of all windows.
     window = of_config(model.config).window
     return [

@@ -133,7 +133,8 @@ def look(model: MrT5ForConditionalGeneration, batches: Sequence[Batch], task: Ta
         ids = batch["input_ids"].numpy()
         first = np.arange(done, done + len(ids))[:, None] < half
         columns = (
-            *(ids, task.deletable(ids), ~out.keep_mask.cpu().numpy()),
+            *(ids, task.deletable(ids, out.delete_gate_output.detach().float().cpu().numpy())),
+            ~out.keep_mask.cpu().numpy(),
             *(each.detach().cpu().numpy() for each in (out.delete_gate_logits, gradients, states)),
             np.broadcast_to(first, ids.shape),
         )

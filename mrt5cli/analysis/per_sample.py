@@ -137,7 +137,7 @@ class Samples:
     def held_out(self, split: str, subset: str, **ignored: object) -> Iterator[Batch]:
         yield from self.batches
 
-    def deletable(self, input_ids: object) -> None:
+    def deletable(self, input_ids: object, gate: object = None) -> None:
         return None
 
     def truncated(self, split: str, subset: str, limit: int | None) -> int:

@@ -28,7 +28,7 @@ from mrt5cli.metrics.counts import (
 )
 from mrt5cli.metrics.results import TOTAL, Interval, Row
 from mrt5cli.models import MrT5Output
-from mrt5cli.tasks.base import Batch
+from mrt5cli.tasks.base import Batch, Task
 
 NOTHING = Ratio()
 
@@ -132,28 +132,30 @@ def teacher_forced(output: MrT5Output, batch: Batch) -> Outcomes:
     return replace(outcomes, scores={WHOLE_TARGETS: outcomes.right})
 
 
-def tally(
-    output: MrT5Output, batch: Batch, threshold: float, deletable: NDArray[np.bool_] | None = None
-) -> Tally:
+def tally(output: MrT5Output, batch: Batch, threshold: float, task: Task | None = None) -> Tally:
     """What one batch lost.
 
     Args:
         threshold: gate value under which a position counts as deleted.
-        deletable: (B, L) positions the target does not need, or None.
+        task: which may know the positions that the target does not need.
     """
     assert output.encoder_last_hidden_state is not None
-    ids, gate = batch["input_ids"].cpu().numpy(), output.delete_gate_output
+    ids = batch["input_ids"].cpu().numpy()
+    gate = None if output.delete_gate_output is None else output.delete_gate_output.float().cpu().numpy()
     real = ids != PAD
     deleted = np.zeros_like(real)
     if gate is not None:
-        deleted = below_threshold(gate.float().cpu().numpy(), ids, threshold)
+        deleted = below_threshold(gate, ids, threshold)
     elif output.keep_mask is not None:
         deleted = real & ~output.keep_mask.cpu().numpy()
     found = Tally(
         deleted=Ratio(float(deleted.sum()), int(real.sum())),
         new_length=Ratio(float(len(ids) * output.encoder_last_hidden_state.shape[1]), len(ids)),
     )
-    if deletable is None or gate is None:  # what is pooled away is not lost
+    if gate is None or task is None:  # what is pooled away is not lost
+        return found
+    deletable = task.deletable(ids, gate)
+    if deletable is None:
         return found
     precision, recall = gate_precision(deleted, deletable, ids), gate_recall(deleted, deletable, ids)
     return replace(found, precision=precision, recall=recall)

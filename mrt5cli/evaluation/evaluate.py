@@ -117,13 +117,12 @@ class _Subset:
         for batch in self.task.held_out(
             options.split, self.subset, batch_size=options.batch_size, limit=options.limit
         ):
-            deletable = self.task.deletable(batch["input_ids"])
             if references is not None:
                 lengths = batch["attention_mask"].sum(dim=1).tolist()
                 sources += [row[:length] for row, length in zip(batch["input_ids"], lengths, strict=True)]
             batch = on_device(batch, self.device)
             output, found = self._forced(batch)
-            lost += tally(output, batch, self.threshold, deletable)
+            lost += tally(output, batch, self.threshold, self.task)
             parts.append(found)
             if self.watch is not None and references is None:
                 self.watch.time(partial(self._forward, batch), len(batch["labels"]))

@@ -209,8 +209,15 @@ class Task(ABC):
         """The language a subset is in, as a code; None where subsets are no languages."""
         return None
 
-    def deletable(self, input_ids: torch.Tensor | NDArray[np.int64]) -> NDArray[np.bool_] | None:
-        """(B, L), the positions whose bytes the target does not need; None where a task cannot know."""
+    def deletable(
+        self, input_ids: torch.Tensor | NDArray[np.int64], gate: NDArray[np.float32] | None = None
+    ) -> NDArray[np.bool_] | None:
+        """(B, L), the positions whose bytes the target does not need; None where a task cannot know.
+
+        Args:
+            gate: (B, L) gate values. Where one of several bytes has to stay, whichever it is, it is the one
+                that the gate would delete last.
+        """
         return None
 
     def is_remote(self, subset: str) -> bool:

@@ -62,11 +62,12 @@ AT_ONCE = 1024
 # --- rules --------------------------------------------------------------------------------------------------
 
 
-def unneeded(kind: str, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+def unneeded(kind: str, ids: NDArray[np.int64], gate: NDArray[np.float32] | None = None) -> NDArray[np.bool_]:
     """(B, L), the positions whose bytes a task's target can do without.
 
-    Vowels; vowels after a lower-case consonant; B and C of every ABC (what the paper's models learn to
-    delete: nothing says that it is not the A, but one position must carry the D); nothing for "copy".
+    Vowels; vowels after a lower-case consonant; two letters of every ABC; nothing for "copy". One position
+    of an ABC must carry the D, and it may be any: the one with the highest of the gate values (B, L), or
+    without those the A, which the paper's models keep.
     """
     if kind == "vowel_removal":
         return np.take(IS_VOWEL, ids)
@@ -74,9 +75,11 @@ def unneeded(kind: str, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
     if kind == "contextual_vowel_removal":
         mask[:, 1:] = IS_VOWEL[ids[:, 1:]] & IS_LOWER_CONSONANT[ids[:, :-1]]
     elif kind == "merge_ABC":
-        starts = _starts_of_abc(ids)
-        mask[:, 1:-1] |= starts
-        mask[:, 2:] |= starts
+        rows, columns = np.nonzero(_starts_of_abc(ids))
+        letters = columns[:, None] + np.arange(len(ABC))
+        mask[rows[:, None], letters] = True
+        carrier = 0 if gate is None else gate[rows[:, None], letters].argmax(axis=1)
+        mask[rows, columns + carrier] = False
     return mask
 
 
@@ -249,9 +252,11 @@ class Diagnostic(Task):
             examples = self._batch(split, np.arange(start, min(start + group, count)), HELD_OUT_SEED)
             yield from batches_of(examples, batch_size)
 
-    def deletable(self, input_ids: torch.Tensor | NDArray[np.int64]) -> NDArray[np.bool_]:
+    def deletable(
+        self, input_ids: torch.Tensor | NDArray[np.int64], gate: NDArray[np.float32] | None = None
+    ) -> NDArray[np.bool_]:
         """(B, L), see `unneeded`."""
-        return unneeded(self.name, np.asarray(input_ids, dtype=np.int64))
+        return unneeded(self.name, np.asarray(input_ids, dtype=np.int64), gate)
 
     def describe(self) -> str:
         section = self._section

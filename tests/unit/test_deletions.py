@@ -387,7 +387,7 @@ def test_rows_lose_their_padding_and_keep_their_targets() -> None:
     first, second = inspect_batch(
         KnownGate({100}),
         {"input_ids": ids, "attention_mask": (ids != 0).long(), "labels": labels},
-        task=SimpleNamespace(deletable=lambda ids: ids == 100, sentinels=0),
+        task=SimpleNamespace(deletable=lambda ids, gate: ids == 100, sentinels=0),
     )
 
     assert first.ids.tolist() == [100, 101, 1]

@@ -82,6 +82,17 @@ def test_what_may_go() -> None:
     assert gone("merge_ABC", text) == "..xx......xx."
 
 
+def test_any_letter_of_an_abc_may_carry_the_d() -> None:
+    """The one that the gate would delete last; of equals, the first."""
+    ids = encode("#ABCxABCABCA", add_eos=True)[None]
+    gate = np.full(ids.shape, -30.0, dtype=np.float32)
+    gate[0, [1, 2, 3]] = [-9.0, -8.0, -2.0]
+    gate[0, [5, 6, 7]] = [-9.0, -1.0, -1.0]
+    mask = task_of("merge_ABC").deletable(ids, gate)
+    assert mask is not None
+    assert "".join("x" if gone else "." for gone in mask[0]) == ".xx..x.x.xx.."
+
+
 FROZEN = {
     "copy": "7003842f1d9a95b3",
     "vowel_removal": "7003842f1d9a95b3",

@@ -48,8 +48,8 @@ class VowelStrings(Task):
             targets = [[byte + 3 for byte in word if byte not in b"aeiou"] + [1] for word in chunk]
             yield {"input_ids": ids, "attention_mask": (ids != 0).long(), "labels": pad(targets, -100)}
 
-    def deletable(self, input_ids: torch.Tensor) -> torch.Tensor:
-        return torch.isin(input_ids, VOWELS)
+    def deletable(self, input_ids: torch.Tensor, gate: object = None) -> torch.Tensor:
+        return torch.isin(torch.as_tensor(input_ids), VOWELS)
 
     def train_stream(self, **_: Any) -> Any:
         raise AssertionError("evaluation never trains")
@@ -68,7 +68,7 @@ class TwoLanguages(VowelStrings):
         one.words = self.words[:2] if subset == "first" else self.words[2:]
         return one.held_out(split, subset, batch_size=batch_size, limit=limit)
 
-    def deletable(self, input_ids: torch.Tensor) -> None:
+    def deletable(self, input_ids: torch.Tensor, gate: object = None) -> None:
         return None
 
 
