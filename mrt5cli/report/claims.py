@@ -221,12 +221,12 @@ def one_model_any_rate(runs: pd.DataFrame, analyses: Analyses) -> Finding:
     missed = {"told": _worst_miss(rows), "moved": _worst_miss(lines[lines.line == MOVED])}
     found: list[Json] = []
     for wanted, of in rows.groupby("wanted"):
-        line = {"wanted": wanted, "seeds": len(of), **of[["reached", "above_byt5"]].mean()}
+        at: Json = {"wanted": wanted, "seeds": len(of), **of[["reached", "above_byt5"]].mean()}
         for gap in gaps:
             low, high = interval_of_mean(of[gap].tolist()) or (math.nan, math.nan)
-            line |= {gap: of[gap].mean(skipna=False), f"{gap}_low": low, f"{gap}_high": high}
+            at |= {gap: of[gap].mean(skipna=False), f"{gap}_low": low, f"{gap}_high": high}
         misses = {f"{name}_misses_by_points": points.get(wanted) for name, points in missed.items()}
-        found.append(line | misses)
+        found.append(at | misses)
     table = pd.DataFrame(found)
     if known.empty:
         return None, "at no rate are a told model, MrT5s trained for it and a moved threshold known", table
