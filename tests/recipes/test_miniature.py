@@ -33,7 +33,7 @@ def test_starts_are_runs_of_shipped_recipes_with_their_own_seed(name):
     assert start == "scratch" or start in own
 
 
-@pytest.mark.parametrize("experiment", ["tradeoff", "seeds", "per_sample", "runtime"])
+@pytest.mark.parametrize("experiment", ["tradeoff", "seeds", "per_sample_text", "runtime"])
 def test_models_that_are_compared_differ_in_nothing_but_how_they_shorten(experiment):
     """Same start, text, steps, learning rate and seed: what is left is the shortener, and what steers it."""
 
@@ -66,13 +66,22 @@ def test_softmax_differs_from_softmax1_in_nothing_else():
         assert ours == other
 
 
-def test_only_the_multilingual_part_needs_text_from_elsewhere():
-    """The rest runs where nothing can be downloaded."""
+def test_softmax_and_softmax1_are_compared_with_several_seeds_each_from_a_base_of_its_own():
+    experiment = EXPERIMENTS["softmax1"]
+    assert len(experiment.seeds) >= 3
+    files = shipped()
+    for name in experiment.recipes:
+        starts = [recipes.load(files[name], [f"seed={seed}"]).model.start for seed in experiment.seeds]
+        assert [start.rpartition("-seed")[2] for start in starts] == [str(seed) for seed in experiment.seeds]
+
+
+def test_only_two_parts_need_text_that_is_not_there():
+    """The rest runs where nothing can be downloaded or has been built."""
     outside = {
         experiment.id
         for experiment in EXPERIMENTS.values()
         for name in experiment.recipes
         if getattr(getattr(all_recipes()[name].task, "source", None), "kind", "embedded") != "embedded"
     }
-    assert outside == {"multilingual"}
+    assert outside == {"multilingual", "per_sample_spelling"}
     assert "data/corpus" in RECIPES["miniature/multilingual_byt5"].model_dump_json()

@@ -115,7 +115,16 @@ def test_samples_agree_with_the_evaluation_of_the_same_examples(plan: SuitePlan)
         assert model["r"] is None or model["r"] == pytest.approx(again.r, abs=1e-4)
     assert found["models"][3]["r"] is None  # a convolution pools as much of every sample
     assert set(found["families"]) == {"MrT5", "Random", "CP"}
-    assert found["families"]["CP"] is None
+    assert found["families"]["CP"] is found["families_nats"]["CP"] is None
+    for model in found["models"]:
+        again = correlation(model["deleted_percent"], model["loss_increase_nats"])
+        assert model["r_nats"] is None or model["r_nats"] == pytest.approx(again.r, abs=1e-3)
+        assert model["r_nats"] is None or model["low_nats"] < model["r_nats"] < model["high_nats"]
+        assert model["deleted_sd_points"] == pytest.approx(np.std(model["deleted_percent"], ddof=1), abs=1e-3)
+    [byt5] = plan.experiment_runs(LANGUAGES).baselines
+    row, _ = byt5.own() or (None, None)
+    assert row is not None
+    assert found["source_worth_nats"] == pytest.approx(row.known("source_removed_loss") - row.known("loss"))
 
 
 def test_losses_of_samples_are_those_of_the_evaluation(plan: SuitePlan) -> None:
@@ -130,6 +139,48 @@ def test_losses_of_samples_are_those_of_the_evaluation(plan: SuitePlan) -> None:
     assert result is not None
     assert loss.mean() == pytest.approx(result[0].loss, rel=1e-5)  # all targets are as long
     assert not deleted.any()
+
+
+SPELLING = Experiment(
+    "spelling",
+    "Spelling",
+    None,
+    "A test of two parts, and no languages.",
+    ("spelling_small_byt5", "spelling_small_random"),
+    seeds=(1, 2),
+    baseline="spelling_small_byt5",
+)
+
+
+def test_parts_that_are_no_languages_are_taken_together_and_seeds_with_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan(tmp_path, [SPELLING])
+    for job in plan.trainings:
+        job.run.model.mkdir(parents=True)
+        write_json(job.run.model / "config.json", {})
+    looked_at: list[tuple[int, int]] = []
+
+    def pretended(runs: Any, run: Any, samples: Samples) -> tuple[Any, Any]:
+        """Losses of the seed, one of them 0; so the rise over the run of the same seed is the rate itself."""
+        looked_at.append((run.seed, len(samples.batches)))
+        count = len(samples.batches)
+        deleted = np.zeros(count) if run.family == "ByT5" else np.linspace(0, 0.5, count)
+        return np.arange(count) ** 2 * run.seed + deleted, deleted
+
+    monkeypatch.setattr("mrt5cli.analysis.per_sample.measured", pretended)
+    found = run_analysis("per_sample", plan.experiment_runs(SPELLING))
+    assert found["subset"] == "test_context_dependent, test_context_independent"
+    assert found["source_worth_nats"] is None
+    count = found["samples"]
+    assert count == found["available"] == 16  # of each part the smoke recipe's
+    assert looked_at == [(seed, count) for seed in (1, 2)] * 2
+    for model in found["models"]:
+        assert model["r_nats"] == pytest.approx(1.0)
+        assert model["loss_increase_percent"][0] is None  # of a loss of 0 there are no percentages
+        assert model["samples"] == count - 1
+        assert model["r"] is not None
+    json.dumps(found, allow_nan=False)
 
 
 def test_per_sample_needs_its_baseline(tmp_path: Path) -> None:

@@ -213,38 +213,112 @@ def test_rates_differ_by_script_when_scripts_are_farther_apart_than_languages_of
     assert [row["language"] for row in claim.rows] == ["English", "French", "Russian", "Bulgarian", "Chinese"]
 
 
-@pytest.mark.parametrize(
-    ("ours", "theirs", "holds"), [(0.05, 0.35, True), (0.30, 0.35, False), (-0.5, 0.35, False)]
-)
-def test_r_of_mrt5_must_be_nearer_to_nothing_than_that_of_random(ours, theirs, holds):
-    runs = [result("mrt5_50", "delete_gate", rate=0.5), result("random_50", "random", rate=0.5)]
-    models = [
-        {"recipe": f"miniature/{name}", "seed": 42, "samples": 1000, "r": r, "p_value": 0.01}
-        for name, r in (("mrt5_50", ours), ("random_50", theirs))
-    ]
-    claim = judge("rate_does_not_tell_loss", Evidence(runs, analyses={"per_sample": {"models": models}}))
-    assert claim.holds is holds
+class TestPerSample:
+    def judged(self, *models, **found):
+        """Of (recipe, seed, r in nats, r in percent), and what else the analysis found."""
+        kinds = {"mrt5_50": "delete_gate", "random_50": "random"}
+        runs = [result(name, kinds[name], rate=0.5, seed=seed) for name, seed, *_ in models]
+        lines = [
+            {"recipe": f"miniature/{name}", "seed": seed, "samples": 1000, "r": percent, "r_nats": nats}
+            for name, seed, nats, percent in models
+        ]
+        analyses = {"per_sample": {"models": lines} | found}
+        return judge("rate_does_not_tell_loss", Evidence(runs, analyses=analyses))
+
+    @pytest.mark.parametrize(
+        ("ours", "theirs", "holds", "says"),
+        [
+            (0.05, 0.35, True, "[0.228, 0.403] apart"),
+            (-0.05, 0.35, True, "[0.228, 0.403] apart"),
+            (0.015, 0.016, None, "at these r it would take 15,690,384 samples, there are 1,000"),
+            (0.30, 0.35, None, "at these r it would take 5,023 samples, there are 1,000"),
+            (0.05, 0.04, None, "random's is not the larger, there are 1,000"),
+            (-0.5, 0.35, False, "-0.184 [-0.272, -0.096] apart"),
+        ],
+    )
+    def test_nats_decide_as_far_as_there_are_samples(self, ours, theirs, holds, says):
+        models = ("mrt5_50", 42, ours, 0.9), ("random_50", 42, theirs, -0.9)
+        claim = self.judged(*models, source_worth_nats=0.72)
+        assert claim.holds is holds
+        assert says in claim.sentence
+        assert ("open:" in claim.sentence) is (holds is None)
+        assert "in percent 0.900 and -0.900" in claim.sentence
+        assert "worth 0.72 nats" in claim.sentence
+
+    def test_seeds_are_averaged_by_fishers_z_and_are_no_more_samples(self):
+        """What is in doubt for one model of each is so for three: all look at the same samples."""
+        one = self.judged(("mrt5_50", 42, 0.1, 0.1), ("random_50", 42, 0.18, 0.3))
+        three = self.judged(
+            *(("mrt5_50", seed, r, 0.1) for seed, r in ((42, 0.1), (43, 0.0), (44, 0.2))),
+            *(("random_50", seed, 0.18, None) for seed in (42, 43, 44)),
+        )
+        assert one.holds is three.holds is None
+        assert "0.101 for MrT5 (3 models) and 0.180 for random deletion (3)" in three.sentence
+        assert [row["seed"] for row in three.rows] == [42, 43, 44] * 2
+
+    def test_without_nats_or_samples_there_is_no_verdict(self):
+        old = self.judged(("mrt5_50", 42, None, 0.1), ("random_50", 42, None, 0.3))
+        few = self.judged(("mrt5_50", 42, 0.1, 0.1), ("random_50", 42, 0.9, 0.9))
+        assert old.holds is None
+        assert few.holds is True  # and with a handful:
+        lines = [{"recipe": f"miniature/{name}", "seed": 42, "samples": 3, "r": 0.9, "r_nats": 0.9}
+                 for name in ("mrt5_50", "random_50")]  # fmt: skip
+        runs = [result("mrt5_50", "delete_gate"), result("random_50", "random")]
+        evidence = Evidence(runs, analyses={"per_sample": {"models": lines}})
+        assert judge("rate_does_not_tell_loss", evidence).holds is None
 
 
-@pytest.mark.parametrize(
-    ("softmax_loss", "half", "holds"),
-    [(1.7, 0.05, True), (1.55, 0.02, False), (1.7, 0.08, None), (1.55, 0.04, None), (1.7, None, None)],
-)
-def test_each_attention_is_compared_with_its_own_byt5_as_far_as_the_test_text_can_tell(
-    softmax_loss, half, holds
-):
-    runs = [
-        result("byt5", "none", loss=1.0),
-        result("mrt5_50", "delete_gate", rate=0.5, loss=1.1),
-        result("byt5_softmax", "none", loss=1.5, softmax1=False),
-        result("mrt5_50_softmax", "delete_gate", rate=0.5, loss=softmax_loss, softmax1=False),
-    ]
-    pair = {"differences": [{"measure": "loss", "low": -0.3, "high": -0.3 + 2 * (half or 0)}]}
-    analyses = {} if half is None else {"softmax1": {"pairs": [pair, pair]}}  # of ByT5 and of MrT5
-    claim = judge("softmax1_costs_less", Evidence(runs, analyses=analyses))
-    assert claim.holds is holds
-    assert ("too close to call" in claim.sentence) is (holds is None and half is not None)
-    assert [row["above_byt5"] for row in claim.rows] == pytest.approx([0.1, softmax_loss - 1.5])
+class TestSoftmax1:
+    def judged(self, gaps, half):
+        """Of what deletion adds with softmax, less what it adds with softmax1, by seed; softmax1's is 0.1."""
+        runs, pairs = [], []
+        for seed, gap in enumerate(gaps, 42):
+            byt5 = 1.0 + seed / 1000  # bases differ, and only what deletion adds counts
+            runs += [
+                result("byt5", "none", loss=byt5, seed=seed),
+                result("mrt5_50", "delete_gate", rate=0.5, loss=byt5 + 0.1, seed=seed),
+                result("byt5_softmax", "none", loss=1.5, softmax1=False, seed=seed),
+                result("mrt5_50_softmax", "delete_gate", loss=1.6 + gap, softmax1=False, seed=seed),
+            ]
+            part = {"measure": "loss", "low": -9.0, "high": 9.0}  # a language, before the total
+            whole = {"measure": "loss", "low": -0.3, "high": -0.3 + 2 * (half or 0)}
+            pairs += [{"seed": seed, "differences": [part, whole, {"measure": "cer"}]}] * 2  # ByT5, MrT5
+        analyses = {} if half is None else {"softmax1": {"pairs": pairs}}
+        return judge("softmax1_costs_less", Evidence(runs, analyses=analyses))
+
+    @pytest.mark.parametrize(
+        ("gaps", "half", "holds", "says"),
+        [
+            ((0.10, 0.11, 0.09), 0.05, True, "-0.1000 apart over 3 seeds [-0.1248, -0.0752]"),
+            ((-0.10, -0.11, -0.09), 0.05, False, "+0.1000 apart"),
+            (
+                (0.10, 0.11, 0.09),
+                0.08,
+                None,
+                "leaves 0.1131 open; too close to call; it would take 2.6 times",
+            ),
+            ((0.10, 0.30, -0.10), 0.01, None, "too close to call; at this spread it would take 34 seeds"),
+            ((0.01, 0.03, -0.01), 0.02, None, "take 34 seeds; it would take 16.3 times the test text"),
+            ((0.10,), 0.01, None, "too close to call, and one seed says nothing of others"),
+            ((0.10, 0.11, 0.09), None, None, "not run yet: analysis softmax1"),
+        ],
+    )
+    def test_it_is_decided_when_both_seeds_and_test_text_tell(self, gaps, half, holds, says):
+        claim = self.judged(gaps, half)
+        assert claim.holds is holds
+        assert says in claim.sentence
+        added = [row["above_byt5"] for row in claim.rows]
+        assert added == pytest.approx([0.1] * len(gaps) + [0.1 + gap for gap in gaps])
+
+    def test_seeds_without_a_partner_are_left_out(self):
+        runs = [result("byt5", "none"), result("mrt5_50", "delete_gate", loss=1.1)]
+        runs += [
+            result("a", "none", softmax1=False, seed=43),
+            result("b", "delete_gate", softmax1=False, seed=43),
+        ]
+        claim = judge("softmax1_costs_less", Evidence(runs))
+        assert claim.holds is None
+        assert "of one seed" in claim.sentence
 
 
 class TestControllerSettles:
@@ -438,9 +512,8 @@ class TestPaper:
         for kind, rs in correlations.items():
             for place, r in enumerate(rs):
                 runs.append(result(f"{kind}_{place}", kind, rate=0.5))
-                models.append(
-                    {"recipe": runs[-1]["recipe"], "seed": 42, "samples": 1000, "r": r, "p_value": 0.0}
-                )
+                line = {"recipe": runs[-1]["recipe"], "seed": 42, "samples": 1000}
+                models.append(line | {"r": r, "r_nats": r})  # it prints those in percent alone
         claim = judge("rate_does_not_tell_loss", Evidence(runs, analyses={"per_sample": {"models": models}}))
         assert claim.holds is True
         assert "0.102 for MrT5 (5 models) and 0.294" in claim.sentence

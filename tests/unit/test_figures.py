@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace as Namespace
 
 import matplotlib
@@ -74,7 +74,9 @@ def languages(count: int) -> list[Drawing]:
     )
 
 
-def samples(recipe: str, family: str, x: list[float], y: list[float], r: float | None) -> dict[str, object]:
+def samples(
+    recipe: str, family: str, x: list[float], y: Sequence[float | None], r: float | None
+) -> dict[str, object]:
     return {
         "recipe": recipe,
         "seed": 1,
@@ -82,6 +84,8 @@ def samples(recipe: str, family: str, x: list[float], y: list[float], r: float |
         "r": r,
         "deleted_percent": x,
         "loss_increase_percent": y,
+        "r_nats": None if r is None else r / 2,
+        "loss_increase_nats": [None if rise is None else rise / 100 for rise in y],
     }
 
 
@@ -179,6 +183,14 @@ DRAWINGS: dict[str, Callable[[], list[Drawing]]] = {
             ],
         },
     ),
+    "samples-in-nats": lambda: drawings(
+        "per_sample", per_sample={
+            "samples": 3000,
+            "models": [
+                samples("one", "MrT5", list(RNG.normal(50, 5, 3000)), [None, *RNG.normal(5, 5, 2999)], 0.1),
+            ],
+        },
+    ),
     "patterns": lambda: patterns(
         pattern("gate", {"vowel": 1.0, "consonant": 0.0}, [("a", "deleted"), ("$", "kept")]),
         pattern(LONG, {"vowel": 0.5}, [("some", "kept"), (" text" * 40, "deleted")]),
@@ -256,6 +268,27 @@ def test_the_same_numbers_are_the_same_drawing() -> None:
 def test_captions_are_escaped() -> None:
     found = Drawing("n", 'a < b & "c"', DRAWINGS["loss"]()[0].svg).inline
     assert ET.fromstring(found).attrib["aria-label"] == 'a < b & "c"'
+
+
+def test_samples_are_in_percent_beside_published_numbers_and_else_in_nats() -> None:
+    [theirs], [ours] = DRAWINGS["samples"](), DRAWINGS["samples-in-nats"]()
+    assert "ByT5's (%)" in theirs.svg
+    assert "r = 0.10" in theirs.svg
+    assert "ByT5's (nats)" in ours.svg
+    assert "r = 0.05" in ours.svg
+    assert "dots are 1,000 of them" in ours.caption
+    assert "of them" not in theirs.caption
+    assert max(path.attrib["d"].count("M") for path in ET.fromstring(ours.svg).iter(f"{SVG}path")) in (
+        999,
+        1000,
+    )
+
+
+def test_samples_none_of_which_has_a_percentage_leave_the_panel_empty() -> None:
+    known = [published("MrT5", "pearson_r", 0.2, recipe="one")]
+    document = {"samples": 3, "models": [samples("one", "MrT5", [1.0, 2.0, 3.0], [None] * 3, None)]}
+    [drawing] = drawings("per_sample", compared=known, per_sample=document)
+    assert "r = none" in drawing.svg
 
 
 def test_every_family_has_a_colour_and_a_marker_of_its_own() -> None:

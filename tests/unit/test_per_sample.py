@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 
 from mrt5cli.analysis.per_sample import (
     correlation,
+    difference_of_correlations,
     draw_samples,
     fisher_interval,
     fisher_mean,
+    samples_needed,
 )
-from mrt5cli.metrics.student_t import critical_t, interval_of_mean, two_sided_p
+from mrt5cli.metrics.student_t import critical_t, interval_of_mean, two_sided_p, values_needed
 
 small_r = st.floats(-0.99, 0.99)
 
@@ -64,6 +66,31 @@ def test_an_interval_of_three_seeds() -> None:
     assert (high - low) / 2 == pytest.approx(4.302652730 / math.sqrt(3), rel=1e-8)
     assert interval_of_mean([1.0]) is None
     assert interval_of_mean([5.0, 5.0]) == (5.0, 5.0)
+
+
+def test_values_needed_find_a_mean_as_often_as_they_promise() -> None:
+    """10 for one standard deviation, as tables of the t test's power have it; and drawn, 80 in 100."""
+    assert values_needed([0.0, 2.0**0.5]) == 18  # mean 0.707, spread 1: 2 (1.96 + 0.84)^2 + 1.92
+    values = [0.0, 1.0, 2.0]  # mean 1, spread 1
+    assert values_needed(values) == 10
+    generator = np.random.default_rng(5)
+    drawn = generator.normal(1.0, 1.0, size=(4000, 10))
+    half = critical_t(9) * drawn.std(axis=1, ddof=1) / math.sqrt(10)
+    assert np.mean(abs(drawn.mean(axis=1)) > half) == pytest.approx(0.8, abs=0.025)
+
+
+@given(st.lists(st.floats(-5, 5).map(lambda x: round(x, 3)), min_size=2, max_size=6))
+def test_where_an_interval_holds_0_more_values_are_needed_than_there_are(values: list[float]) -> None:
+    needed, (low, high) = values_needed(values), interval_of_mean(values) or (0.0, 0.0)
+    assert (needed is None) is (math.fsum(values) == 0)
+    if needed is not None and low < 0 < high:
+        assert needed > len(values)
+
+
+def test_no_number_of_values_tells_a_mean_of_nothing() -> None:
+    assert values_needed([1.0]) is None
+    assert values_needed([1.0, -1.0]) is None
+    assert values_needed([-3.0, -3.0, -3.0]) == 2
 
 
 # --- correlations ----------------------------------------------------------------------------------------
@@ -115,6 +142,7 @@ def test_a_correlation_that_is_not_there() -> None:
     assert correlation([5, 5, 5], [1, 2, 3]).r is None
     assert correlation([1, 2, 3], [2, 4, 6]).r == 1.0
     assert correlation([1, 2, 3], [2, 4, 6]).p_value == 0.0
+    assert correlation([], []).samples == 0
     with pytest.raises(ValueError):
         correlation([1, 2, 3], [1, 2])
 
@@ -161,10 +189,57 @@ def test_means_of_perfect_and_of_no_correlations() -> None:
     assert fisher_mean([1.0, -1.0]) is None
 
 
+@pytest.mark.parametrize(
+    ("r", "other", "needed"),
+    [
+        (0.30, 0.10, 362),  # the paper's: its 1000 samples are enough
+        (0.746, 0.009, 21),  # vowel removal
+        (0.30, -0.10, 362),  # the size of the other counts
+        (0.016, 0.015, 15_690_384),  # one gap in 32 bytes
+    ],
+)
+def test_samples_that_a_difference_takes(r: float, other: float, needed: int) -> None:
+    """n = 3 + 2 ((z_.975 + z_.80) / (atanh r - atanh |r'|))^2, by hand."""
+    by_hand = 3 + 2 * (2.8016 / (math.atanh(r) - math.atanh(abs(other)))) ** 2
+    assert samples_needed(r, other) == math.ceil(by_hand) == needed
+
+
+def test_the_samples_needed_tell_two_correlations_apart_as_often_as_they_promise() -> None:
+    generator, r, other = np.random.default_rng(3), 0.4, 0.1
+    count = samples_needed(r, other)
+    assert count is not None
+    x, first, second = generator.normal(size=(3, 4000, count))
+    seen = []
+    for size, noise in ((r, first), (other, second)):
+        y = size * x + math.sqrt(1 - size**2) * noise
+        one, two = (values - values.mean(axis=1, keepdims=True) for values in (x, y))
+        seen.append((one * two).sum(axis=1) / np.sqrt((one**2).sum(axis=1) * (two**2).sum(axis=1)))
+    told = [difference_of_correlations(*pair, count)[1] > 0 for pair in zip(*seen, strict=True)]
+    assert np.mean(told) == pytest.approx(0.8, abs=0.025)
+
+
+@given(small_r, small_r, st.integers(4, 100_000))
+def test_a_difference_in_doubt_takes_more_samples_than_there_are(r: float, other: float, n: int) -> None:
+    apart, low, high = difference_of_correlations(r, other, n)
+    needed = samples_needed(r, other)
+    assert low < apart < high
+    assert (needed is None) is (apart <= 0)
+    if needed is not None and low <= 0:
+        assert needed > n
+    if apart <= 0:
+        assert math.tanh(apart) == pytest.approx(0) or math.atanh(r) < math.atanh(abs(other))
+
+
+def test_a_perfect_correlation_is_far_from_any_other() -> None:
+    assert difference_of_correlations(1.0, 0.0, 10)[1] > 0
+    assert difference_of_correlations(0.0, -1.0, 10)[2] < 0
+    assert samples_needed(1.0, 1.0) is None
+
+
 # --- samples ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("version", "seed"), [("v3", 86), ("v1", 34), (None, 86)])
+@pytest.mark.parametrize(("version", "seed"), [("v3", 86), ("v1", 34)])
 def test_samples_are_drawn_once_each_by_the_papers_seeds(version: str | None, seed: int) -> None:
     drawn = draw_samples(25_000, version)
     assert len(set(drawn.tolist())) == 1000
@@ -172,6 +247,11 @@ def test_samples_are_drawn_once_each_by_the_papers_seeds(version: str | None, se
     expected = np.random.default_rng(seed).choice(10_000, 1000, replace=False)
     assert set(drawn.tolist()) == set(expected.tolist())
     assert (np.diff(drawn) > 0).all()
+
+
+@pytest.mark.parametrize(("available", "taken"), [(3236, 3236), (25_000, 10_000)])
+def test_where_nothing_was_published_all_samples_are_taken(available: int, taken: int) -> None:
+    assert draw_samples(available, None).tolist() == list(range(taken))
 
 
 @given(st.integers(0, 1000))

@@ -85,7 +85,7 @@ def _panel(axes: Axes, family: str, points: NDArray[np.float64]) -> None:
     colour = look_of(family).colour
     axes.plot(*dots, color=colour, linewidth=2.2, alpha=0.45, solid_capstyle="round")
     x, y = points
-    if np.ptp(x) > 0:
+    if x.size and np.ptp(x) > 0:
         slope, level = np.polyfit(x, y, 1)
         ends = np.array([x.min(), x.max()])
         axes.plot(ends, slope * ends + level, color=INK, linewidth=1.1)
