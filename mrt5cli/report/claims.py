@@ -176,14 +176,14 @@ ONE_EACH, MOVED, TOLD = "an MrT5 for each rate", "the threshold of one moved", "
 
 def rate_lines(points: Sequence[Json]) -> pd.DataFrame:
     """The points of an analysis `dial` that are on a line over rates: its `line`, `seed`, the rate `wanted`,
-    the one `reached` (0 to 1), and the loss `above_byt5` of the same seed, in nats a token.
+    the one `reached` (0 to 1), and the loss `above_byt5` of the same seed, or else of the first, nats a token.
 
     The threshold that is moved is that of the MrT5 whose target is nearest to a half: the middle of the dial,
     from where the way to either end is as long. What it is at its own threshold has no `wanted`.
     """
     found = pd.DataFrame(points).astype({"wanted": float, "target": float})
     byt5 = found[found.kind == "none"].drop_duplicates("seed").set_index("seed").loss
-    found["above_byt5"] = found.loss - found.seed.map(byt5)
+    found["above_byt5"] = found.loss - found.seed.map(byt5).fillna(byt5.iloc[0] if len(byt5) else math.nan)
     gates = found[(found.kind == "delete_gate") & found.target.notna()]
     each = gates[gates.wanted.isna()]
     middle = each.recipe[(each.target - 0.5).abs().sort_values().index[:1]]

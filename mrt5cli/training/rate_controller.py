@@ -137,7 +137,7 @@ class DeletionRateController(TrainerCallback, ExportableState):
                 "train an MrT5ForConditionalGeneration, or leave the controller out",
             )
         kind = self._model.config.deletion_type
-        if not of_type(kind).gates or of_type(kind).refuses_threshold:
+        if not of_type(kind).steered:
             raise UserError(
                 f"DeletionRateController needs a learned delete gate; this model's deletion_type is {kind!r}",
                 'load it with deletion_type="scaled_sigmoid" for a fresh gate, or leave the controller out',
