@@ -176,7 +176,7 @@ ONE_EACH, MOVED, TOLD = "an MrT5 for each rate", "the threshold of one moved", "
 
 def rate_lines(points: Sequence[Json]) -> pd.DataFrame:
     """The points of an analysis `dial` that are on a line over rates: its `line`, `seed`, the rate `wanted`,
-    the one `reached` (0 to 1), and the loss `above_byt5` of the same seed, or else of the first, nats a token.
+    the one `reached` (0 to 1), and the loss `above_byt5` of the same seed, or else of the first, nats.
 
     The threshold that is moved is that of the MrT5 whose target is nearest to a half: the middle of the dial,
     from where the way to either end is as long. What it is at its own threshold has no `wanted`.
