@@ -60,10 +60,10 @@ ASSUMED = "A100"
 """The kind that is assumed where there is no GPU to ask, or one of another kind."""
 
 NARROW = Rate(34e9, "`make quickstart` on an AMD EPYC, 2026-11-28")
-NARROW_SHARED = Rate(14e9, "`mrt5 reproduce miniature`, two jobs at a time on an AMD EPYC, 2026-11-28")
+NARROW_SHARED = Rate(39e9, "`mrt5 reproduce miniature`, two jobs at a time on an AMD EPYC, 2026-11-29")
 WIDE = Rate(95e9, "`python tests/benchmarks/targets.py --batch 2` on an AMD EPYC, 2026-11-26")
-"""One core of a CPU, in either precision: small models on a machine of their own (800 steps of ByT5 in 119 s)
-and beside other jobs, where memory and caches are shared, and a forward pass of byt5-small."""
+"""One core of a CPU, in either precision: small models by the quickstart, beside other work (800 steps of
+ByT5 in 119 s), and in suites, two at a time (99 runs in 117 min), and a forward pass of byt5-small."""
 STEP_SECONDS, BLOCK_SECONDS = 2e-3, 1.5e-3
 """What Python and PyTorch take for an optimizer step, and for each block in each forward and backward pass of
 it, however small they are."""

@@ -54,6 +54,7 @@ RUNTIME_SHARE = 0.7
 TOKENS = "token_accuracy"
 
 NOT_THERE = "not run yet: "
+NO_NUMBER = "none"
 
 
 @dataclass(frozen=True)
@@ -350,7 +351,7 @@ def _found_letters(runs: pd.DataFrame, kind: str) -> Finding:
     plain = plain.rename(columns={name: f"byt5_{name}" for name in (TOKENS, WHOLE_TARGETS)})
     columns = ["task", "seed", f"byt5_{TOKENS}", f"byt5_{WHOLE_TARGETS}"]
     rows = rows.merge(plain[columns], how="left", on=["task", "seed"])
-    known = rows.dropna(subset=["precision", "recall"])
+    known = rows.dropna(subset="recall")  # a gate that deletes no letter has no precision
     if known.empty:
         return None, "no gate was measured on a task with a known set of letters", rows
     exact = (known.precision >= EXACT_PRECISION) & (known.recall >= EXACT_RECALL)
@@ -368,7 +369,7 @@ def _found_letters(runs: pd.DataFrame, kind: str) -> Finding:
 
 
 def _range(values: pd.Series[float]) -> str:
-    low, high = f"{values.min():.3f}", f"{values.max():.3f}"
+    low, high = (NO_NUMBER if math.isnan(end) else f"{end:.3f}" for end in (values.min(), values.max()))
     return low if low == high else f"{low} to {high}"
 
 

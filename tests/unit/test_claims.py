@@ -198,6 +198,16 @@ def test_a_gate_must_delete_the_letters_and_only_them(claim, kind, precision, re
     assert f"{int(tokens > 0.998)} with tokens right as often" in found.sentence
 
 
+def test_a_gate_that_deletes_no_letter_has_found_none():
+    """It has no precision, and counts all the same."""
+    found = {"gate_precision": None, "gate_recall": 0.0, "token_accuracy": 1.0, "rate": 0.03}
+    gates = [result("merge", "delete_gate", task="merge_ABC", seed=seed, **found) for seed in (42, 43)]
+    base = result("merge_byt5", "none", task="merge_ABC", token_accuracy=1.0)
+    claim = judge("gate_finds_the_letters", Evidence([base, *gates]))
+    assert claim.holds is False
+    assert "0 of 2 gates" in claim.sentence and "precision none, recall 0.000 (2 seeds)" in claim.sentence
+
+
 @pytest.mark.parametrize(
     ("rates", "holds"),
     [
