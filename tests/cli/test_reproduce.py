@@ -164,7 +164,7 @@ def test_a_dry_run_shows_what_and_touches_nothing(house: Path) -> None:
         words = ["reproduce", str(path), "--dry-run", "--json", "--device", device]
         assert key in json.loads(CliRunner().invoke(app, words).stdout)["jobs"][0]
     assert "train child seed 1" in result.stdout
-    assert "14 GFLOP/s for narrow models (measured with `mrt5 reproduce miniature`" in result.stdout
+    assert "39 GFLOP/s for narrow models (measured with `mrt5 reproduce miniature`" in result.stdout
     assert "at an assumed 5 TFLOP/s" in reproduce(path, "--dry-run", "--gpu-tflops", 5).stdout
     assert not (house / "runs").exists() and not (house / "reports").exists()
 
