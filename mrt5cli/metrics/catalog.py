@@ -162,6 +162,8 @@ METRICS = {metric.name: metric for metric in MEASURED}
 BY_PUBLISHED_NAME = {metric.published: metric for metric in (*MEASURED, *PUBLISHED_ONLY) if metric.published}
 """All that was published. A published deletion rate is one of a kind of letter, which follows in brackets."""
 
+TOKENS = "token_accuracy"
+"""The one of single target tokens."""
 WHOLE_TARGETS = "sequence_accuracy"
 """The one of targets that are right throughout: for tasks that bring no measure of their own."""
 

@@ -22,7 +22,7 @@ from mrt5cli.analysis.per_sample import difference_of_correlations, fisher_mean,
 from mrt5cli.analysis.settling import WITHIN
 from mrt5cli.data.languages import LANGUAGES
 from mrt5cli.metrics import Z_80, Z_95
-from mrt5cli.metrics.catalog import WHOLE_TARGETS
+from mrt5cli.metrics.catalog import TOKENS, WHOLE_TARGETS
 from mrt5cli.metrics.results import Json, Row
 from mrt5cli.metrics.student_t import interval_of_mean, values_needed
 from mrt5cli.recipe.shorteners import SHORTENERS
@@ -50,8 +50,6 @@ SOURCE_WORTH = 0.2
 
 RUNTIME_SHARE = 0.7
 """Of the time that the saved arithmetic would save, what must really be saved to call it as predicted."""
-
-TOKENS = "token_accuracy"
 
 NOT_THERE = "not run yet: "
 NO_NUMBER = "none"
