@@ -1,6 +1,6 @@
 """The whole training loss, for trainers that take a model's `loss` as it is: cross-entropy + alpha * gate
-loss + beta * score loss (paper, section 3.2 and appendix D) + what a shortener has of its own. Runs of recipes
-add up theirs in `training.losses`.
+loss + beta * score loss (paper, section 3.2 and appendix D) + what a shortener has of its own. Runs of
+recipes add up theirs in `training.losses`.
 
 Legend: B batch, L input bytes, T target bytes. Gate values run from `scale` (delete) to 0 (keep); counted
 positions are those whose input id is not padding, EOS included.
