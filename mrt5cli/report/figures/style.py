@@ -3,8 +3,8 @@
 Colours are Okabe and Ito's, which colour-blind readers tell apart; every family of models has a marker of its
 own, so that a print in grey can be read too. What is ours is filled, what was published is hollow.
 
-Figures are black on white; a dark page turns that over (`page.css`), and a file of its own does so itself where
-its reader wants dark pages. Text stays text.
+Figures are black on white; a dark page turns that over (`page.css`), and a file of its own does so itself
+where its reader wants dark pages. Text stays text.
 """
 
 from __future__ import annotations
