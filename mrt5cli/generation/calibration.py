@@ -82,6 +82,12 @@ class Calibration:
         )
 
 
+def told_threshold(config: MrT5Config, rate: float) -> float | None:
+    """The threshold that tells a gate to delete a share, 0 to below 1; None where a text has to say it."""
+    shortener = SHORTENERS.get(config.deletion_type)
+    return None if shortener is None else shortener.threshold_at(config, rate)
+
+
 def calibrate(
     model: MrT5ForConditionalGeneration, batches: Iterable[Batch], rates: Sequence[float], name: str
 ) -> list[Calibration]:
@@ -102,7 +108,7 @@ def calibrate(
         raise UserError(
             f"{name} has no learned delete gate (its deletion_type is {kind!r}), so its deletion rate cannot "
             "be moved by a threshold",
-            "give a model trained with model.shortener.kind: delete_gate",
+            "give a model trained with model.shortener.kind: delete_gate or quantile_gate",
         )
     values = _gate_values(model, batches)
     if not len(values):
@@ -111,13 +117,11 @@ def calibrate(
     nothing = Calibration(0.0, lowest - 1, 0.0, len(values))
     found = []
     for rate in rates:
-        if not rate:
-            found.append(nothing)
-        elif (told := SHORTENERS[kind].threshold_at(model.config, rate)) is not None:
+        if (told := told_threshold(model.config, rate)) is not None:
             reached = float((values <= told).mean())
             found.append(Calibration(rate, told, reached, len(values), told=True))
         else:
-            found.append(nearest(values, rate))
+            found.append(nearest(values, rate) if rate else nothing)
     return found
 
 
