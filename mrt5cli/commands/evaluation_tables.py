@@ -251,7 +251,7 @@ def _published(comparison: Comparison) -> Section:
 
 
 def _commands(results: Sequence[Result]) -> list[str]:
-    """What writes an export with each threshold that was found."""
+    """What writes an export that deletes at each of the rates."""
     found = []
     for result in results:
         moved, subject = result.calibration, result.subject
