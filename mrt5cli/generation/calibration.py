@@ -61,9 +61,11 @@ class Calibration:
 
     @property
     def option(self) -> str:
-        """What sets `mrt5 convert` to exactly this one: a threshold's digits tell apart any two gate values, and
-        a gate that is told its rate is told it, so that the export knows it too."""
-        return f"--deletion-rate={self.rate!r}" if self.told else f"--threshold={np.float32(self.threshold)!s}"
+        """What sets `mrt5 convert` to exactly this one: a threshold's digits tell apart any two gate values; a
+        gate that is told its rate is told it again, so that the export knows it too."""
+        if self.told:
+            return f"--deletion-rate={self.rate!r}"
+        return f"--threshold={np.float32(self.threshold)!s}"
 
     def in_words(self) -> str:
         """The threshold, the share that it deletes and, where that is not what was wanted, why."""
