@@ -61,7 +61,7 @@ class Calibration:
 
     @property
     def option(self) -> str:
-        """What sets `mrt5 convert` to exactly this one: a threshold's digits tell apart any two gate values; a
+        """What sets `mrt5 convert` to exactly this: a threshold's digits tell apart any two gate values; a
         gate that is told its rate is told it again, so that the export knows it too."""
         if self.told:
             return f"--deletion-rate={self.rate!r}"
