@@ -172,7 +172,7 @@ def _columns(comparison: Comparison, by_subset: bool) -> list[Column]:
 
 
 def _label(result: Result) -> str:
-    """In a table; of a model whose threshold was moved, which stands in the line above, just that."""
+    """In a table; of a model that was set to a rate, which stands in the line above, just that."""
     return result.label if result.calibration is None else f"at {100 * result.calibration.rate:g} %"
 
 
@@ -251,7 +251,7 @@ def _published(comparison: Comparison) -> Section:
 
 
 def _commands(results: Sequence[Result]) -> list[str]:
-    """What writes an export with each threshold that was found."""
+    """What writes an export that deletes at each of the rates."""
     found = []
     for result in results:
         moved, subject = result.calibration, result.subject

@@ -24,6 +24,7 @@ from mrt5cli.convert.published import hub_base, published
 from mrt5cli.data.languages import LANGUAGES
 from mrt5cli.data.mixtures import shares
 from mrt5cli.data.span_noise import FIRST_SENTINEL
+from mrt5cli.generation.calibration import told_threshold
 from mrt5cli.manifest import STEP_NAME
 from mrt5cli.metrics.catalog import MEASURED, metric_of
 from mrt5cli.metrics.results import Json, SavedEvaluation, SavedModel
@@ -90,6 +91,7 @@ def model_card(job: Job) -> str:
         dtype=job.dtype,
         what_it_is=shortener.about.format(model="a byte-level encoder-decoder"),
         shortener=shortener,
+        told=told_threshold(config, 0.0) is not None,
         step=meta.get("step") if step is None else step,
         made_with=list(_made_with(meta)),
         results=results,
@@ -185,11 +187,13 @@ def _conditions(one: SavedEvaluation, model: SavedModel, job: Job) -> list[str]:
 
     Which other data they are of stays untold: a card is published, and their path is nobody's business.
     """
-    found, recipe = [], job.recipe
+    found, recipe, told = [], job.recipe, told_threshold(job.config, 0.0) is not None
     if model.calibration is None:
-        found += ["before its threshold was moved"] if job.moved else []
+        before = f"before {'it was told its rate' if told else 'its threshold was moved'}"
+        found += [before] if job.moved else []
     elif not (job.moved and math.isclose(model.calibration["threshold"], job.config.threshold)):
-        found.append(f"threshold moved to delete {100 * model.calibration['rate']:g} %")
+        how = "told" if told else "threshold moved"
+        found.append(f"{how} to delete {100 * model.calibration['rate']:g} %")
     if model.dtype not in (None, "float32"):
         found.append(str(model.dtype))
     if one.normalization not in (None, "none"):

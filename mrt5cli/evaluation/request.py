@@ -94,7 +94,7 @@ def evaluate(
     if test_difference and len(names) != 2:
         raise UserError(f"a difference is between two models, and these are {len(names)}", "give two models")
     if deletion_rates and len(names) > 1:
-        raise UserError("--deletion-rate moves one run's threshold", "give one RUN, without --compare")
+        raise UserError("--deletion-rate sets one run to other rates", "give one RUN, without --compare")
     with quiet(not progress):
         subjects = _subjects(names, revision, allow_pickle, device, precision)
         first, local = subjects[0], None if data is None else str(data)

@@ -63,7 +63,10 @@ class Calibration:
 
     @property
     def option(self) -> str:
-        """What sets a command's threshold to exactly this one: its digits tell apart any two gate values."""
+        """What sets `mrt5 convert` to exactly this: a threshold's digits tell apart any two gate values; a
+        gate that is told its rate is told it again, so that the export knows it too."""
+        if self.told:
+            return f"--deletion-rate={self.rate!r}"
         return f"--threshold={np.float32(self.threshold)!s}"
 
     def in_words(self) -> str:
@@ -82,6 +85,12 @@ class Calibration:
             f"{found}; {100 * self.rate:g} % is out of reach: {100 * (above - below):.1f} % of the positions "
             f"have the same gate value, {value:.4g}, so that a threshold deletes {' or '.join(rates)}"
         )
+
+
+def told_threshold(config: MrT5Config, rate: float) -> float | None:
+    """The threshold that tells a gate to delete a share, 0 to below 1; None where a text has to say it."""
+    shortener = SHORTENERS.get(config.deletion_type)
+    return None if shortener is None else shortener.threshold_at(config, rate)
 
 
 def calibrate(
@@ -104,7 +113,7 @@ def calibrate(
         raise UserError(
             f"{name} has no learned delete gate (its deletion_type is {kind!r}), so its deletion rate cannot "
             "be moved by a threshold",
-            "give a model trained with model.shortener.kind: delete_gate",
+            "give a model trained with model.shortener.kind: delete_gate or quantile_gate",
         )
     values = _gate_values(model, batches)
     if not len(values):
@@ -114,14 +123,12 @@ def calibrate(
     nothing = Calibration(0.0, lowest - 1, 0.0, len(values))
     found = []
     for rate in rates:
-        if not rate:
-            found.append(nothing)
-        elif (told := SHORTENERS[kind].threshold_at(model.config, rate)) is not None:
+        if (told := told_threshold(model.config, rate)) is not None:
             reached = float((values <= told).mean())
             beyond = settings.beyond_training(rate)
             found.append(Calibration(rate, told, reached, len(values), told=True, beyond=beyond))
         else:
-            found.append(nearest(values, rate))
+            found.append(nearest(values, rate) if rate else nothing)
     return found
 
 

@@ -21,7 +21,7 @@ import torch
 
 from mrt5cli import own_code, runtime
 from mrt5cli.errors import UserError
-from mrt5cli.generation.calibration import Calibration
+from mrt5cli.generation.calibration import Calibration, told_threshold
 from mrt5cli.generation.decoding import Decoding
 from mrt5cli.generation.inputs import BARE, Input, Prompt, TaskOfRun, choose_prompt
 from mrt5cli.generation.workers import Workers
@@ -88,7 +88,8 @@ class Settings:
         escapes: see `as_text`.
         hard_delete: delete for real, or gate softly. Default: as the recipe evaluates, or for real.
         threshold: gate value up to which a byte is deleted. Default: the model's own.
-        deletion_rate: share of positions to delete, by a threshold found on the first window of inputs.
+        deletion_rate: share of positions to delete, by a threshold found on the first window of inputs; a
+            quantile gate is told it, and needs no text.
         batch_tokens: see `Options`. Default: by the kind of device.
         scores: also find the probability of each output, for another pass of the decoder.
         precision: of weights and products.
@@ -287,10 +288,17 @@ class Job:
             raise UserError(
                 f"{name} is of hard deletion; soft gates have none", "leave out --soft, or add --hard"
             )
+        if settings.deletion_rate is not None:
+            options = replace(options, threshold=told_threshold(config, settings.deletion_rate))
         prompt = choose_prompt(
             task.prompt, template=settings.prompt, column=settings.column, raw=settings.raw
         )
         return cls(model, settings, options, prompt, devices)
+
+    @property
+    def rate_to_find(self) -> float | None:
+        """The deletion rate whose threshold has to be found on inputs; None where there is none to find."""
+        return self.settings.deletion_rate if self.options.threshold is None else None
 
     @contextmanager
     def pens(self) -> Iterator[Pens]:
@@ -444,7 +452,7 @@ def generate(
         )
     with ExitStack() as stack:
         pens = stack.enter_context(job.pens())
-        return _generated(pens, (_input(prompt, one) for one in inputs), job.settings, stack.pop_all())
+        return _generated(pens, (_input(prompt, one) for one in inputs), job, stack.pop_all())
 
 
 def _input(prompt: Prompt, text: str | bytes) -> Input:
@@ -455,16 +463,14 @@ def _input(prompt: Prompt, text: str | bytes) -> Input:
     return Input("", prompt.around({prompt.lone: raw}))
 
 
-def _generated(
-    pens: Pens, inputs: Iterable[Input], settings: Settings, last: ExitStack
-) -> Iterator[Generated]:
+def _generated(pens: Pens, inputs: Iterable[Input], job: Job, last: ExitStack) -> Iterator[Generated]:
     with last:
         found = windows(inputs, "error")
-        if settings.deletion_rate is not None:
-            _, found = calibrated(pens, found, settings.deletion_rate)
+        if job.rate_to_find is not None:
+            _, found = calibrated(pens, found, job.rate_to_find)
         for window in results(pens, found):
             for result in window:
-                yield from outputs_of(result, settings.escapes)
+                yield from outputs_of(result, job.settings.escapes)
 
 
 def outputs_of(result: Result, escapes: bool = False) -> Iterator[Generated]:

@@ -117,11 +117,6 @@ class Predictor:
         if wrong := [name for name in self._added if name not in FIELDS]:
             raise UserError(f"added: there is no {wrong[0]!r} of an output", f"there are {either(FIELDS)}")
         asked = Settings(**{"scores": "score" in self._added, **settings})  # type: ignore[arg-type]
-        if asked.deletion_rate is not None:
-            raise UserError(
-                "deletion_rate finds a threshold on the first inputs, and a worker sees others",
-                "give the threshold, which `mrt5 generate --deletion-rate` says at its end",
-            )
         if asked.device == "all" or "," in asked.device:
             raise UserError(
                 f"device {asked.device!r} is several, and a worker has one", "use 'cuda', or 'auto'"
@@ -133,6 +128,11 @@ class Predictor:
             )
         subject = find_subject(str(model), revision=revision, allow_pickle=allow_pickle)
         job = Job.of(subject, replace(asked, device="cpu"))
+        if job.rate_to_find is not None:
+            raise UserError(
+                "deletion_rate finds a threshold on the first inputs, and a worker sees others",
+                "give the threshold, which `mrt5 generate --deletion-rate` says at its end",
+            )
         if job.prompt is None:
             raise UserError(f"{subject.name}: it is not known which column is its input", NAME_IT)
         self._pen = PenElsewhere.of(job, asked.device, asked.batch_tokens)

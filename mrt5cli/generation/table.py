@@ -151,8 +151,8 @@ def write(
     found = windows(stream, on_error, first=done.inputs, size=window)
     if done.threshold is not None:
         pens.move_threshold(done.threshold)
-    elif job.settings.deletion_rate is not None:
-        calibration, found = calibrated(pens, found, job.settings.deletion_rate)
+    elif job.rate_to_find is not None:
+        calibration, found = calibrated(pens, found, job.rate_to_find)
         done.threshold, done.reached = calibration.threshold, calibration.reached
     for part in results(pens, found, progress):
         kept = [result for result in part if result.written or on_error == "empty"]

@@ -170,9 +170,10 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
 
         Returns:
             With `labels`, `loss` is what to minimise: in training mode cross-entropy + alpha * gate loss +
-            beta * score loss (paper, section 3.2 and appendix D). Alpha is `gate_loss` of the configuration,
-            or what `deletion_control` says; beta is `score_loss`. The `auxiliary_loss` of a boundary
-            predictor is not in it. In eval mode it is the cross-entropy, which `cross_entropy` is in both.
+            beta * score loss (paper, section 3.2 and appendix D) + `auxiliary_loss`, by which boundary
+            predictors, routers and quantile gates learn. Alpha is `gate_loss` of the configuration, or what
+            `deletion_control` says; beta is `score_loss`. In eval mode it is the cross-entropy, which
+            `cross_entropy` is in both.
         """
         learns = self.training and labels is not None
         penalty = None

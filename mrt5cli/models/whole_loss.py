@@ -1,6 +1,6 @@
 """The whole training loss, for trainers that take a model's `loss` as it is: cross-entropy + alpha * gate
-loss + beta * score loss (paper, section 3.2 and appendix D). Runs of recipes add up theirs in
-`training.losses`.
+loss + beta * score loss (paper, section 3.2 and appendix D) + what a shortener has of its own. Runs of
+recipes add up theirs in `training.losses`.
 
 Legend: B batch, L input bytes, T target bytes. Gate values run from `scale` (delete) to 0 (keep); counted
 positions are those whose input id is not padding, EOS included.
@@ -80,6 +80,8 @@ def regularizers(
             terms.append(config.gate_loss * mean_over(gate_BL, counted_BL))
     if penalty is not None and config.score_loss:
         terms.append(config.score_loss * penalty.mean())
+    if found.auxiliary_loss is not None:
+        terms.append(found.auxiliary_loss)
     return sum(terms[1:], terms[0]) if terms else None
 
 

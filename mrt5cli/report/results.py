@@ -18,6 +18,7 @@ from mrt5cli.analysis.runs import HINT, ExperimentRun
 from mrt5cli.analysis.runtime import time_saved
 from mrt5cli.data.languages import LANGUAGES
 from mrt5cli.errors import UserError
+from mrt5cli.fingerprint import code_version
 from mrt5cli.json_files import read_object
 from mrt5cli.metrics.catalog import BY_PUBLISHED_NAME, METRICS
 from mrt5cli.metrics.results import TOTAL, Json, Row, SavedEvaluation
@@ -25,6 +26,7 @@ from mrt5cli.metrics.student_t import interval_of_mean
 from mrt5cli.paper.published import Published
 from mrt5cli.paper.tolerances import AVERAGES, DECREASE, ENGLISH, TIMES
 from mrt5cli.suite.jobs import Experiment, SuitePlan, TrainJob
+from mrt5cli.suite.states import MADE
 
 ALL_LANGUAGES = 15
 
@@ -142,8 +144,16 @@ class Results:
         jobs = plan.runs(experiment).values()
         for run, job in zip(plan.experiment_runs(experiment).runs, jobs, strict=True):
             self.runs[run.name].append(Ran(run.name, run.recipe, run.run, run.outputs, run.shown, job=job))
-        found = {name: self._read(plan.analysis(experiment, name)) for name in experiment.analyses}
-        self.analyses = {name: document for name, document in found.items() if document}
+        self.analyses = {name: found for name in experiment.analyses if (found := self._analysis(name))}
+
+    def _analysis(self, name: str) -> Json:
+        """The document of an analysis; empty where it is missing, damaged, or of code with other fields."""
+        path = self.plan.analysis(self.experiment, name)
+        found = self._read(path)
+        if MADE in found and found[MADE].get("code") != code_version("analyse"):
+            self.damaged.append(f"{path} was made by other code, and is left out: analyse again")
+            return {}
+        return found
 
     def _read(self, path: Path) -> Json:
         """The document in a file; empty without one that can be read."""

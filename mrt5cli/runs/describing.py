@@ -237,7 +237,7 @@ def evaluations(run: Entry) -> Words:
                 one.split,
                 one.deletion,
                 "" if one.models[0].step is None else f"step {one.models[0].step}",
-                "" if one.models[0].calibration is None else "other threshold",
+                "" if (set_to := one.models[0].calibration) is None else f"at {100 * set_to['rate']:g} %",
             ),
             *(metric_of(name).text(row.number(name)) for name in wanted),
         )

@@ -12,7 +12,7 @@ from mrt5cli.recipe import Recipe
 from mrt5cli.recipe.loading import shipped
 from mrt5cli.recipe.words import nearest
 from mrt5cli.suite.graph import build_plan
-from mrt5cli.suite.jobs import Experiment, Job, SuitePlan, TrainJob
+from mrt5cli.suite.jobs import AnalyseJob, Experiment, Job, SuitePlan, TrainJob
 from mrt5cli.suite.states import state_of, was_continued
 
 NOT_ASKED_FOR = "not asked for"
@@ -33,7 +33,8 @@ def make_plan(
 
     Args:
         only: globs of experiment ids and recipe names; what these need comes along.
-        keep_changed: let finished runs and results of other code, or of starts that changed, stand.
+        keep_changed: let finished runs and results of other code, or of starts that changed, stand. Analyses
+            of other code never do: they take minutes, and a report reads their fields by name.
         known: recipes, or their files, by name; by default the shipped ones.
 
     Raises:
@@ -41,7 +42,8 @@ def make_plan(
     """
     plan = build_plan(suite, experiments, shipped() if known is None else known, root, smoke=smoke)
     for job in plan.jobs:
-        job.status, job.reason = state_of(job, keep_changed=keep_changed)
+        keep = keep_changed and not isinstance(job, AnalyseJob)
+        job.status, job.reason = state_of(job, keep_changed=keep)
     wanted = _wanted(plan, only)
     needed: set[Job] = set()
     for job in reversed(plan.jobs):

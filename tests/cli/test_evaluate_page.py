@@ -85,6 +85,21 @@ def test_an_export_deletes_as_the_dial_says(run: Path, tmp_path: Path) -> None:
         assert model["rows"][-1]["deletion_rate"] == calibration["reached"] == pytest.approx(0.4, abs=0.01)
 
 
+def test_a_gate_that_is_told_its_rate_has_no_threshold_moved(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "told", shortener=SHORTENERS["quantile_gate"])
+    assert call("evaluate", run).exit_code == 0
+    saved = run / "eval" / "at-rates.json"
+    printed, page = paged(tmp_path / "dial.html", run, "--deletion-rate", "0,0.3", "--out", saved)
+    assert "the model is told the rate" in printed
+    assert "told-seed3, told each rate: " in page and "told-seed3, at its own rate" in page
+    assert call("convert", run, tmp_path / "card", "--to", "hub", "--deletion-rate", 0.4).exit_code == 0
+    card = " ".join((tmp_path / "card" / "README.md").read_text().split())
+    assert ", told to delete 30 %" in card and ", before it was told its rate" in card
+    assert "replaces the configured threshold, which tells the gate to delete 40 %," in card
+    for text in (printed, page, card):
+        assert not re.search(r"threshold (was )?moved|untrained", text)
+
+
 def test_a_gate_that_is_all_or_nothing_says_which_rates_there_are(tmp_path: Path) -> None:
     run = make_run(tmp_path, "saturated")
     weights = load_file(run / "model" / "model.safetensors")

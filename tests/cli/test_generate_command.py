@@ -224,6 +224,18 @@ def test_a_deletion_rate_is_met_by_a_threshold(runs: dict[str, Path], tmp_path: 
     )
 
 
+def test_a_gate_that_is_told_its_rate_is_not_calibrated(
+    lines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = make_run(tmp_path, "told", shortener=SHORTENERS["quantile_gate"])
+    how = ("--format", "jsonl", "--max-new-tokens", 2)
+    monkeypatch.delattr(writing.Pen, "threshold_for")
+    by_rate = generate(told, lines, "--deletion-rate", 0.8, *how)
+    assert by_rate.exit_code == 0, by_rate.output
+    assert by_rate.stdout == generate(told, lines, "--threshold=-6", *how).stdout
+    assert by_rate.stdout != generate(told, lines, *how).stdout
+
+
 @pytest.mark.slow
 def test_two_devices_write_what_one_does(
     runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

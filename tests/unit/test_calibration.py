@@ -95,6 +95,10 @@ def test_digits_of_the_option_tell_gate_values_apart():
     assert np.float32(option.partition("=")[2]) == np.nextafter(value, np.float32(0)) != value
 
 
+def test_of_a_gate_that_is_told_its_rate_the_option_is_that():
+    assert Calibration(0.2, -24.0, 0.19, 10, told=True).option == "--deletion-rate=0.2"
+
+
 def test_a_rate_of_nothing_deletes_nothing():
     model = tiny().eval()
     model.encoder.block[1].delete_gate.feed_forward.weight.data.mul_(1e6)  # all gates at their ends

@@ -346,12 +346,14 @@ class TestSoftmax1:
 class TestControllerSettles:
     LAWS = ("p", "pi", "pi_two_sided")
 
-    def judged(self, missed, settled, spread=(0.5, 0.5, 0.5)):
-        """Of runs of each law: by how many points they miss, and when they settle."""
+    def judged(self, missed, settled, spread=(0.5, 0.5, 0.5), more_on_test=2.0):
+        """Of runs of each law: by how many points they miss, when they settle, and how many points more they
+        miss by on test text; None where that is not known."""
         runs = [
             {
                 "law": law, "recipe": f"{law}_{place}", "seed": 42, "missed": off, "settled": step,
                 "overshoot": 9.0, "spread": wide, "loss": 1.2,
+                "missed_on_test": None if more_on_test is None else off + more_on_test,
             }
             for law, offs, steps, wide in zip(self.LAWS, missed, settled, spread, strict=True)
             for place, (off, step) in enumerate(zip(offs, steps, strict=True))
@@ -366,6 +368,8 @@ class TestControllerSettles:
         assert claim.sentence.endswith("for new work: pi_two_sided")
         assert "p 2 of 3 (farthest +3.2 points, settled by step 10 " in claim.sentence
         assert [row["within_1_point"] for row in claim.rows] == [2, 3, 3]
+        assert [row["on_test_within_1_point"] for row in claim.rows] == [0, 0, 1]
+        assert [row["on_test_farthest_points"] for row in claim.rows] == [5.2, 3.0, 2.3]
         assert [row["median_settling_step"] for row in claim.rows] == [10, 320, 200]
         assert [row["never_settled"] for row in claim.rows] == [0, 1, 1]
 
@@ -379,8 +383,10 @@ class TestControllerSettles:
         assert "none is recommended" in claim.sentence and "settled never in the median" in claim.sentence
         assert "Infinity" not in json.dumps(claim.rows)
 
-    def test_runs_without_results_on_test_text_decide_nothing(self):
-        assert self.judged([(None,)] * 3, [(100,)] * 3).holds is None
+    def test_a_law_is_judged_by_the_text_that_it_steers_by(self):
+        claim = self.judged([(0.0,)] * 3, [(100,)] * 3, more_on_test=None)
+        assert claim.holds is True
+        assert all(math.isnan(row["on_test_farthest_points"]) for row in claim.rows)
 
 
 class TestAnyRate:

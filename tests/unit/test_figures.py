@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import SimpleNamespace as Namespace
+from typing import Any
 
 import matplotlib
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from mrt5cli.metrics.results import Row
 from mrt5cli.report.figures import FIGURES, draw
@@ -263,6 +267,23 @@ def test_text_stays_text(drawing: Drawing) -> None:
 def test_the_same_numbers_are_the_same_drawing() -> None:
     assert DRAWINGS["loss"]() == DRAWINGS["loss"]()
     assert "<dc:date>" not in DRAWINGS["loss"]()[0].svg
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(("scheme", "ground"), [("light", 255), ("dark", 0)])
+def test_a_file_of_its_own_suits_dark_pages(browser: Any, scheme: str, ground: int, tmp_path: Path) -> None:
+    """A picture in somebody's page; within ours it is left to the page."""
+    [drawing] = DRAWINGS["loss"]()
+    (tmp_path / "it.svg").write_text(drawing.svg, encoding="utf-8")
+    corners = []
+    for shown in ('<img src="it.svg">', drawing.inline):
+        (tmp_path / "page.html").write_text(f'<body style="margin: 0">{shown}', encoding="utf-8")
+        page = browser.new_page(color_scheme=scheme)
+        page.goto((tmp_path / "page.html").as_uri())
+        with Image.open(io.BytesIO(page.screenshot())) as picture:
+            corners.append(picture.convert("RGB").getpixel((2, 2)))
+        page.close()
+    assert corners == [(ground,) * 3, (255,) * 3]
 
 
 def test_captions_are_escaped() -> None:

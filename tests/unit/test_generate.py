@@ -55,6 +55,18 @@ def test_every_model_writes_what_it_writes_alone(variant: str, hard: bool) -> No
         assert [one.index for one in found] == list(range(len(TEXTS)))
 
 
+def test_a_gate_that_is_told_its_rate_needs_no_text() -> None:
+    """What it deletes of a text does not depend on those that come first."""
+    how: dict[str, Any] = {"max_new_tokens": 3, "deletion_rate": 0.7}
+    told, other = writer("quantile"), writer("mrt5")
+    assert list(generate(told, [], **how)) == []
+    with pytest.raises(UserError, match="no text to calibrate"):
+        list(generate(other, [], **how))
+    together = [one.kept for one in generate(told, TEXTS, **how)]
+    alone = [one.kept for text in TEXTS for one in generate(told, [text], **how)]
+    assert together == alone != [one.kept for one in generate(told, TEXTS, max_new_tokens=3)]
+
+
 @pytest.mark.parametrize(
     ("variant", "fields"),
     [

@@ -24,6 +24,7 @@ from other_trainers import (
     accelerated,
     by_transformers,
     even_rows,
+    losses_of,
     new_model,
     rows,
     steered_by_us,
@@ -134,6 +135,26 @@ def test_the_whole_loss_of_a_model_in_training_mode(items: int | None) -> None:
     model.eval()
     measured = model(**batch, num_items_in_batch=items)
     assert torch.equal(measured.loss, measured.cross_entropy), "an evaluation measures cross-entropy"
+
+
+@pytest.mark.parametrize(("accumulation", "kind"), [(1, "quantile"), (4, "hnet"), (1, "boundary_predictor")])
+def test_what_a_shortener_learns_by_is_in_the_loss(accumulation: int, kind: str) -> None:
+    """Transformers' Trainer minimises it as a run of ours does, unless it draws something for each batch."""
+    fields: dict[str, Any] = {"deletion_type": kind}
+    if kind == "quantile":
+        fields |= {"lowest_rate": 0.5, "highest_rate": 0.5}
+    batch, model = even_rows(0, 8), new_model(**fields).train()
+    found = model(**batch, num_items_in_batch=100)
+    share = int(batch["labels"].ne(-100).sum()) / 100
+    torch.testing.assert_close(found.loss, found.cross_entropy + share * found.auxiliary_loss)
+    before = {name: weight.clone() for name, weight in model.encoder.shortener.named_parameters()}
+    torch.manual_seed(1)
+    trainer = by_transformers(Trainer, accumulation, model, make=even_rows)
+    for name, weight in model.encoder.shortener.named_parameters():
+        assert not torch.equal(weight, before[name]), name
+    if kind != "boundary_predictor":
+        ours = [line["loss"] for line in other_trainers.ours(accumulation, make=even_rows, **fields)]
+        assert losses_of(trainer) == pytest.approx(ours, rel=1e-5)
 
 
 def test_embeddings_count_by_their_mask() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_runs import make_run
+from tiny_runs import SHORTENERS, make_run
 
 from mrt5cli import Predictor, generate
 from mrt5cli.errors import UserError
@@ -55,6 +55,18 @@ def test_outputs_are_those_of_generate(run: Path, how: dict[str, Any]) -> None:
         )
     assert list(found) == [*batch, *added.values()]
     assert all(found[name] is batch[name] for name in batch)
+
+
+def test_a_gate_is_told_its_rate(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "told", shortener=SHORTENERS["quantile_gate"])
+    how: dict[str, Any] = {"max_new_tokens": 3, "deletion_rate": 0.7}
+    predict = Predictor(run, column="text", added={"kept": "kept", "output": "output"}, **how)
+    found = predict({"text": TEXTS})
+    wanted = list(generate(run, TEXTS, **how))
+    by_threshold = list(generate(run, TEXTS, max_new_tokens=3, threshold=-30.0 * (1 - 0.7)))
+    assert found["output"] == [one.output for one in wanted]
+    assert found["kept"] == [one.kept for one in wanted] == [one.kept for one in by_threshold]
+    assert found["kept"] != [one.kept for one in generate(run, TEXTS, max_new_tokens=3)]
 
 
 def test_draws_depend_on_a_rows_number_alone(run: Path) -> None:

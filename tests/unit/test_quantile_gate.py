@@ -74,7 +74,7 @@ def test_quantiles_follow_the_scores_and_rates_are_met_without_calibration():
         ids = torch.tensor(random_rows([40] * 8, seed=step))
         out = model(ids, labels=LABELS.expand(8, -1).contiguous())
         optimizer.zero_grad()
-        (out.loss + out.auxiliary_loss).backward()
+        out.loss.backward()
         optimizer.step()
         schedule.step()
     ids = torch.tensor(random_rows([40] * 32, seed=1000))
@@ -128,6 +128,7 @@ def test_calibration_is_what_the_gate_was_told():
     ids, mask = batch_of(random_rows([30] * 4))
     found = calibrate(model, [{"input_ids": ids, "attention_mask": mask}], [0.0, 0.4], "it")
     assert [one.threshold for one in found] == [-31.0, pytest.approx(-18.0)]
+    assert found[0].told and found[0].reached == 0
     assert found[1].told and "threshold -18, which tells it the rate and deletes " in found[1].in_words()
     with torch.no_grad():
         gate_BL = model(ids, attention_mask=mask, labels=labels_for(ids)).delete_gate_output

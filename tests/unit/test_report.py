@@ -26,6 +26,7 @@ from mrt5cli.report.claims import CLAIMS, Claim
 from mrt5cli.report.html import Section, markdown_cell
 from mrt5cli.report.html import page as html_page
 from mrt5cli.report.page import write_report
+from mrt5cli.report.results import Results
 from mrt5cli.report.tables import HEADERS, Table, in_unit, number, our_runs
 from mrt5cli.suite.jobs import Experiment, SuitePlan
 from mrt5cli.suite.suites import load_suite
@@ -124,6 +125,15 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[SuitePlan, Path]:
 
 def both(where: tuple[SuitePlan, Path]) -> tuple[str, str]:
     return pages([where[1] / "report.html", where[1] / "report.md"])
+
+
+def test_an_analysis_of_other_code_is_left_out_and_said(tmp_path: Path) -> None:
+    """Claims and tables would look for fields in it that it has under other names, or not at all."""
+    plan = make_plan(tmp_path, [TINY])
+    write_json(plan.analysis(TINY, "settling"), {"runs": [], "made": {"code": "0.0.1+old"}})
+    results = Results(plan, TINY)
+    assert not results.analyses and "settling.json was made by other code" in results.damaged[0]
+    assert "analysis settling" in results.evidence.missing
 
 
 # --- pages are whole -------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from reproduction import FAMILY, analysed, evaluated, experiment, leave_done, measured, recipe, trained, tree
 
 from mrt5cli.errors import RecipeError, UserError
+from mrt5cli.json_files import read_object
 from mrt5cli.recipe import strict_yaml
 from mrt5cli.suite import planning, states
 from mrt5cli.suite.graph import build_plan
@@ -244,6 +245,17 @@ def test_other_code_is_changed_unless_it_is_to_stand(tmp_path: Path) -> None:
     assert "0.0.1+old" in str(planned(tmp_path).job(BYT5).reason)
     assert set(without(planned(tmp_path))) == {job.id for job in plan.jobs}
     assert without(planned(tmp_path, keep_changed=True)) == {}
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_an_analysis_of_other_code_never_stands(tmp_path: Path, keep: bool) -> None:
+    """Claims, tables and figures read its fields by name, and it may be older than one of them."""
+    plan = planned(tmp_path)
+    leave_done(plan)
+    [output] = [job.output for job in plan.jobs if job.id == ANALYSED]
+    found = read_object(output)
+    write_json(output, found | {"made": found["made"] | {"code": "0.0.1+old"}})
+    assert without(planned(tmp_path, keep_changed=keep)) == {ANALYSED: "changed"}
 
 
 def test_a_half_done_run_of_other_code_is_never_gone_on_with(tmp_path: Path) -> None:

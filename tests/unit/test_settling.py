@@ -24,7 +24,7 @@ LAWS = Experiment(
         "miniature/byt5",
         "miniature/random_50",
         "miniature/controller_p_closed",
-        "miniature/mrt5_50",
+        "miniature/controller_pi_two_sided_open",
         "miniature/controller_quantile",
     ),
 )
@@ -47,6 +47,7 @@ def test_a_rate_settles_with_the_running_mean_that_follows_it(start: float) -> N
     assert found == {
         "settled": 110,
         "settled_wider": 110,
+        "missed": pytest.approx(0.0),
         "overshoot": pytest.approx(0.0),
         "spread": pytest.approx(0.0),
     }
@@ -117,5 +118,6 @@ def test_of_runs_only_those_with_a_target_are_looked_at_and_missed(tmp_path: Pat
     assert (other["law"], other["start"], other["target"]) == ("quantile_gate", "any", 0.5)
     assert (line["law"], line["start"], line["target"]) == ("p", "closed", 0.5)
     assert line["curve"] == {"step": [1], "deletion_rate": [0.9]} and line["settled"] is None
-    assert (line["missed"], line["loss"]) == (pytest.approx(3.0), 1.2)
-    assert found["missing"] == ["miniature/mrt5_50 seed 42"]
+    assert (line["missed_on_test"], line["loss"]) == (pytest.approx(3.0), 1.2)
+    assert line["missed"] == pytest.approx(40.0)  # on training text, by its own line
+    assert found["missing"] == ["miniature/controller_pi_two_sided_open seed 42"]

@@ -33,8 +33,6 @@ def forward(model: Any, hard: bool, **arguments: Any) -> Any:
 def total(out: Any) -> torch.Tensor:
     """A loss that reaches whatever there is to train."""
     loss = out.loss
-    if out.auxiliary_loss is not None:
-        loss = loss + out.auxiliary_loss
     if out.delete_gate_logits is not None:
         loss = loss + 0.01 * out.delete_gate_output.mean()
     if out.score_loss is not None:

@@ -55,7 +55,8 @@ class Deletion:
         kept_lengths: (B) int64, positions that hold something; in soft deletion the bytes a hard deletion
             would keep.
         boundary_logits: (B, L), positive where the boundary predictor ends a segment, or None.
-        auxiliary_loss: scalar a shortener adds to the training loss, or None.
+        auxiliary_loss: scalar that a shortener adds to the training loss, or None. In training mode it is in
+            the `loss` of a model's output.
     """
 
     delete_gate_output: Tensor | None = None

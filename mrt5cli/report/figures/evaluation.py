@@ -38,16 +38,16 @@ def dial(comparison: Comparison) -> list[Drawing]:
     metrics = [METRICS["loss"], *([] if not comparison.measures else [_headline(comparison)])]
     bare = own.summary.source_removed_loss
     told = any(one.calibration is not None and one.calibration.told for one in moved)
+    as_it_is = "at its own rate" if told else "as trained"
 
     def paint(figure: Figure, *all_axes: Axes) -> None:
         for axes, metric in zip(all_axes, metrics, strict=False):
             line = sorted((_gone(one), _value(one, metric)) for one in (own, *moved))
             look = look_of("MrT5")
-            axes.plot(
-                *zip(*line, strict=True), color=look.colour, marker=look.marker, label="threshold moved"
-            )
+            label = "told each rate" if told else "threshold moved"
+            axes.plot(*zip(*line, strict=True), color=look.colour, marker=look.marker, label=label)
             place = [_gone(own)], [_value(own, metric)]
-            axes.plot(*place, "*", color=INK, markersize=10, zorder=4, label="as trained")
+            axes.plot(*place, "*", color=INK, markersize=10, zorder=4, label=as_it_is)
             if metric.name == "loss" and bare is not None:
                 axes.plot([100], [bare], "X", color=FAINT, label="source removed")
             axes.set(xlabel=DELETED, ylabel=metric.heading)
@@ -62,14 +62,14 @@ def dial(comparison: Comparison) -> list[Drawing]:
         legend_above(figure)
 
     caption = (
-        f"{own.subject.name} with its threshold moved, untrained: "
+        f"{own.subject.name}{', told each rate' if told else ' with its threshold moved, untrained'}: "
         f"{' and '.join(metric.title for metric in metrics)} against the share deleted of the "
         f"{comparison.options.split} text; and, in the last panel, that share against the one wanted, "
         f"{'which it was told' if told else 'for which the threshold was found on validation text'}."
     )
     rows = [
         (
-            one.label if one.calibration else f"{one.label}, as trained",
+            one.label if one.calibration else f"{one.label}, {as_it_is}",
             percent(None if one.calibration is None else one.calibration.rate),
             percent(None if one.calibration is None else one.calibration.reached),
             number(_gone(one), 1),

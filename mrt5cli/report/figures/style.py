@@ -3,7 +3,8 @@
 Colours are Okabe and Ito's, which colour-blind readers tell apart; every family of models has a marker of its
 own, so that a print in grey can be read too. What is ours is filled, what was published is hollow.
 
-Figures are black on white; a dark page turns that over (`page.css`). Text stays text.
+Figures are black on white; a dark page turns that over (`page.css`), and a file of its own does so itself
+where its reader wants dark pages. Text stays text.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from mrt5cli.writing import write_bytes
 INK, FAINT = "#000000", "#8a8a8a"
 NARROW = 3.5
 """Inches, of which a phone's page has 3.5; CSS counts 96 pixels to each."""
+DARK = "@media (prefers-color-scheme: dark) {svg:root {filter: invert(1) hue-rotate(180deg)}}"
+"""The rule of `page.css`, for a figure that is a document: in a page, the root is another element."""
 STYLE = Path(__file__).with_name("report.mplstyle")
 HOLLOW: dict[str, Any] = {"markerfacecolor": "#ffffff", "markeredgewidth": 1.1, "linewidth": 1.0}
 """Of markers of published values."""
@@ -218,6 +221,7 @@ def _svg(paint: Callable[..., None], name: str, width: float, height: float, gri
     text = re.sub(r"<metadata>.*?</metadata>", "", buffer.getvalue(), flags=re.DOTALL)
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r'(href="|url\()#', rf"\1#{name}-", text)
+    text = text.replace("</style>", f"{DARK}</style>", 1)
     text = text.replace("'DejaVu Sans Mono'", "'DejaVu Sans Mono', Menlo, Consolas, monospace")
     return text.replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, 'Segoe UI', Helvetica, Arial, sans-serif")
 
