@@ -11,7 +11,9 @@ from variants import LABELS, batch_of, labels_for, random_rows, tiny
 from mrt5cli.generation.calibration import calibrate
 from mrt5cli.models import MrT5Config
 from mrt5cli.models.shorteners import Sequences
-from mrt5cli.recipe import ModelSection
+from mrt5cli.recipe import LossSection, ModelSection
+from mrt5cli.recipe.shorteners import of_config
+from mrt5cli.training.losses import counts
 
 
 def told(model: Any, low: float, high: float) -> Any:
@@ -155,3 +157,18 @@ def test_a_recipe_whose_rate_is_never_drawn_is_refused(rate):
     with pytest.raises(Exception, match=r"is not from lowest, 0.3, to highest, 0.5"):
         ModelSection.model_validate({"shortener": shortener})
     ModelSection.model_validate({"shortener": shortener | {"rate": 0.3}})
+
+
+def test_its_loss_is_one_mean_over_all_bytes_however_a_batch_is_cut():
+    model, rows = tiny("quantile").train(), random_rows([30, 4, 17, 2])
+    per_position = of_config(model.config).own_loss_per_position
+
+    def found(some: Any) -> tuple[float, float]:
+        """The loss summed over what it is a mean of, and how much that is."""
+        ids, mask = batch_of(some)
+        batch = {"input_ids": ids, "attention_mask": mask, "labels": labels_for(ids)}
+        *_, number = counts(batch, LossSection(), own_loss_per_position=per_position).tolist()
+        return model(**batch).auxiliary_loss.item() * number, number
+
+    first, second = found(rows[:2]), found(rows[2:])
+    assert found(rows) == pytest.approx([first[0] + second[0], first[1] + second[1]], rel=1e-5)

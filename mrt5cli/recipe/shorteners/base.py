@@ -111,6 +111,11 @@ class ShortenerSection(Section):
         return None
 
     @property
+    def own_loss_per_position(self) -> bool:
+        """Whether its own loss is a mean over a batch's real source positions; else it is one over rows."""
+        return False
+
+    @property
     def own_loss(self) -> str | None:
         """The name of the term it adds to the training loss itself, or None."""
         return None

@@ -53,6 +53,10 @@ class QuantileGate(Placed):
         return f"was trained to delete {100 * self.lowest:g} to {100 * self.highest:g} %"
 
     @property
+    def own_loss_per_position(self) -> bool:
+        return True
+
+    @property
     def own_loss(self) -> str | None:
         return "quantile"
 
