@@ -338,10 +338,10 @@ def _notes_of_answers(comparison: Comparison) -> list[str]:
 
 
 def _result_note(result: Result) -> str | None:
-    """That a rate cannot be reached, or that a model hardly reads its source."""
+    """That a rate cannot be reached or was not learned, or that a model hardly reads its source."""
     name, moved, row = result.subject.name, result.calibration, result.summary
     if moved is not None:
-        return f"{result.label}: {moved.in_words()}" if moved.missed else None
+        return f"{result.label}: {moved.in_words()}" if moved.missed or moved.beyond else None
     if not result.shortener.reads_source:
         return f"{name} reads a lone EOS whatever its source is: nothing to remove"
     if row.loss is None or row.source_removed_loss is None:

@@ -45,6 +45,7 @@ class Calibration:
         positions: how many those are.
         gap: that the wanted rate lies in, where it is missed.
         told: whether the threshold says the rate to the model, and was not found on the text.
+        beyond: why the model has not learned the rate, after "the model"; None where it may have.
     """
 
     rate: float
@@ -53,6 +54,7 @@ class Calibration:
     positions: int
     gap: Gap | None = None
     told: bool = False
+    beyond: str | None = None
 
     @property
     def missed(self) -> bool:
@@ -74,7 +76,7 @@ class Calibration:
         found = (
             f"threshold {self.threshold:.4g}, which {'tells it the rate and ' if self.told else ''}deletes "
             f"{self.reached:.1%} of {self.positions:,} validation positions"
-        ).replace("%", " %")
+        ).replace("%", " %") + (f"; the model {self.beyond}" if self.beyond else "")
         if self.gap is None:
             return found
         below, above, value = self.gap
@@ -116,13 +118,15 @@ def calibrate(
     values = _gate_values(model, batches)
     if not len(values):
         raise UserError("there is no text to calibrate the threshold on")
-    lowest = max(of_config(model.config).lowest_gate_value, -1e9)  # log sigmoid has none
+    settings = of_config(model.config)
+    lowest = max(settings.lowest_gate_value, -1e9)  # log sigmoid has none
     nothing = Calibration(0.0, lowest - 1, 0.0, len(values))
     found = []
     for rate in rates:
         if (told := told_threshold(model.config, rate)) is not None:
             reached = float((values <= told).mean())
-            found.append(Calibration(rate, told, reached, len(values), told=True))
+            beyond = settings.beyond_training(rate)
+            found.append(Calibration(rate, told, reached, len(values), told=True, beyond=beyond))
         else:
             found.append(nearest(values, rate) if rate else nothing)
     return found

@@ -39,8 +39,9 @@ from mrt5cli.generation.writing import (
 )
 from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration, read_config
 from mrt5cli.recipe.schema import EvaluationSection, GenerationSection
+from mrt5cli.recipe.shorteners import of_config
 from mrt5cli.subject import Subject, check_stays, find_subject, load_model
-from mrt5cli.text import counted
+from mrt5cli.text import counted, warn_once
 
 OnError = Literal["error", "skip", "empty"]
 
@@ -290,6 +291,8 @@ class Job:
             )
         if settings.deletion_rate is not None:
             options = replace(options, threshold=told_threshold(config, settings.deletion_rate))
+            if beyond := of_config(config).beyond_training(settings.deletion_rate):
+                warn_once(f"the model {beyond}, and is told {100 * settings.deletion_rate:g} %")
         prompt = choose_prompt(
             task.prompt, template=settings.prompt, column=settings.column, raw=settings.raw
         )

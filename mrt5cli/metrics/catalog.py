@@ -8,6 +8,7 @@ and the recipe's `training.best_metric` iterate this list. It imports nothing he
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -45,6 +46,7 @@ class Metric:
         scores: what makes it a measure that a task may be judged by: the share of what is "right", a mean of
             scores between 0 and 1 ("graded"), or a function of what is "summed" over examples. None for what
             every evaluation brings beside its measures, lengths and losses.
+        bounds: that a row's number cannot be outside of.
     """
 
     name: str
@@ -58,11 +60,18 @@ class Metric:
     in_cards: bool = True
     answers: bool = False
     scores: Scores | None = None
+    bounds: tuple[float, float] = (-math.inf, math.inf)
 
     @property
     def factor(self) -> float:
         """From a row's number to what is printed and published."""
         return 100.0 if self.unit == "share" else 1.0
+
+    @property
+    def printed_bounds(self) -> tuple[float, float]:
+        """The same, of what is printed."""
+        low, high = self.bounds
+        return self.factor * low, self.factor * high
 
     def text(self, value: float | None, digits: int | None = None) -> str:
         """A row's number in a cell of a terminal's table."""
@@ -112,17 +121,23 @@ class Metric:
         return CountedMetric(self.name, **options)
 
 
-_share = partial(Metric, unit="share", better="higher")
+A_SHARE, POSITIVE = (0.0, 1.0), (0.0, math.inf)
+_share = partial(Metric, unit="share", better="higher", bounds=A_SHARE)
 _right = partial(_share, scores="right", chooses=True)
 _answers = partial(Metric, scores="summed", answers=True, chooses=True)
-_not_in_cards = partial(Metric, in_cards=False)
+_not_in_cards = partial(Metric, in_cards=False, bounds=POSITIVE)
+_loss = partial(Metric, unit="nats", digits=4, bounds=POSITIVE)
+_of_gate = partial(Metric, digits=3, better="higher", bounds=A_SHARE)
 
 MEASURED = (
     _not_in_cards("examples", "test examples", "examples", "count", 0, published="num_examples"),
-    Metric("deletion_rate", "deleted", "deleted", "share", 1, published="seq_len_reduction"),
-    Metric("loss", "cross-entropy", "loss", "nats", 4, "lower", "test_cross_entropy", chooses=True),
-    Metric("source_removed_loss", "cross-entropy without source", "source\nremoved", "nats", 4),
-    Metric("bits_per_byte", "bits per byte", "bits/\nbyte", "number", 3, "lower", "bits_per_byte"),
+    Metric("deletion_rate", "deleted", "deleted", "share", 1, published="seq_len_reduction", bounds=A_SHARE),
+    _loss("loss", "cross-entropy", "loss", better="lower", published="test_cross_entropy", chooses=True),
+    _loss("source_removed_loss", "cross-entropy without source", "source\nremoved"),
+    Metric(
+        *("bits_per_byte", "bits per byte", "bits/\nbyte", "number", 3, "lower", "bits_per_byte"),
+        bounds=POSITIVE,
+    ),
     _not_in_cards("kept_length", "kept length", "kept\nmean", digits=1),
     _not_in_cards("new_length", "new length", "kept\nlongest", digits=1, published="new_seq_len"),
     _right("token_accuracy", "token accuracy", "token\nacc.", published="token_accuracy"),
@@ -134,8 +149,8 @@ MEASURED = (
     _answers("wer", "word error rate", "WER", "share", better="lower"),
     _answers("chrf", "chrF", "chrF", better="higher"),
     _answers("bleu", "BLEU", "BLEU", better="higher"),
-    Metric("gate_precision", "gate precision", "gate\nprec.", digits=3, better="higher"),
-    Metric("gate_recall", "gate recall", "gate\nrecall", digits=3, better="higher"),
+    _of_gate("gate_precision", "gate precision", "gate\nprec."),
+    _of_gate("gate_recall", "gate recall", "gate\nrecall"),
     _not_in_cards(
         "ms_per_example", "ms an example", "ms per\nexample", "ms", 2, "lower", "runtime_per_example"
     ),

@@ -30,15 +30,21 @@ def critical_t(freedom: float, level: float = 0.95) -> float:
     return float(mpmath.findroot(lambda t: two_sided_p(t, freedom) - (1 - level), (0, 1e3), solver="bisect"))
 
 
-def interval_of_mean(values: Sequence[float]) -> tuple[float, float] | None:
-    """A 95 % interval of the mean that values, one a seed say, were drawn around; None for fewer than two."""
+def interval_of_mean(
+    values: Sequence[float], bounds: tuple[float, float] = (-math.inf, math.inf)
+) -> tuple[float, float] | None:
+    """A 95 % interval of the mean that values, one a seed say, were drawn around; None for fewer than two.
+
+    Args:
+        bounds: that no value can be outside of, 0 and 1 of a share; nor does the interval.
+    """
     count = len(values)
     if count < 2:
         return None
     mean = math.fsum(values) / count
     variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1)
     half = critical_t(count - 1) * math.sqrt(variance / count)
-    return mean - half, mean + half
+    return max(bounds[0], mean - half), min(bounds[1], mean + half)
 
 
 def values_needed(values: Sequence[float]) -> int | None:

@@ -31,7 +31,14 @@ def analysis_tables(name: str, document: Json) -> list[Table]:
     rows = [tuple(_cell(line, *column) for column in spec["columns"].values()) for line in lines]
     title = spec["title"].format(**document | {"threads": counted(document.get("threads") or 0, "thread")})
     table = Table(tuple(spec["columns"]), rows + _means(name, document), title, **spec.get("how", {}))
-    return [table, *(_parts(document["models"]) if name == "deletion_patterns" else [])]
+    if name != "deletion_patterns":
+        return [table]
+    # A task has its own kinds of letters; of several tasks in one table, most cells would be empty.
+    by_task: dict[str, list[Json]] = {}
+    for model in document["models"]:
+        by_task.setdefault(model["task"], []).append(model)
+    of = "" if len(by_task) < 2 else " of {}"
+    return [table, *(part for task, models in by_task.items() for part in _parts(models, of.format(task)))]
 
 
 def _cell(line: Json, key: str, show: str = "", digits: int | None = None, of: str = "") -> str:
@@ -89,7 +96,7 @@ Rates = Sequence[dict[tuple[str, ...], float]]
 """Of each model, the share deleted of each part of its examples, by the part's name or names."""
 
 
-def _parts(models: Sequence[Json]) -> list[Table]:
+def _parts(models: Sequence[Json], of_task: str) -> list[Table]:
     """What each model deletes of each kind of letter and of byte, and in each language: a column a model."""
 
     def of_kinds(key: str) -> Rates:
@@ -107,7 +114,7 @@ def _parts(models: Sequence[Json]) -> list[Table]:
         parts = dict.fromkeys(part for of in rates for part in of)
         lines = [(*part, *(percent(of.get(part)) for of in rates if of)) for part in parts]
         labels = [_labelled(model) for model, of in zip(models, rates, strict=True) if of]
-        title = f"Deleted of each {headers[0]}, %"
+        title = f"Deleted of each {headers[0]}{of_task}, %"
         tables.append(Table((*headers, *labels), lines, title, folded=True, words=len(headers)))
     return [table for table in tables if table.rows]
 

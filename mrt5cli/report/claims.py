@@ -99,7 +99,9 @@ def judge(name: str, evidence: Evidence) -> Claim:
         return Claim(name, statement, None, NOT_THERE + (missing or "no runs to judge by"), [])
     holds, sentence, rows = find(evidence.runs, evidence.analyses)
     if missing:
-        holds, sentence = None, f"{sentence} ({NOT_THERE}{missing})"
+        # A claim that is judged by an analysis alone has said so.
+        holds = None
+        sentence += "" if sentence == NOT_THERE + missing else f" ({NOT_THERE}{missing})"
     return Claim(name, statement, None if holds is None else bool(holds), sentence, rows.to_dict("records"))
 
 
@@ -379,7 +381,8 @@ def _found_letters(runs: pd.DataFrame, kind: str) -> Finding:
 
 def _range(values: pd.Series[float]) -> str:
     low, high = (NO_NUMBER if math.isnan(end) else f"{end:.3f}" for end in (values.min(), values.max()))
-    return low if low == high else f"{low} to {high}"
+    shown, known = low if low == high else f"{low} to {high}", values.count()
+    return f"{shown} in {known} of {len(values)}" if 0 < known < len(values) else shown
 
 
 @_claim("One multilingual MrT5 deletes at other rates in other scripts.")

@@ -54,10 +54,12 @@ class Ours:
     Attributes:
         values: one a seed, in the published row's unit.
         examples: test examples each is over; None where that has no meaning.
+        bounds: that none can be outside of.
     """
 
     values: tuple[float, ...]
     examples: int | None = None
+    bounds: tuple[float, float] = field(default=(-math.inf, math.inf), compare=False)
 
     @property
     def mean(self) -> float:
@@ -66,7 +68,7 @@ class Ours:
     @cached_property
     def interval(self) -> tuple[float, float] | None:
         """95 % of the mean over seeds; None with one seed."""
-        return interval_of_mean(self.values)
+        return interval_of_mean(self.values, self.bounds)
 
 
 class Missing(Exception):
@@ -176,6 +178,8 @@ class Results:
             config = self._read(ran.run.model / "config.json")
             found.append(evaluated_run(ran.name, own[1].rows, config=config, **said))
         missing += [f"analysis {name}" for name in self.experiment.analyses if name not in self.analyses]
+        for name, document in self.analyses.items():
+            missing += [f"{run} in analysis {name}" for run in document.get("missing", ())]
         return Evidence(pd.DataFrame(found), missing, self.analyses)
 
     def value(self, row: Published, recipe: str | None) -> Ours:
@@ -199,7 +203,8 @@ class Results:
         if recipe is None or metric is None or metric.name not in METRICS:
             raise Missing("no run makes it")
         rows = self._rows(row, recipe, metric.name)
-        return Ours(tuple(metric.factor * found.known(metric.name) for found, _ in rows), rows[0][0].examples)
+        values = tuple(metric.factor * found.known(metric.name) for found, _ in rows)
+        return Ours(values, rows[0][0].examples, metric.printed_bounds)
 
     def _rows(self, row: Published, recipe: str, number: str) -> list[tuple[Row, SavedEvaluation]]:
         """The row of each run that has the number, and its evaluation; at least one."""

@@ -204,7 +204,7 @@ def our_runs(results: Results) -> Table | None:
     ]
     lines = []
     for recipe, of in recipes:
-        means = (_mean(of[metric.name].dropna(), metric) for metric in columns)
+        means = (_mean(of[metric.name], metric) for metric in columns)
         lines.append((recipe, ", ".join(map(str, of.seed)), *means))
     headings = (metric.on(runs.task[0]).heading for metric in columns)
     return Table(("recipe", "seeds", *headings), lines, "Our runs, on all of the test", words=2)
@@ -219,11 +219,14 @@ def _is_shown(metric: Metric, kind: str) -> bool:
 
 
 def _mean(values: pd.Series, metric: Metric) -> str:
-    if values.empty:
+    """With its interval, and of how many runs it is where some have none, as a gate that deletes nothing."""
+    scaled = [metric.factor * value for value in values.dropna()]
+    if not scaled:
         return MISSING
-    scaled = [metric.factor * value for value in values]
     digits = 4 if metric.name == "bits_per_byte" else metric.digits  # 4, as where it is compared
-    return number(statistics.fmean(scaled), digits) + interval(interval_of_mean(scaled), digits)
+    shown = number(statistics.fmean(scaled), digits)
+    shown += interval(interval_of_mean(scaled, metric.printed_bounds), digits)
+    return shown if len(scaled) == len(values) else f"{shown} ({len(scaled)} of {len(values)})"
 
 
 def problems(results: Results) -> list[str]:

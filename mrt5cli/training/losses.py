@@ -61,12 +61,11 @@ class LossTerms:
         return self.parts.sum()
 
 
-def counts(batch: Batch, settings: LossSection, *, labelled: bool) -> Tensor:
+def counts(batch: Batch, settings: LossSection, *, own_loss_per_position: bool) -> Tensor:
     """(6,) float64, of how many things each part of a batch's loss is a mean; on the device of the batch.
 
     Args:
-        labelled: the auxiliary loss is that of a boundary predictor that learns from labels: one for each
-            source position. Else it is one for each row.
+        own_loss_per_position: as of the shortener, whose own loss is the auxiliary one.
     """
     ids, labels = batch["input_ids"], batch["labels"]
     rows, length = ids.shape
@@ -79,7 +78,7 @@ def counts(batch: Batch, settings: LossSection, *, labelled: bool) -> Tensor:
     else:
         pairs, cross_pairs = (ids.new_tensor(rows * length * other) for other in (length, labels.shape[1]))
     number = ids.new_tensor(rows)
-    auxiliary = positions if labelled else number
+    auxiliary = positions if own_loss_per_position else number
     return torch.stack((targets_B.sum(), positions, number, pairs, cross_pairs, auxiliary)).double()
 
 

@@ -121,13 +121,14 @@ def check_start(start: str) -> None:
         if start != "scratch":
             resolve_model(start)
     except UserError as error:
+        first, *more = error.message.split("\n")
+        message = f"model.start: {first}"
         (name, seed), recipes = name_and_seed(Path(start).name), {}
         if Path(start).parent == Path(DEFAULT_FOLDER) and not Path(start).exists():
             recipes = {maker: load_recipe(path) for maker, path in shipped().items()}
         maker = next((maker for maker, recipe in recipes.items() if recipe.name == name), None)
         if maker is None or seed < 0:
-            raise
+            raise UserError(message, error.hint, more) from error
         hint = f"it is what the recipe {maker} trains: mrt5 pretrain {maker}"
         hint += "" if seed == recipes[maker].seed else f" --set seed={seed}"
-        first, *more = error.message.split("\n")
-        raise UserError(f"model.start: {first}", hint, more) from error
+        raise UserError(message, hint, more) from error

@@ -111,7 +111,7 @@ class DeletionTrainer(Trainer):
         self.settings = settings = recipe.training
         self.best = Best(settings.best_metric, settings.patience) if settings.best_metric else None
         self.threshold = model.config.threshold
-        self.labelled = model.config.boundary_predictor_type != "gumbel"
+        self.own_loss_per_position = recipe.model.shortener.own_loss_per_position
         super().__init__(
             model=model, args=args, train_dataset=stream, callbacks=callbacks, optimizers=optimizers
         )
@@ -219,7 +219,10 @@ class DeletionTrainer(Trainer):
         weights = torch.ones(len(batches), len(PARTS), dtype=torch.float64)
         if self.loss_settings.average_per == "optimizer_step":
             weights = torch.stack(
-                [counts(batch, self.loss_settings, labelled=self.labelled) for batch in batches]
+                [
+                    counts(batch, self.loss_settings, own_loss_per_position=self.own_loss_per_position)
+                    for batch in batches
+                ]
             )
         if self.args.device.type == "cuda":
             weights = weights.pin_memory()  # so that the copy waits for nothing

@@ -372,7 +372,7 @@ def _ragged(task: str, score_per: str) -> set[str]:
     section = TypeAdapter(TaskSection).validate_json(task)
     stream = iter(build_task(section).train_stream(batch_size=2, seed=1))
     settings = LossSection.model_validate({"score_per": score_per})
-    several = [counts(next(stream), settings, labelled=False).tolist() for _ in range(20)]
+    several = [counts(next(stream), settings, own_loss_per_position=False).tolist() for _ in range(20)]
     columns = zip(*several, strict=True)
     return {name for name, column in zip(PARTS, columns, strict=True) if len(set(column)) > 1}
 

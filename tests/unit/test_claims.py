@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+from dataclasses import replace
 from types import MappingProxyType
 
 import pandas as pd
@@ -20,6 +21,7 @@ from mrt5cli.report.results import Results, evaluated_run
 from mrt5cli.rundir import RunDir
 from mrt5cli.suite.jobs import EvaluateJob, Evaluation, Experiment, SuitePlan, TrainJob
 from mrt5cli.suite.suites import load_suite
+from mrt5cli.writing import write_json
 
 CONFIG = {
     "d_model": 128,
@@ -206,6 +208,16 @@ def test_a_gate_that_deletes_no_letter_has_found_none():
     claim = judge("gate_finds_the_letters", Evidence([base, *gates]))
     assert claim.holds is False
     assert "0 of 2 gates" in claim.sentence and "precision none, recall 0.000 (2 seeds)" in claim.sentence
+
+
+def test_a_precision_that_some_seeds_have_says_how_many():
+    found = {"gate_recall": 0.5, "token_accuracy": 1.0, "task": "merge_ABC"}
+    gates = [
+        result("merge", "delete_gate", seed=seed, gate_precision=one, **found)
+        for seed, one in ((42, 0.9), (43, None), (44, 0.8))
+    ]
+    claim = judge("gate_finds_the_letters", Evidence(gates))
+    assert "precision 0.800 to 0.900 in 2 of 3, recall 0.500 (3 seeds)" in claim.sentence
 
 
 @pytest.mark.parametrize(
@@ -449,6 +461,8 @@ class TestAnyRate:
     def test_without_the_analysis_there_is_no_verdict(self):
         claim = judge("one_model_any_rate", Evidence([result("byt5", "none")]))
         assert (claim.holds, claim.sentence) == (None, "not run yet: analysis dial")
+        claim = judge("one_model_any_rate", Evidence([result("byt5", "none")], ["analysis dial"]))
+        assert (claim.holds, claim.sentence) == (None, "not run yet: analysis dial")
 
     def test_without_a_told_model_or_a_byt5_no_rate_is_compared(self):
         for lacking in ("quantile_gate", "none", "delete_gate"):
@@ -573,6 +587,15 @@ class TestGathering:
         claim = judge("hits_targets", Results(plan, experiment).evidence)
         assert claim.holds is True
         assert claim.rows[0]["target"] == 0.5 and claim.rows[0]["deleted"] == 0.49
+
+    def test_what_an_analysis_lacks_is_waited_for(self, tmp_path):
+        plan, experiment = self.plan(tmp_path)
+        plan.experiments = [experiment] = [replace(experiment, analyses=("settling",))]
+        self.write(plan, (0.0, 0.49))
+        write_json(plan.analysis(experiment, "settling"), {"runs": [], "missing": ["mrt5_50 seed 42"]})
+        claim = judge("hits_targets", Results(plan, experiment).evidence)
+        assert claim.holds is None
+        assert claim.sentence.endswith("(not run yet: mrt5_50 seed 42 in analysis settling)")
 
     def test_what_is_not_is_named(self, tmp_path):
         plan, experiment = self.plan(tmp_path)

@@ -305,6 +305,28 @@ def test_samples_are_in_percent_beside_published_numbers_and_else_in_nats() -> N
     )
 
 
+def test_titles_of_panels_that_are_repeated_stand_below_each_other() -> None:
+    document = {
+        "samples": 3,
+        "models": [
+            samples("a_long_name_of_a_recipe", "MrT5", [1.0, 2.0, 3.0], [0.1, 0.2, 0.4], 1.8) | {"seed": seed}
+            for seed in (1, 2, 3)
+        ],
+    }
+    experiment = Namespace(id="x", baseline="byt5", seeds=(1, 2, 3))
+    results = Namespace(runs={}, analyses={"per_sample": document}, experiment=experiment)
+    [drawing] = draw("per_sample", results, ())
+    words = [found.text for found in ET.fromstring(drawing.svg).iter(f"{SVG}text")]
+    assert words.count("a_long_name_of_a_recipe") == 3 and "seed 2, r = 0.90" in words
+
+
+def test_losses_below_byt5_have_marks_too() -> None:
+    low = [point | {"loss": point["loss"] - 0.6 * (point["kind"] != "none")} for point in DIAL]
+    [drawing] = drawings("any_rate", dial={"points": low})
+    words = [found.text for found in ET.fromstring(drawing.svg).iter(f"{SVG}text")]
+    assert {"\N{MINUS SIGN}0.1", "0.1"} <= set(words)
+
+
 def test_samples_none_of_which_has_a_percentage_leave_the_panel_empty() -> None:
     known = [published("MrT5", "pearson_r", 0.2, recipe="one")]
     document = {"samples": 3, "models": [samples("one", "MrT5", [1.0, 2.0, 3.0], [None] * 3, None)]}

@@ -82,6 +82,14 @@ def test_an_output_is_its_own_where_shortening_looks_at_batches(variant: str, fi
     assert all(0 <= one.deleted < 1 for one in found)
 
 
+def test_a_rate_that_a_gate_has_not_learned_is_generated_at_with_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for rate, times in ((0.4, 0), (0.93, 1)):
+        assert list(generate(writer("quantile"), [], deletion_rate=rate)) == []
+        assert caplog.text.count(f"was trained to delete 0 to 80 %, and is told {100 * rate:g} %") == times
+
+
 @pytest.mark.parametrize(
     "how",
     [{}, {"num_beams": 3, "num_return": 2}, {"sample": True, "num_return": 2, "valid_utf8": True}],

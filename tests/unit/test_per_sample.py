@@ -66,6 +66,8 @@ def test_an_interval_of_three_seeds() -> None:
     assert (high - low) / 2 == pytest.approx(4.302652730 / math.sqrt(3), rel=1e-8)
     assert interval_of_mean([1.0]) is None
     assert interval_of_mean([5.0, 5.0]) == (5.0, 5.0)
+    assert interval_of_mean([1.0, 2.0, 3.0], (0.0, 2.5)) == (0.0, 2.5)
+    assert interval_of_mean([1.0, 2.0, 3.0], (-9.0, 9.0)) == (low, high)
 
 
 def test_values_needed_find_a_mean_as_often_as_they_promise() -> None:

@@ -11,6 +11,9 @@ from variants import LABELS, batch_of, labels_for, random_rows, tiny
 from mrt5cli.generation.calibration import calibrate
 from mrt5cli.models import MrT5Config
 from mrt5cli.models.shorteners import Sequences
+from mrt5cli.recipe import LossSection, ModelSection
+from mrt5cli.recipe.shorteners import of_config
+from mrt5cli.training.losses import counts
 
 
 def told(model: Any, low: float, high: float) -> Any:
@@ -138,3 +141,34 @@ def test_calibration_is_what_the_gate_was_told():
 def test_rates_that_make_no_sense(low, high):
     with pytest.raises(Exception, match="shares of positions"):
         MrT5Config(deletion_type="quantile", lowest_rate=low, highest_rate=high)
+
+
+def test_a_rate_that_training_did_not_draw_is_said_to_be_beyond_it():
+    model = tiny("quantile", lowest_rate=0.1, highest_rate=0.5, deletion_rate=0.3)
+    ids, mask = batch_of(random_rows([30] * 4))
+    found = calibrate(model, [{"input_ids": ids, "attention_mask": mask}], [0.05, 0.1, 0.5, 0.9], "it")
+    said = "; the model was trained to delete 10 to 50 %"
+    assert [said in one.in_words() for one in found] == [True, False, False, True]
+
+
+@pytest.mark.parametrize("rate", [0.2, 0.6, 0.0])
+def test_a_recipe_whose_rate_is_never_drawn_is_refused(rate):
+    shortener = {"kind": "quantile_gate", "layer": 1, "lowest": 0.3, "highest": 0.5, "rate": rate}
+    with pytest.raises(Exception, match=r"is not from lowest, 0.3, to highest, 0.5"):
+        ModelSection.model_validate({"shortener": shortener})
+    ModelSection.model_validate({"shortener": shortener | {"rate": 0.3}})
+
+
+def test_its_loss_is_one_mean_over_all_bytes_however_a_batch_is_cut():
+    model, rows = tiny("quantile").train(), random_rows([30, 4, 17, 2])
+    per_position = of_config(model.config).own_loss_per_position
+
+    def found(some: Any) -> tuple[float, float]:
+        """The loss summed over what it is a mean of, and how much that is."""
+        ids, mask = batch_of(some)
+        batch = {"input_ids": ids, "attention_mask": mask, "labels": labels_for(ids)}
+        *_, number = counts(batch, LossSection(), own_loss_per_position=per_position).tolist()
+        return model(**batch).auxiliary_loss.item() * number, number
+
+    first, second = found(rows[:2]), found(rows[2:])
+    assert found(rows) == pytest.approx([first[0] + second[0], first[1] + second[1]], rel=1e-5)

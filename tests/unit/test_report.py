@@ -7,6 +7,7 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,12 +19,15 @@ from tiny_plans import make_plan, pretend, train
 from mrt5cli.analysis.across_runs import run_analysis
 from mrt5cli.errors import UserError
 from mrt5cli.fingerprint import recipe_hash
+from mrt5cli.metrics.results import Row
 from mrt5cli.report import page as reports
+from mrt5cli.report.analysis_tables import analysis_tables
 from mrt5cli.report.claims import CLAIMS, Claim
-from mrt5cli.report.html import markdown_cell
+from mrt5cli.report.html import Section, markdown_cell
+from mrt5cli.report.html import page as html_page
 from mrt5cli.report.page import write_report
 from mrt5cli.report.results import Results
-from mrt5cli.report.tables import HEADERS, in_unit, number
+from mrt5cli.report.tables import HEADERS, Table, in_unit, number, our_runs
 from mrt5cli.suite.jobs import Experiment, SuitePlan
 from mrt5cli.suite.suites import load_suite
 from mrt5cli.writing import write_json, write_text
@@ -296,6 +300,49 @@ def test_every_analysis_figure_and_claim_is_shown(tiny: tuple[SuitePlan, Path]) 
     assert html.count("<figure>") == html.count("<summary>The figure in numbers</summary>") == len(names)
     for word in ("next-segment", "deleted"):  # of the examples, pooled and deleted
         assert f'<span class="{word}">' in html
+
+
+def test_shares_have_no_interval_beyond_them_and_a_mean_says_of_how_many_runs_it_is() -> None:
+    rows = [
+        Row("all", 9, deletion_rate=rate, loss=loss, gate_precision=precision, gate_recall=0.9)
+        for rate, loss, precision in ((0.0, 0.01, 0.9), (0.9, 0.5, None), (0.5, 0.2, 1.0))
+    ]
+    ran = [
+        SimpleNamespace(name="a", seed=seed, evaluations=[SimpleNamespace(rows=[row], task="merge_ABC")])
+        for seed, row in enumerate(rows)
+    ]
+    table = our_runs(SimpleNamespace(runs={"a": ran}))  # type: ignore[arg-type]
+    assert table is not None
+    shown = dict(zip(table.headers, table.rows[0], strict=True))
+    assert shown["deleted, %"] == "46.7 [0.0, 100.0]"
+    assert shown["cross-entropy, nats"].startswith("0.2367 [0.0000, ")
+    assert shown["gate precision"] == "0.950 [0.315, 1.000] (2 of 3)"
+    assert shown["gate recall"] == "0.900 [0.900, 0.900]"
+
+
+def test_a_word_is_a_verdict_only_in_the_column_of_verdicts() -> None:
+    table = Table(("start", "here"), [("open", "open")], words=2)
+    html = html_page("Runs", "", [Section("All", tables=[table])])
+    assert '<td data-label="start">open</td><td class="verdict open" data-label="here">open</td>' in html
+
+
+def test_what_is_deleted_is_a_table_a_task() -> None:
+    def model(task: str, *kinds: str) -> dict[str, Any]:
+        letters = [{"kind": kind, "rate": 0.5} for kind in kinds]
+        line = {"recipe": task, "seed": 1, "task": task, "examples": 9, "deletion_rate": 0.5}
+        parts: dict[str, Any] = {"letters": letters, "kinds": [], "subsets": []}
+        return line | parts | {"gate_precision": None, "gate_recall": None}
+
+    both = [model("vowels", "vowel", "other"), model("merge", "A"), model("merge", "A")]
+    _, vowels, merge = analysis_tables("deletion_patterns", {"models": both})
+    assert (vowels.title, merge.title) == (
+        "Deleted of each kind of letter of vowels, %",
+        "Deleted of each kind of letter of merge, %",
+    )
+    assert (len(vowels.headers), len(merge.headers)) == (2, 3)
+    assert [len(vowels.rows), len(merge.rows)] == [2, 1]
+    _, alone = analysis_tables("deletion_patterns", {"models": both[:1]})
+    assert alone.title == "Deleted of each kind of letter, %"
 
 
 def test_where_it_was_made_is_at_the_end(tiny: tuple[SuitePlan, Path]) -> None:

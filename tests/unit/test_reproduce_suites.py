@@ -70,6 +70,16 @@ def test_every_wrong_name_at_once(tmp_path: Path) -> None:
     assert "no shipped recipe 'xnly'" in found["experiments[1].evaluations[0].task"]
 
 
+def test_a_lone_experiment_that_is_wrong_is_not_also_too_few(tmp_path: Path) -> None:
+    found = problems(tmp_path, "id: a, title: A, recipes: [xnli/byt5], seeds: [-1]")
+    assert list(found) == ["experiments[0].seeds[0]"]
+
+
+def test_a_seed_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    found = problems(tmp_path, "id: a, title: A, recipes: [xnli/byt5], seeds: [42, 43, 42]")
+    assert found["experiments[0].seeds"].startswith("42 stands twice")
+
+
 @pytest.mark.parametrize("text", ["", "- a\n", "experiments: []\n", "experiments: 3\n"])
 def test_what_is_no_suite(tmp_path: Path, text: str) -> None:
     path = tmp_path / "mine.yaml"

@@ -187,6 +187,7 @@ def test_a_run_that_a_shipped_recipe_makes_with_another_seed(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError) as caught:
         check_start(start)
+    assert caught.value.message == f"model.start: {start} does not exist"
     if told is None:
         assert "recipe" not in str(caught.value.hint)
     else:

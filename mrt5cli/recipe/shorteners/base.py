@@ -106,6 +106,15 @@ class ShortenerSection(Section):
 
     # --- what it means for others ---------------------------------------------------------------------------
 
+    def beyond_training(self, rate: float) -> str | None:
+        """Why it has not learned a deletion rate, 0 to 1, after "the model"; None where it may have."""
+        return None
+
+    @property
+    def own_loss_per_position(self) -> bool:
+        """Whether its own loss is a mean over a batch's real source positions; else it is one over rows."""
+        return False
+
     @property
     def own_loss(self) -> str | None:
         """The name of the term it adds to the training loss itself, or None."""

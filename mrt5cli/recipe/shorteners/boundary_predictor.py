@@ -79,6 +79,10 @@ class BoundaryPredictor(Placed):
         return f"{self.paper_name} {f'prior {self.prior:g}' if self.type == 'gumbel' else self.type}"
 
     @property
+    def own_loss_per_position(self) -> bool:
+        return self.type != "gumbel"  # a label each
+
+    @property
     def own_loss(self) -> str | None:
         return "binomial" if self.type == "gumbel" else "boundary"
 

@@ -38,12 +38,23 @@ class QuantileGate(Placed):
     def misfits(self) -> Iterator[tuple[str, str]]:
         if self.lowest > self.highest:
             yield "lowest", f"{self.lowest:g} is above highest {self.highest:g}"
+        elif self.beyond_training(self.rate):
+            yield "rate", f"{self.rate:g} is not from lowest, {self.lowest:g}, to highest, {self.highest:g}"
 
     def phrase(self) -> str:
         return f"{self.called}, trained to delete {100 * self.lowest:g} to {100 * self.highest:g} %"
 
     def details(self) -> str:
         return f"; the rate r that it is told is the threshold {self.scale:g} * (1 - r)"
+
+    def beyond_training(self, rate: float) -> str | None:
+        if self.lowest <= rate <= self.highest:
+            return None
+        return f"was trained to delete {100 * self.lowest:g} to {100 * self.highest:g} %"
+
+    @property
+    def own_loss_per_position(self) -> bool:
+        return True
 
     @property
     def own_loss(self) -> str | None:

@@ -13,6 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from mrt5cli.metrics.catalog import POSITIVE
 from mrt5cli.metrics.student_t import interval_of_mean
 from mrt5cli.paper.published import Published, published
 from mrt5cli.paper.tolerances import AVERAGES, DECREASE, ENGLISH, LOSSES, REDUCTION, TIMES
@@ -60,7 +61,7 @@ def loss_against_reduction(results: Results, compared: Sequence[Compared], name:
         if rows:
             losses = [row.known(number) for row in rows]
             gone = 100 * statistics.fmean(row.deletion_rate or 0.0 for row in rows)
-            interval = interval_of_mean(losses)
+            interval = interval_of_mean(losses, POSITIVE)
             points.append(Point(runs[0].family, gone, statistics.fmean(losses), interval))
     averaged = any(one.row.subset in AVERAGES for one in compared)
     wanted = AVERAGES if averaged else WHOLE  # English is a part where there is an average

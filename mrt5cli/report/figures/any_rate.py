@@ -50,9 +50,11 @@ def any_rate(results: Results, compared: Sequence[Compared], name: str) -> list[
         axes.set_yscale("symlog", linthresh=LINEAR)
         # Its own labels are mathematics, which figures do not set.
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}".replace("-", "\N{MINUS SIGN}"))
-        axes.set(xlabel=DELETED, ylabel=ABOVE, yticks=TICKS)
         ends = [end for point in points for end in (point.y, *(point.interval or ()))]
-        axes.set_ylim(min(0.0, *ends) - LINEAR / 10, 1.3 * max(LINEAR, *ends))
+        low = min(0.0, *ends) - LINEAR / 10
+        below = [-tick for tick in TICKS if 0 < tick <= -low]
+        axes.set(xlabel=DELETED, ylabel=ABOVE, yticks=[*below, *TICKS])
+        axes.set_ylim(low, 1.3 * max(LINEAR, *ends))
         legend_above(figure, columns=3)
 
     caption = (

@@ -45,8 +45,10 @@ def per_sample(results: Results, compared: Sequence[Compared], name: str) -> lis
             axes.set_visible(model is not None)
             if model is None:
                 continue
-            title = short_name(model["recipe"]) + (f", seed {model['seed']}" if seeds else "")
-            title += f"\nr = {'none' if model[r] is None else number(model[r], 2)}"
+            # In two lines: a panel is hardly wider than a recipe's name.
+            title = short_name(model["recipe"]) + (f"\nseed {model['seed']}" if seeds else "")
+            title += ", r = " if seeds else "\nr = "
+            title += "none" if model[r] is None else number(model[r], 2)
             if model["recipe"] in known:
                 title += f"\npublished {number(known[model['recipe']], 2)}"
             axes.set_title(title, fontsize=7.5)
