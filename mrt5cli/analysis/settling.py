@@ -6,6 +6,7 @@ model. Points are percent of the bytes, as in "2 points off": 48 % for 50 %.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -41,13 +42,13 @@ def settling(runs: ExperimentRuns) -> Json:
     training text alone: `missed` tells how well it steers, `missed_on_test` also how the two texts differ.
 
     Raises:
-        UserError: no run with a target has logged anything.
+        UserError: no run with a target has logged its deletion rate to the end.
     """
     lines, found = [], []
     wanted = [(run, *aimed) for run in runs.runs if (aimed := _aim(run.recipe)) is not None]
     for run, law, target in wanted:
         rows = [row for row in run.run.metrics() if row.get("deletion_rate") is not None]
-        if run in runs.trained and rows:
+        if run in runs.trained and rows and _whole(rows, run.recipe):
             found.append(run)
             said = {"law": law, "start": _start(run.recipe), "target": target}
             curve = {key: [row[key] for row in rows] for key in ("step", "deletion_rate")}
@@ -55,11 +56,16 @@ def settling(runs: ExperimentRuns) -> Json:
             lines.append({**run.line(), **said, **measured, **_on_test(run, target), "curve": curve})
     if not lines:
         raise UserError(
-            f"no run of {runs.experiment} with a target has logged its deletion rate",
+            f"no run of {runs.experiment} with a target has logged its deletion rate to its last step",
             "train them first; a target is controller.target_deletion_rate, or a gate's own rate",
         )
     missing = [run.title for run, *_ in wanted if run not in found]
     return {"window": WINDOW, "within": WITHIN, "wider": WIDER, "runs": lines, "missing": missing}
+
+
+def _whole(rows: Sequence[Json], recipe: Recipe) -> bool:
+    """Whether lines go to the end: where the last ones were lost, a swing can look like a settled rate."""
+    return bool(rows[-1]["step"] > recipe.training.max_steps - recipe.training.logging_steps)
 
 
 def settled(steps: ArrayLike, rates: ArrayLike, target: float) -> Json:

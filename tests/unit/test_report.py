@@ -116,7 +116,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[SuitePlan, Path]:
     plan = make_plan(root / "runs", [TINY])
     train(plan, runtime=True)
     for job in plan.trainings:
-        write_text(job.run.metrics_path, '{"step": 1, "deletion_rate": 0.5}\n')
+        last = job.recipe.training.max_steps
+        write_text(job.run.metrics_path, f'{{"step": {last}, "deletion_rate": 0.5}}\n')
     for name in TINY.analyses:
         write_json(plan.analysis(TINY, name), run_analysis(name, plan.experiment_runs(TINY)))
     write_report(plan, root / "report")

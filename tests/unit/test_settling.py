@@ -110,14 +110,17 @@ def test_of_runs_only_those_with_a_target_are_looked_at_and_missed(tmp_path: Pat
         write_json(job.run.eval("own"), document(job.recipe.task.model_dump(mode="json"), [row]))
     with pytest.raises(UserError, match="no run of laws with a target has logged"):
         run_analysis("settling", plan.experiment_runs(LAWS))
-    lines = ['{"step": 1, "deletion_rate": 0.9}', '{"step": 2, "validation": {}}']
+    last = jobs["miniature/controller_quantile"].recipe.training.max_steps
+    lines = [f'{{"step": {last}, "deletion_rate": 0.9}}', f'{{"step": {last}, "validation": {{}}}}']
     for name in ("miniature/controller_p_closed", "miniature/controller_quantile"):
         write_text(jobs[name].run.metrics_path, "\n".join([*lines, ""]))
+    cut = jobs["miniature/controller_pi_two_sided_open"].run.metrics_path
+    write_text(cut, f'{{"step": {last - 1}, "deletion_rate": 0.5}}\n')
     found = run_analysis("settling", plan.experiment_runs(LAWS))
     line, other = found["runs"]
     assert (other["law"], other["start"], other["target"]) == ("quantile_gate", "any", 0.5)
     assert (line["law"], line["start"], line["target"]) == ("p", "closed", 0.5)
-    assert line["curve"] == {"step": [1], "deletion_rate": [0.9]} and line["settled"] is None
+    assert line["curve"] == {"step": [last], "deletion_rate": [0.9]} and line["settled"] is None
     assert (line["missed_on_test"], line["loss"]) == (pytest.approx(3.0), 1.2)
     assert line["missed"] == pytest.approx(40.0)  # on training text, by its own line
     assert found["missing"] == ["miniature/controller_pi_two_sided_open seed 42"]
