@@ -91,7 +91,7 @@ def model_card(job: Job) -> str:
         dtype=job.dtype,
         what_it_is=shortener.about.format(model="a byte-level encoder-decoder"),
         shortener=shortener,
-        told=told_threshold(config, 0.0) is not None,
+        told_its_rate=told_threshold(config, 0.0) is not None,
         step=meta.get("step") if step is None else step,
         made_with=list(_made_with(meta)),
         results=results,

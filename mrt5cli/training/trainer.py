@@ -54,6 +54,7 @@ from mrt5cli.convert.files import write_tokenizer
 from mrt5cli.errors import DataLost, RunFailed, UserError
 from mrt5cli.models.inputs import on_device
 from mrt5cli.models.weights import seal
+from mrt5cli.recipe.shorteners import of_config
 from mrt5cli.rundir import RunDir
 from mrt5cli.tasks.base import Batch, BatchStream
 from mrt5cli.text import listed
@@ -111,7 +112,7 @@ class DeletionTrainer(Trainer):
         self.settings = settings = recipe.training
         self.best = Best(settings.best_metric, settings.patience) if settings.best_metric else None
         self.threshold = model.config.threshold
-        self.own_loss_per_position = recipe.model.shortener.own_loss_per_position
+        self.own_loss_per_position = of_config(model.config).own_loss_per_position
         super().__init__(
             model=model, args=args, train_dataset=stream, callbacks=callbacks, optimizers=optimizers
         )

@@ -120,7 +120,7 @@ def test_copying_a_baseline_writes_it_out_whole(tmp_path: Path) -> None:
     assert load(tmp_path / "mine.yaml") == load("multilingual_v3/bp_40")
 
 
-CANDIDATES = (1, 5, 0.25, 2.5, -1.0, -20.0, True, False)
+CANDIDATES = (1, 5, 0.25, 0.75, 2.5, -1.0, -20.0, True, False)
 """Of these one is a value of any setting that chooses among no words."""
 OF_LABELS = {"label_examples", "vocabulary"}
 """Settings of what teaches a boundary predictor, which is no part of the model."""

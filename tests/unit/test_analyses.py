@@ -46,7 +46,8 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> SuitePlan:
     made = make_plan(tmp_path_factory.mktemp("runs"), [LANGUAGES, LETTERS])
     train(made, runtime=True)
     for job in made.trainings:
-        write_text(job.run.metrics_path, '{"step": 1, "deletion_rate": 0.5}\n')
+        last = job.recipe.training.max_steps
+        write_text(job.run.metrics_path, f'{{"step": {last}, "deletion_rate": 0.5}}\n')
     return made
 
 

@@ -124,7 +124,8 @@ def test_hours_are_those_of_what_jobs_run_on(
 
 
 MEASURED = ("seeds", "controllers", "any_rate", "diagnostics", "per_sample", "softmax1")
-"""Experiments of the miniature whose trainings were measured: 99 in 117 minutes, two at a time."""
+"""Experiments of the miniature whose trainings were measured: 99 in 117 minutes, two at a time. Since then
+three came and three became longer: 4 minutes more, by runs like them."""
 
 
 def test_the_miniature_is_for_a_cpu_and_takes_about_what_was_measured() -> None:
@@ -132,8 +133,8 @@ def test_the_miniature_is_for_a_cpu_and_takes_about_what_was_measured() -> None:
     plan = make_plan("miniature", measured, Path("nowhere"))
     assert machine_for(plan, "auto") == "cpu"
     estimate(plan, machine="cpu")
-    assert len(plan.trainings) == 99
-    assert sum(job.hours for job in plan.trainings) == pytest.approx(117 / 60, rel=0.1)
+    assert len(plan.trainings) == 102
+    assert sum(job.hours for job in plan.trainings) == pytest.approx(121 / 60, rel=0.1)
 
 
 @pytest.mark.usefixtures("arithmetic_alone")
