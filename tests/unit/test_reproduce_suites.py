@@ -77,7 +77,7 @@ def test_a_lone_experiment_that_is_wrong_is_not_also_too_few(tmp_path: Path) -> 
 
 def test_a_seed_that_stands_twice_is_refused(tmp_path: Path) -> None:
     found = problems(tmp_path, "id: a, title: A, recipes: [xnli/byt5], seeds: [42, 43, 42]")
-    assert found["experiments[0].seeds"].startswith("42 stands twice")
+    assert found["experiments[0].seeds"].startswith("42 is given twice")
 
 
 @pytest.mark.parametrize("text", ["", "- a\n", "experiments: []\n", "experiments: 3\n"])

@@ -39,7 +39,8 @@ class QuantileGate(Placed):
         if self.lowest > self.highest:
             yield "lowest", f"{self.lowest:g} is above highest {self.highest:g}"
         elif self.beyond_training(self.rate):
-            yield "rate", f"{self.rate:g} is not from lowest, {self.lowest:g}, to highest, {self.highest:g}"
+            drawn = f"lowest {self.lowest:g} to highest {self.highest:g}"
+            yield "rate", f"{self.rate:g} is outside the range that training draws from, {drawn}"
 
     def phrase(self) -> str:
         return f"{self.called}, trained to delete {100 * self.lowest:g} to {100 * self.highest:g} %"

@@ -60,7 +60,7 @@ def load_suite(name_or_path: str | Path, *, recipes: Iterable[str] | None = None
     try:
         suite = TypeAdapter(SuiteFile).validate_json(json.dumps(read(path).tree))
     except ValidationError as error:
-        # An experiment that is wrong is none to pydantic: a lone one, it then says, leaves too few.
+        # pydantic does not count a wrong experiment, and so also calls a list of one too short.
         found = [item for item in error.errors() if item["loc"] != ("experiments",)] or error.errors()
         raise RecipeError(path.name, [_problem(item) for item in found]) from None
     known = list(shipped() if recipes is None else recipes)
@@ -95,7 +95,7 @@ def _misfits(suite: SuiteFile, place: int, known: Sequence[str]) -> Iterator[tup
         text = f"{entry.baseline} is none of the experiment's recipes{_meant(entry.baseline, own)}"
         yield f"{where}.baseline", text
     if twice := [seed for n, seed in enumerate(entry.seeds) if seed in entry.seeds[:n]]:
-        yield f"{where}.seeds", f"{twice[0]} stands twice, and a run that is repeated is the same run"
+        yield f"{where}.seeds", f"{twice[0]} is given twice; both runs would be the same"
     if entry.id in [other.id for other in suite.experiments[:place]]:
         yield f"{where}.id", f"{entry.id} is another experiment's"
 
