@@ -106,9 +106,9 @@ def _add_soft_steps(
     fields, suffix, check = {"dropout_rate": dropout}, DROPPING if dropout else "", not dropout
     if reference:
         add(REFERENCE + suffix, reference_like(base, **fields), returned_scores, check=check)
-    if on_gpu(base):
+    if not base.config.has_absolute_position_embeddings:  # which transformers' T5 does not provide
         add(SDPA + suffix, plain(base, "sdpa", **fields), plain_loss)
-    else:
+    if not on_gpu(base):
         add(EAGER + suffix, ours(base, "eager", **fields), scored)
     slow = [name + suffix for name in (REFERENCE, SDPA, EAGER)]
     for place, how in enumerate(implementations(base)):
