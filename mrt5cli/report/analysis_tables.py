@@ -11,7 +11,7 @@ from mrt5cli.data.languages import LANGUAGES
 from mrt5cli.metrics.results import TOTAL, Json
 from mrt5cli.metrics.student_t import interval_of_mean
 from mrt5cli.report.results import short_name
-from mrt5cli.report.tables import MISSING, Table, interval, number, percent
+from mrt5cli.report.tables import MISSING, Table, in_powers, interval, number, percent
 from mrt5cli.text import counted
 
 
@@ -28,7 +28,8 @@ def analysis_tables(name: str, document: Json) -> list[Table]:
     if name == "softmax1":
         document = document | {"losses": list(_losses(document))}
     spec, lines = _specified()[name], document[_specified()[name]["lines"]]
-    rows = [tuple(_cell(line, *column) for column in spec["columns"].values()) for line in lines]
+    columns = [_column(lines, *column) for column in spec["columns"].values()]
+    rows: list[tuple[str, ...]] = list(zip(*columns, strict=True))
     title = spec["title"].format(**document | {"threads": counted(document.get("threads") or 0, "thread")})
     table = Table(tuple(spec["columns"]), rows + _means(name, document), title, **spec.get("how", {}))
     if name != "deletion_patterns":
@@ -41,20 +42,28 @@ def analysis_tables(name: str, document: Json) -> list[Table]:
     return [table, *(part for task, models in by_task.items() for part in _parts(models, of.format(task)))]
 
 
-def _cell(line: Json, key: str, show: str = "", digits: int | None = None, of: str = "") -> str:
-    """A line's value of that key, as it is shown; `of` ends the keys of its interval."""
-    # Numbers are not there where an older version of the toolkit has made the document.
-    value, decimals = line.get(key), {} if digits is None else {"digits": digits}
-    if show == "interval":
-        ends = None if value is None or line[f"low{of}"] is None else (line[f"low{of}"], line[f"high{of}"])
-        return number(value, **decimals) + interval(ends, digits or 0)
-    if show == "chance":
-        return "< 0.001" if value is not None and value < 0.001 else number(value, 3)
+def _column(
+    lines: Sequence[Json], key: str, show: str = "", digits: int | None = None, of: str = ""
+) -> list[str]:
+    """The lines' values of that key, as they are shown; `of` ends the keys of their intervals."""
+    # An older version of the toolkit may have written a document without the key.
+    values = [line.get(key) for line in lines]
+    if not show:
+        return [str(value) for value in values]
     if show == "count":
-        return f"{value:,}"
-    return (
-        percent(value, **decimals) if show == "percent" else number(value, **decimals) if show else str(value)
-    )
+        return [f"{value:,}" for value in values]
+    if show == "percent":
+        return [percent(value, 1 if digits is None else digits) for value in values]
+    if show == "chance":
+        return ["< 0.001" if value is not None and value < 0.001 else number(value, 3) for value in values]
+    decimals = 4 if digits is None else digits
+    powers = in_powers(values, decimals)
+    shown = [number(value, decimals, powers) for value in values]
+    if show == "interval":
+        for place, line in enumerate(lines):
+            if values[place] is not None and line[f"low{of}"] is not None:
+                shown[place] += interval((line[f"low{of}"], line[f"high{of}"]), decimals, powers)
+    return shown
 
 
 def _losses(document: Json) -> Iterable[Json]:

@@ -151,7 +151,7 @@ class Results:
         path = self.plan.analysis(self.experiment, name)
         found = self._read(path)
         if MADE in found and found[MADE].get("code") != code_version("analyse"):
-            self.damaged.append(f"{path} was made by other code, and is left out until the suite runs again")
+            self.damaged.append(f"{path} was made by other code; the next run of the suite makes it again")
             return {}
         return found
 

@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import pandas as pd
 
@@ -50,12 +51,25 @@ class Table:
 # --- numbers ---------------------------------------------------------------------------------------------
 
 
-def number(value: float | None, digits: int = 4) -> str:
-    """A number with a true minus sign; small ones in powers of ten."""
+def number(value: float | None, digits: int = 4, powers: bool | None = None) -> str:
+    """A number with a true minus sign.
+
+    Args:
+        powers: whether it is a power of ten instead of having that many decimals, which the cells of a column
+            agree on; by default as `in_powers` decides for it alone.
+    """
     if value is None or not math.isfinite(value):
         return MISSING
-    shown = f"{value:.2e}" if 0 < abs(value) < 10.0**-digits * 50 and digits >= 4 else f"{value:,.{digits}f}"
-    return shown.replace("-", "\N{MINUS SIGN}")
+    powers = in_powers([value], digits) if powers is None else powers
+    if powers and value == 0:
+        return "0"
+    return (f"{value:.2e}" if powers else f"{value:,.{digits}f}").replace("-", "\N{MINUS SIGN}")
+
+
+def in_powers(column: Iterable[float | None], digits: int = 4) -> bool:
+    """Whether a column's numbers are so small that four or more decimals would leave at most two digits."""
+    sizes = (abs(value) for value in column if value is not None and math.isfinite(value))
+    return digits >= 4 and 0 < max(sizes, default=0) < 50 * 10.0**-digits
 
 
 def percent(share: float | None, digits: int = 1) -> str:
@@ -63,18 +77,18 @@ def percent(share: float | None, digits: int = 1) -> str:
     return MISSING if share is None else plain_percent(share, digits)
 
 
-def interval(ends: tuple[float, float] | None, digits: int) -> str:
-    """` [low, high]`, or nothing."""
-    return "" if ends is None else f" [{number(ends[0], digits)}, {number(ends[1], digits)}]"
+def interval(ends: tuple[float, float] | None, digits: int, powers: bool | None = None) -> str:
+    """` [low, high]`, or an empty string; see `number`."""
+    return "" if ends is None else f" [{', '.join(number(end, digits, powers) for end in ends)}]"
 
 
 _DIGITS = {"nats/token": 4, "bits/byte": 4, "ratio": 4, "r": 3, "count": 0, "MACs": 0, "tokens": 2}
 
 
-def in_unit(value: float, unit: str) -> str:
+def in_unit(value: float, unit: str, powers: bool | None = None) -> str:
     """A value as its unit is printed; percentages with two decimals."""
     almost_all = unit == "percent" and 99 < value < 100
-    return number(value, 4 if almost_all else _DIGITS.get(unit, 2))
+    return number(value, 4 if almost_all else _DIGITS.get(unit, 2), powers)
 
 
 # --- published and ours ----------------------------------------------------------------------------------
@@ -88,6 +102,14 @@ def comparisons(rows: Sequence[Compared]) -> list[Table]:
     Open are the numbers of whole test sets; or all, where there are no such and they are not many. Folded, by
     model, are the rest; and apart, what is not compared.
     """
+    sizes: dict[str, list[float]] = {}
+    for one in rows:
+        sizes.setdefault(one.unit, []).append(one.value)
+    powers = {unit: in_powers(of, _DIGITS.get(unit, 2)) for unit, of in sizes.items()}
+
+    def lines(of: Iterable[Compared]) -> list[tuple[str, ...]]:
+        return [_line(one, powers[one.unit]) for one in of]
+
     judged = [one for one in rows if one.verdict != "not compared"]
     whole = [one for one in judged if one.row.subset in AVERAGES]
     if not whole and len(judged) <= SHOWN:
@@ -96,43 +118,44 @@ def comparisons(rows: Sequence[Compared]) -> list[Table]:
     for one in judged:
         if one not in whole:
             parts.setdefault(_model_of(one), []).append(one)
-    tables = [Table(HEADERS, list(map(_line, whole)), "Published and ours", words=4)] if whole else []
+    tables = [Table(HEADERS, lines(whole), "Published and ours", words=4)] if whole else []
     for model, part in parts.items():
         title = f"{model}: {counted(len(part), 'number')} by part of the test ({in_words(count(part))})"
-        tables.append(Table(HEADERS, list(map(_line, part)), title, folded=True, words=4))
+        tables.append(Table(HEADERS, lines(part), title, folded=True, words=4))
     apart = [one for one in rows if one.verdict == "not compared"]
     if apart:
         # Why, in place of the verdict; and no difference from what it cannot be compared with.
-        others = [(*(line := _line(one))[:3], one.reason, *line[4:6]) for one in apart]
+        others = [(*line[:3], one.reason, *line[4:6]) for one, line in zip(apart, lines(apart), strict=True)]
         headers = (*HEADERS[:3], "why", *HEADERS[4:6])
         title = f"{counted(len(others), 'number')} not compared"
         tables.append(Table(headers, others, title, folded=True, words=4))
     return tables
 
 
-def _line(one: Compared) -> tuple[str, ...]:
+def _line(one: Compared, powers: bool) -> tuple[str, ...]:
     row, unit, allowed = one.row, one.unit, one.band
+    show = partial(in_unit, unit=unit, powers=powers)
     name, _, kind = row.metric.partition("[")
     heading = BY_PUBLISHED_NAME[name].on(row.experiment).heading + kind.rstrip("]").replace("_", " ")
     if unit != row.unit:  # a time, as what it is in percent less than ByT5's
         heading = BY_PUBLISHED_NAME[DECREASE].heading
     ours = difference = tolerance = MISSING
     if one.ours is not None:
-        ours = in_unit(one.ours.mean, unit) + interval(one.ours.interval, _DIGITS.get(unit, 2))
+        ours = show(one.ours.mean) + interval(one.ours.interval, _DIGITS.get(unit, 2), powers)
         off = one.ours.mean - one.value
-        difference = in_unit(off, unit)
+        difference = show(off)
         if set(difference) <= set("0.,\N{MINUS SIGN}"):
             difference = difference.lstrip("\N{MINUS SIGN}")
         elif off >= 0:
             difference = f"+{difference}"
     if allowed is not None:
         up, down = allowed.high - one.value, one.value - allowed.low
-        tolerance = f"{in_unit(allowed.low, unit)} to {in_unit(allowed.high, unit)}"
+        tolerance = f"{show(allowed.low)} to {show(allowed.high)}"
         if math.isclose(up, down, rel_tol=1e-6, abs_tol=1e-12):
-            tolerance = "exact" if up == 0 else f"±{in_unit(up, unit)}"
+            tolerance = "exact" if up == 0 else f"±{show(up)}"
     verdict = one.verdict + (f": {one.reason}" if one.reason else "")
     part = (row.subset or MISSING).replace("_", " ")
-    return _model_of(one), part, heading, verdict, in_unit(one.value, unit), ours, difference, tolerance
+    return _model_of(one), part, heading, verdict, show(one.value), ours, difference, tolerance
 
 
 _SETTINGS = {
@@ -202,9 +225,10 @@ def our_runs(results: Results) -> Table | None:
         )
         if any(_is_shown(metric, of.task.iloc[0]) and of[metric.name].notna().any() for _, of in recipes)
     ]
+    powers = {metric: in_powers(metric.factor * runs[metric.name], _digits(metric)) for metric in columns}
     lines = []
     for recipe, of in recipes:
-        means = (_mean(of[metric.name], metric) for metric in columns)
+        means = (_mean(of[metric.name], metric, powers[metric]) for metric in columns)
         lines.append((recipe, ", ".join(map(str, of.seed)), *means))
     headings = (metric.on(runs.task[0]).heading for metric in columns)
     return Table(("recipe", "seeds", *headings), lines, "Our runs, on all of the test", words=2)
@@ -218,14 +242,18 @@ def _is_shown(metric: Metric, kind: str) -> bool:
     return metric.name not in of_text or of_text[metric.name] == (kind == "span_corruption")
 
 
-def _mean(values: pd.Series, metric: Metric) -> str:
-    """With its interval, and of how many runs it is where some have none, as a gate that deletes nothing."""
+def _digits(metric: Metric) -> int:
+    return 4 if metric.name == "bits_per_byte" else metric.digits  # 4, as where it is compared
+
+
+def _mean(values: pd.Series, metric: Metric, powers: bool) -> str:
+    """The mean with its interval, and over how many runs it is where some have no value."""
     scaled = [metric.factor * value for value in values.dropna()]
     if not scaled:
         return MISSING
-    digits = 4 if metric.name == "bits_per_byte" else metric.digits  # 4, as where it is compared
-    shown = number(statistics.fmean(scaled), digits)
-    shown += interval(interval_of_mean(scaled, metric.printed_bounds), digits)
+    digits = _digits(metric)
+    shown = number(statistics.fmean(scaled), digits, powers)
+    shown += interval(interval_of_mean(scaled, metric.printed_bounds), digits, powers)
     return shown if len(scaled) == len(values) else f"{shown} ({len(scaled)} of {len(values)})"
 
 
@@ -267,8 +295,11 @@ def claims_table(
 def evidence_of(claim: Claim) -> Table:
     """The numbers a claim was judged by."""
     headers = tuple(key.replace("_", " ") for key in claim.rows[0])
-    lines = [
-        tuple(number(value) if isinstance(value, float | None) else str(value) for value in row.values())
-        for row in claim.rows
+    found = {key: [row[key] for row in claim.rows] for key in claim.rows[0]}
+    columns = [
+        [number(value, 4, powers) if isinstance(value, float | None) else str(value) for value in of]
+        for of in found.values()
+        for powers in [in_powers(value for value in of if isinstance(value, float))]
     ]
+    lines = list(zip(*columns, strict=True))
     return Table(headers, lines, f"{claim.name.replace('_', ' ')}: the numbers", folded=True)

@@ -23,7 +23,7 @@ from mrt5cli.report.figures.style import (
     look_of,
     numbers,
 )
-from mrt5cli.report.tables import number, percent
+from mrt5cli.report.tables import in_powers, number, percent
 
 GIVEN = Look(look_of("Random").colour, "s")
 """Of what was wanted, beside what came of it."""
@@ -67,15 +67,20 @@ def dial(comparison: Comparison) -> list[Drawing]:
         f"{comparison.options.split} text; and, in the last panel, that share against the one wanted, "
         f"{'which it was told' if told else 'for which the threshold was found on validation text'}."
     )
+    every = [own, *moved]
+    powers = [in_powers((_value(one, metric) for one in every), metric.digits) for metric in metrics]
     rows = [
         (
             one.label if one.calibration else f"{one.label}, {as_it_is}",
             percent(None if one.calibration is None else one.calibration.rate),
             percent(None if one.calibration is None else one.calibration.reached),
             number(_gone(one), 1),
-            *(number(_value(one, metric), metric.digits) for metric in metrics),
+            *(
+                number(_value(one, metric), metric.digits, small)
+                for metric, small in zip(metrics, powers, strict=True)
+            ),
         )
-        for one in (own, *moved)
+        for one in every
     ]
     headers = ("", "wanted, %", "validation, %", DELETED, *(metric.heading for metric in metrics))
     columns = len(metrics) + 1

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from mrt5cli.metrics.results import Json
 from mrt5cli.report.figures.style import INK, Drawing, draw, legend_above, numbers
 from mrt5cli.report.results import Results, short_name
-from mrt5cli.report.tables import MISSING, Table, interval, number
+from mrt5cli.report.tables import MISSING, Table, in_powers, interval, number
 from mrt5cli.report.verdicts import Compared
 
 CLASSES = {"needed": "#0072B2", "not_needed": "#D55E00", "markers": "#8a8a8a"}
@@ -94,6 +94,10 @@ def _numbers(models: Sequence[Json]) -> Table:
     for kind in CLASSES:
         words = kind.replace("_", " ")
         headers += [f"{words}: logit [10, 90 %]", *(f"{words}: gradient, {state}" for state in STATES)]
+    every = [one["gradients"] for model in models for one in model["checkpoints"]]
+    powers = {
+        (kind, state): in_powers(one[kind][state] for one in every) for kind in CLASSES for state in STATES
+    }
     rows = []
     for model in models:
         for one in model["checkpoints"]:
@@ -102,7 +106,7 @@ def _numbers(models: Sequence[Json]) -> Table:
                 of = one["logits"][kind]
                 ends = None if of is None else (of["low"], of["high"])
                 cells.append(MISSING if of is None else number(of["median"], 1) + interval(ends, 1))
-                cells += [number(one["gradients"][kind][state], 4) for state in STATES]
+                cells += [number(one["gradients"][kind][state], 4, powers[kind, state]) for state in STATES]
             cells += [number(one[f"{judge}_auc"], 3) for judge in JUDGES]
             rows.append(tuple(cells))
     return numbers((*headers, *(f"{judge}: ROC area" for judge in JUDGES)), rows, words=2)

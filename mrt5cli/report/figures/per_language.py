@@ -24,6 +24,7 @@ from mrt5cli.report.figures.style import (
     numbers,
 )
 from mrt5cli.report.results import Ran, Results, short_name
+from mrt5cli.report.tables import in_powers
 from mrt5cli.report.tables import number as in_digits
 from mrt5cli.report.verdicts import Compared
 
@@ -92,10 +93,11 @@ def by_language(
     theirs = hollow(any(len(of) for of in known.values()))
     caption = f"{unit[0].upper()}{unit[1:]} and percent deleted by language{theirs}."
     height = 1.1 + len(languages) * max(0.17, 0.1 * len(ours))
+    powers = in_powers(loss for of in (*ours.values(), *known.values()) for loss in of.loss)
     shown = numbers(
         ("language", "model", unit, "published", DELETED, "published"),
         [
-            (language, label, *_cells(ours[label], known[label], language))
+            (language, label, *_cells(ours[label], known[label], language, powers))
             for language in languages
             for label in ours
         ],
@@ -108,12 +110,10 @@ def by_language(
     )  # fmt: skip
 
 
-def _cells(mine: pd.DataFrame, theirs: pd.DataFrame, language: str) -> list[str]:
+def _cells(mine: pd.DataFrame, theirs: pd.DataFrame, language: str, powers: bool) -> list[str]:
     """Loss and percent deleted, each ours and published."""
-    found = []
-    for column, digits in (("loss", 4), ("deleted", 1)):
-        found += [in_digits(of[column].get(language), digits) for of in (mine, theirs)]
-    return found
+    losses = [in_digits(of.loss.get(language), 4, powers) for of in (mine, theirs)]
+    return losses + [in_digits(of.deleted.get(language), 1) for of in (mine, theirs)]
 
 
 def _by_language(runs: Sequence[Ran], number: str) -> pd.DataFrame:

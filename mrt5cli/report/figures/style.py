@@ -26,7 +26,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mrt5cli.errors import UserError, not_written
-from mrt5cli.report.tables import Table, interval, number
+from mrt5cli.report.tables import Table, in_powers, interval, number
 from mrt5cli.text import listed
 from mrt5cli.writing import write_bytes
 
@@ -106,12 +106,13 @@ def numbers(headers: Sequence[str], rows: Sequence[tuple[str, ...]], words: int 
 
 def numbers_of(points: Sequence[Point], x: str, y: str) -> Table:
     """Of a figure whose axes are called x and y, a row a point."""
+    powers = in_powers(one.y for one in points)
     rows = [
         (
             one.family,
             "published" if one.published else "ours",
             number(one.x, 1),
-            number(one.y) + interval(one.interval, 4),
+            number(one.y, 4, powers) + interval(one.interval, 4, powers),
         )
         for one in points
     ]
