@@ -1,4 +1,4 @@
-"""Which bytes go: a row of text a model with what is deleted marked, and the rate of each kind."""
+"""Which bytes are deleted: a marked example per model, and the deletion rate of each kind."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from mrt5cli.report.verdicts import Compared
 COLUMNS, NARROW_COLUMNS = 84, 32
 """Characters per line of text, in a figure as wide as a page and in a narrow one."""
 CHARACTERS = 2 * COLUMNS
-"""Of text that is shown per model, at most."""
+"""Largest number of characters shown per model."""
 LINE, GAP = 0.165, 0.5
 """Height of a line of text in inches, and of the gap between two models' texts in lines."""
 RARE = 0.005
-"""Kinds of byte with a smaller share of the text are left out of a figure, not of the table."""
+"""Kinds of byte below this share of the text appear in the table, not in the figure."""
 GONE = "#D55E00"
 
 Rates = Mapping[str, float]
-"""Percent deleted of each kind."""
+"""Percent deleted, by kind."""
 Text = Sequence[tuple[str, bool]]
 """An example's characters, in printable ASCII, each with whether it is deleted."""
 
 
 def deletion_patterns(results: Results, compared: Sequence[Compared], name: str) -> list[Drawing]:
-    """A drawing a task of the analysed models."""
+    """One drawing per task of the analysed models."""
     tasks: dict[str, list[Json]] = {}
     for model in results.analyses.get("deletion_patterns", {"models": ()})["models"]:
         tasks.setdefault(model["task"], []).append(model)
@@ -72,9 +72,9 @@ def _of_task(task: str, models: Sequence[Json], compared: Sequence[Compared], na
             figure.legend(loc="outside lower center", ncols=2 if wide else 1)
 
     what = "kind of letter" if letters else "kind of byte"
-    shown = ", and one of them, deleted bytes marked (¶ is its end)" if texts else ""
+    shown = ", and one example with deleted bytes marked (¶ is its end)" if texts else ""
     examples = f"{models[0]['examples']:,} test examples"
-    caption = f"{task}: what is deleted, by {what}, of {examples}{shown}{hollow(any(known))}."
+    caption = f"{task}: percent deleted by {what} over {examples}{shown}{hollow(any(known))}."
     columns = [(label, rates) for label, rates in zip(labels, ours, strict=True)]
     columns += [(f"{label}, published", rates) for label, rates in zip(labels, known, strict=True) if rates]
     in_numbers = numbers(
@@ -116,7 +116,7 @@ def _texts(axes: Axes, texts: Sequence[tuple[str, Text]], columns: int) -> None:
 def _rates(
     axes: Axes, kinds: Sequence[str], labels: Sequence[str], ours: Sequence[Rates], known: Sequence[Rates]
 ) -> None:
-    """A line a kind, a mark a model; hollow ones around it are published."""
+    """One line per kind, one mark per model; hollow marks around it are published."""
     for place in range(0, len(kinds), 2):
         axes.axhspan(place - 0.5, place + 0.5, facecolor=FAINT, alpha=0.12, linewidth=0)
     axes.grid(axis="y", visible=False)

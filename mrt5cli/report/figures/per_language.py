@@ -1,4 +1,4 @@
-"""Loss and reduction by language: bars, a group a language, published values as hollow marks on them."""
+"""Loss and reduction by language, as grouped bars with published values as hollow marks."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from mrt5cli.report.tables import number as in_digits
 from mrt5cli.report.verdicts import Compared
 
 MOST = 20
-"""Languages that keep their order; more of them are sorted by how much goes."""
+"""Largest number of languages that keep their order; more are sorted by deletion rate."""
 
 
 def per_language(results: Results, compared: Sequence[Compared], name: str) -> list[Drawing]:
-    """Losses on the left, in the paper's unit, and percent deleted on the right."""
+    """Losses in the paper's unit (left) and percent deleted (right)."""
     metric, unit, number = loss_of(compared)
     names = [short_name(recipe) for recipe in results.runs]
     ours, known, families = {}, {}, []
@@ -59,10 +59,11 @@ def by_language(
     """Bars of several models.
 
     Args:
-        ours: by the model's label, `loss` and percent `deleted` by language.
-        known: the same as published, of each of them; empty where nothing was.
-        families: of each of them.
-        unit: what `loss` is.
+        ours: `loss` and percent `deleted` by language, by model label.
+        known: the published values in the same form; an empty frame where there are none.
+        families: the family of each model.
+        unit: the name of `loss` on the axis.
+        name: the drawing's name.
     """
     listed = [(ours[label] if len(ours[label]) else known[label]).index for label in ours]
     languages = list(dict.fromkeys(language for of in listed for language in of))
@@ -111,7 +112,7 @@ def by_language(
 
 
 def _cells(mine: pd.DataFrame, theirs: pd.DataFrame, language: str, powers: bool) -> list[str]:
-    """Loss and percent deleted, each ours and published."""
+    """Loss and percent deleted as cells, each ours and published."""
     losses = [in_digits(of.loss.get(language), 4, powers) for of in (mine, theirs)]
     return losses + [in_digits(of.deleted.get(language), 1) for of in (mine, theirs)]
 
@@ -119,7 +120,7 @@ def _cells(mine: pd.DataFrame, theirs: pd.DataFrame, language: str, powers: bool
 def _by_language(runs: Sequence[Ran], number: str) -> pd.DataFrame:
     """`loss` and percent `deleted` by language, means over runs.
 
-    Of each run it is the first evaluation that has several languages, else its first.
+    Each run contributes its first evaluation with several languages, else its first.
     """
     lines = []
     for ran in runs:
@@ -134,7 +135,7 @@ def _by_language(runs: Sequence[Ran], number: str) -> pd.DataFrame:
 
 
 def _published(recipe: str, metric: str, compared: Sequence[Compared]) -> pd.DataFrame:
-    """The same of a recipe, published."""
+    """The published values of a recipe, in the same form."""
     rows = [one.row for one in compared if one.recipe == recipe and one.row.subset]
     values = {
         column: {row.subset: row.value for row in rows if row.metric == of and row.subset not in AVERAGES}

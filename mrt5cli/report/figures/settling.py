@@ -1,4 +1,4 @@
-"""The deletion rate over steps of training: a panel a law that steers it, with a line a run."""
+"""The deletion rate over training steps: one panel per controller, one line per run."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ STARTS = {
     "closed": ("nearly all", LOOKS["Random"].colour, "--"),
     "any": ("any start", INK, "-"),
 }
-"""What lines are called, and how they are drawn, by the start."""
+"""Label, colour and line style of runs, by the gate's start."""
 SHARES = (0.125, 0.25, 0.5, 0.75, 1.0)
-"""Of a run: where the table gives its rate."""
+"""Fractions of a run at which the table lists the rate."""
 
 
 def settling(results: Results, compared: Sequence[Compared], name: str) -> list[Drawing]:
-    """All seeds of a start look alike; the band is what a settled rate stays in."""
+    """All seeds of a start share a style; the band is the range of a settled rate."""
     document = results.analyses.get("settling", {"runs": []})
     laws: dict[str, list[Json]] = {}
     for line in document["runs"]:
@@ -51,7 +51,7 @@ def settling(results: Results, compared: Sequence[Compared], name: str) -> list[
         legend_above(figure)
 
     caption = (
-        f"Deletion rate over the steps of training, a line a run; grey is within "
+        f"Deletion rate over training steps, one line per run; the grey band is within "
         f"{document['within']:g} point of the target."
     )
     rows = [
@@ -59,7 +59,7 @@ def settling(results: Results, compared: Sequence[Compared], name: str) -> list[
         for law, lines in laws.items()
         for start in dict.fromkeys(line["start"] for line in lines)
     ]
-    headers = ("law", "start", *(f"at {100 * share:g} % of the steps" for share in SHARES))
+    headers = ("controller or gate", "start", *(f"at {100 * share:g} % of the steps" for share in SHARES))
     columns = min(2, len(laws))
     height = -(-len(laws) // columns)
     return [
@@ -76,7 +76,7 @@ def _curve(line: Json) -> tuple[list[int], list[float]]:
 
 
 def _at_shares(lines: Sequence[Json]) -> list[str]:
-    """Percent deleted along the runs, means over seeds."""
+    """Percent deleted at `SHARES` of the runs, means over seeds."""
     curves = [_curve(line) for line in lines]
     means = (
         np.mean([np.interp(share * steps[-1], steps, rates) for steps, rates in curves]) for share in SHARES
