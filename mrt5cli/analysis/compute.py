@@ -1,8 +1,8 @@
 """Multiply-accumulates of a forward pass and their saving by deletion, by the paper's formula and exactly.
 
-The paper's formula assumes that attention's inner width is d_model and that there are two feed-forward matrices;
-ByT5 has an inner width of 384 at a d_model of 1472, and three matrices. The paper's savings are reproduced with
-its formula, ours are counted exactly. Neither counts norms, softmax or biases.
+The paper's formula assumes that attention's inner width is d_model and that there are two feed-forward
+matrices; ByT5 has an inner width of 384 at a d_model of 1472, and three matrices. The paper's savings are
+reproduced with its formula, ours are counted exactly. Neither counts norms, softmax or biases.
 """
 
 from __future__ import annotations
@@ -99,8 +99,9 @@ def macs(sizes: Sizes, source: Sequence[int], kept: Sequence[int], target: Seque
 def compute(runs: ExperimentRuns) -> Json:
     """The curve of multiply-accumulates over deletion rates, and the experiment's evaluated runs.
 
-    The curve uses the sizes and mean lengths of the first trained run, else ByT5-small's sizes and the paper's
-    lengths, on which the published numbers rest. `relative` numbers are shares of the count without deletion.
+    The curve uses the sizes and mean lengths of the first trained run, else ByT5-small's sizes and the
+    paper's lengths, on which the published numbers rest. `relative` numbers are shares of the count without
+    deletion.
     """
     sizes, source, target = Sizes(), SOURCE, TARGET
     counted = [(run, found[0]) for run in runs.trained if (found := run.own("deletion_rate")) is not None]

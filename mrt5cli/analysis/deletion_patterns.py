@@ -1,7 +1,7 @@
 """Which bytes the models of an experiment delete: by kind of letter and byte, by language, and in examples.
 
-Kinds of letter describe the strings of the diagnostic tasks and have the names of the paper's data. They are sets
-of positions and may overlap ("all" contains every position).
+Kinds of letter describe the strings of the diagnostic tasks and have the names of the paper's data. They are
+sets of positions and may overlap ("all" contains every position).
 """
 
 from __future__ import annotations

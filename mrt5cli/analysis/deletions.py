@@ -1,8 +1,8 @@
 """Which bytes a model deletes or pools, per row and by kind of byte.
 
-A position is deleted if hard deletion removes it: `keep_mask` is False and the position is not padding. EOS counts
-as a position. This rate equals the deletion rate of evaluation (share of gates below the threshold) except for
-gates exactly at the threshold and for a row that would lose everything, which keeps its best byte.
+A position is deleted if hard deletion removes it: `keep_mask` is False and the position is not padding. EOS
+counts as a position. This rate equals the deletion rate of evaluation (share of gates below the threshold)
+except for gates exactly at the threshold and for a row that would lose everything, which keeps its best byte.
 
 For pooling models, `keep_mask` marks the first byte of each segment; the others count as deleted.
 """
@@ -70,7 +70,7 @@ class InspectedRow:
         return Ratio(float(self.deleted.sum()), len(self.ids))
 
     def deleted_at(self, threshold: float) -> NDArray[np.bool_]:
-        """(n,) bool, the positions deleted at a threshold, which is rounded to float32 like the gate values."""
+        """(n,) bool, the positions deleted at a threshold, which is rounded to float32."""
         assert self.gate is not None
         gone = self.gate <= np.float32(threshold)
         gone[self.spare] &= not gone.all()
@@ -291,7 +291,8 @@ def total_rate(rows: Sequence[InspectedRow]) -> Ratio:
 def agreement(rows: Iterable[InspectedRow]) -> tuple[float | None, float | None]:
     """Gate precision (share of deleted letters that can be deleted) and recall (the converse).
 
-    Rows of pooling models, which lose nothing, and rows whose task does not know what can be deleted are skipped.
+    Rows of pooling models, which lose nothing, and rows whose task does not know what can be deleted are
+    skipped.
     """
     precision, recall = Ratio(), Ratio()
     for row in rows:

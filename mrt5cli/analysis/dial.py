@@ -14,9 +14,9 @@ WANTED = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9)
 def dial(runs: ExperimentRuns) -> Json:
     """One point per run at its own threshold (`wanted` is None), and one at each rate in `WANTED`.
 
-    A point has the share of test positions that is deleted (`reached`, 0 to 1) and the loss in nats per token. The
-    baseline has only its own point. The threshold of a delete gate is calibrated on validation text; a gate
-    conditioned on its rate needs no threshold.
+    A point has the share of test positions that is deleted (`reached`, 0 to 1) and the loss in nats per
+    token. The baseline has only its own point. The threshold of a delete gate is calibrated on validation
+    text; a gate conditioned on its rate needs no threshold.
 
     Raises:
         UserError: no finished run has a gate whose rate can be requested.

@@ -1,8 +1,8 @@
 """How a delete gate learns over a run's checkpoints, for tasks that know which bytes can be deleted.
 
-For each class of position: the gate's logits and the gradient that reaches them. Strings are gated softly, as in
-training; saturated sigmoids and softmaxes leave little gradient. For comparison, a logistic regression is fitted
-to the gate's inputs, in which the gate is linear too.
+For each class of position: the gate's logits and the gradient that reaches them. Strings are gated softly, as
+in training; saturated sigmoids and softmaxes leave little gradient. For comparison, a logistic regression is
+fitted to the gate's inputs, in which the gate is linear too.
 
 Legend: n concatenated positions of some strings; D model width.
 """
@@ -32,7 +32,7 @@ EXAMPLES, AT_ONCE = 256, 32
 """Number of test strings over all subsets, and per batch."""
 QUANTILES = {"low": 0.1, "median": 0.5, "high": 0.9}
 L2 = 1e-3
-"""Weight decay of the probe: L2 / 2 times the squared weights of standardized states is added to its mean loss."""
+"""Weight decay of the probe, on standardized states: L2 / 2 times the squared weights."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class Positions:
         can_go: (n,) bool, positions that the target does not need, according to the task.
         deleted: (n,) bool, positions that hard deletion would remove.
         logits: (n,) gate logits; positive ones keep a byte.
-        gradients: (n,) gradients of the string's cross-entropy (nats, summed over its targets) with respect to the
-            logits.
+        gradients: (n,) gradients of the string's cross-entropy (nats, summed over its targets) with respect
+            to the logits.
         states: (n, D) inputs of the gate's linear layer.
         first: (n,) bool, positions in the first half of the strings.
     """
@@ -88,7 +88,7 @@ def gate_training(runs: ExperimentRuns) -> Json:
         models.append({**line, "checkpoints": found})
     if not models:
         raise UserError(
-            f"no finished run of {runs.experiment} has a {KIND} and a task that knows which bytes can be deleted",
+            f"no finished run of {runs.experiment} has a {KIND} and a task that knows what can be deleted",
             "train one on a diagnostic task, such as vowel_removal",
         )
     return {"models": models}
@@ -164,8 +164,8 @@ def by_class(found: Positions) -> Json:
 def scores(found: Positions) -> Json:
     """Precision, recall and area under the ROC curve of the gate and of the probe, without markers.
 
-    The probe is fitted to the first half of the strings; both are scored on the second half. Undefined scores are
-    None: nothing is deleted, or all bytes or none can be deleted.
+    The probe is fitted to the first half of the strings; both are scored on the second half. Undefined scores
+    are None: nothing is deleted, or all bytes or none can be deleted.
     """
     byte = ~found.classes["markers"]
     fit, other = byte & found.first, byte & ~found.first
@@ -186,8 +186,8 @@ def probe(
 ) -> NDArray[np.float64] | None:
     """(m,) log odds that positions with states `others` (m, D) can be deleted.
 
-    A logistic regression is fitted to `states` (n, D) and `can_go` (n,); None if all or none can be deleted. The
-    search starts at the least-squares solution for +1 and -1, which is close; the loss is convex.
+    A logistic regression is fitted to `states` (n, D) and `can_go` (n,); None if all or none can be deleted.
+    The search starts at the least-squares solution for +1 and -1, which is close; the loss is convex.
     """
     import torch
     from torch.nn.functional import binary_cross_entropy_with_logits

@@ -106,8 +106,8 @@ class Inspection:
     def document(self) -> Json:
         """Everything as a JSON object; `threshold` and `gate` are null for a pooling model.
 
-        Gate values are not rounded: a rounded value might fall on the other side of a threshold, or differ from
-        the value it came from when used as one.
+        Gate values are not rounded: a rounded value might fall on the other side of a threshold, or differ
+        from the value it came from when used as one.
         """
         document: Json = {
             "name": self.name,

@@ -1,10 +1,10 @@
 """Text with its deleted bytes marked, readable with and without colour and unambiguous.
 
-Without colour, `[-...-]` encloses deleted characters. A character that lost only some of its bytes is shown with
-all of them: ⟨ж:d0 ✗b6⟩ is a `ж` whose byte 0xB6 is deleted. For pooling models, `|` separates segments that become
-one position each, also within a character: ⟨ж:d0|b6⟩. Invisible characters, and characters that serve as marks
-here, are named: ⟨U+200F⟩, ⟨ff⟩ (a byte that is not UTF-8), ⟨EOS⟩. The output can therefore be read back byte for
-byte.
+Without colour, `[-...-]` encloses deleted characters. A character that lost only some of its bytes is shown
+with all of them: ⟨ж:d0 ✗b6⟩ is a `ж` whose byte 0xB6 is deleted. For pooling models, `|` separates segments
+that become one position each, also within a character: ⟨ж:d0|b6⟩. Invisible characters, and characters that
+serve as marks here, are named: ⟨U+200F⟩, ⟨ff⟩ (a byte that is not UTF-8), ⟨EOS⟩. The output can therefore be
+read back byte for byte.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def _escape_brackets(text: str) -> str:
 
 
 def coloured(row: Sequence[Run]) -> Text:
-    """One row for a terminal: deleted characters dimmed and struck out, partially deleted ones highlighted."""
+    """One row for a terminal: deleted characters are dimmed and struck out."""
     from rich.text import Text
 
     return Text.assemble(*((run.text, _STYLES[run.state]) for run in row))

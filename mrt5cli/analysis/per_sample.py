@@ -1,13 +1,13 @@
 """Whether a sample's deletion rate predicts its loss increase (paper, per-sample analysis).
 
-For one sample: its deletion rate and its loss increase over ByT5 on the same sample. The paper uses the increase in
-percent. We add the increase in nats, because on a task that a model solves, a percentage of a loss near 0 is a
-ratio of two noisy numbers and a few samples decide r.
+For one sample: its deletion rate and its loss increase over ByT5 on the same sample. The paper uses the
+increase in percent. We add the increase in nats, because on a task that a model solves, a percentage of a
+loss near 0 is a ratio of two noisy numbers and a few samples decide r.
 For one model: Pearson's r over samples. For several models of a kind: the mean of their r by Fisher's z.
 
 The paper uses batch size 1 and 1000 of 10,000 English test samples; we use the same 1000 for all models of an
-experiment, so that models differ but samples do not. Without published numbers, the first 4,000 samples are used:
-telling two small correlations apart takes thousands.
+experiment, so that models differ but samples do not. Without published numbers, the first 4,000 samples are
+used: telling two small correlations apart takes thousands.
 """
 
 from __future__ import annotations
@@ -65,10 +65,10 @@ class Correlation:
 def per_sample(runs: ExperimentRuns) -> Json:
     """Correlations of each model, their mean per family, and the points of every sample.
 
-    A model is compared with the baseline's run of the same seed, or else with the baseline's first run. Samples come
-    from English or else from the first language; for a test without languages, from all parts.
-    `source_worth_nats` is the loss per token that the baselines add without their source (None if not measured):
-    if the source is worth nothing, deletion costs nothing.
+    A model is compared with the baseline's run of the same seed, or else with the baseline's first run.
+    Samples come from English or else from the first language; for a test without languages, from all parts.
+    `source_worth_nats` is the loss per token that the baselines add without their source (None if not
+    measured): if the source is worth nothing, deletion costs nothing.
 
     Raises:
         UserError: the baseline has no finished run, or there are fewer than three samples.
@@ -150,7 +150,7 @@ class Samples:
 def measured(
     runs: ExperimentRuns, run: ExperimentRun, samples: Samples
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(n,) loss of each sample in nats per token, and (n,) share of its positions that is deleted (0 to 1)."""
+    """(n,) loss of each sample in nats per token, and (n,) deletion rate (0 to 1)."""
     from mrt5cli.evaluation.evaluate import measure
     from mrt5cli.evaluation.options import EvaluationOptions
 
@@ -178,8 +178,8 @@ def draw_samples(available: int, version: str | None) -> NDArray[np.int64]:
 
     Args:
         available: number of existing samples; all are used if there are at most 1000.
-        version: the paper's version, which decides the generator's seed. Without one, the first 4,000 samples are
-            used, which take half a minute per model and determine an r near 0 to within 0.03.
+        version: the paper's version, which decides the generator's seed. Without one, the first 4,000 samples
+            are used, which take half a minute per model and determine an r near 0 to within 0.03.
     """
     if version is None:
         return np.arange(min(available, UNPUBLISHED))
@@ -228,8 +228,8 @@ def fisher_interval(r: float, samples: int) -> tuple[float, float]:
 def difference_of_correlations(r: float, other: float, samples: int) -> tuple[float, float, float]:
     """The difference of r and the magnitude of `other` in Fisher's z, and its 95 % interval.
 
-    Either may be the mean over several models. Those share their samples, so a mean is treated as no more certain
-    than a single model's r.
+    Either may be the mean over several models. Those share their samples, so a mean is treated as no more
+    certain than a single model's r.
 
     Args:
         r, other: -1 to 1.
@@ -243,7 +243,8 @@ def difference_of_correlations(r: float, other: float, samples: int) -> tuple[fl
 def samples_needed(r: float, other: float) -> int | None:
     """The number of samples at which r is told from the magnitude of `other` with a power of 80 %.
 
-    Told apart means that the 95 % interval of `difference_of_correlations` excludes 0. None if r is not larger.
+    Told apart means that the 95 % interval of `difference_of_correlations` excludes 0. None if r is not
+    larger.
     """
     apart = _apart(r, other)
     return math.ceil(3 + 2 * ((Z_95 + Z_80) / apart) ** 2) if apart > 0 else None
@@ -257,7 +258,8 @@ def _apart(r: float, other: float) -> float:
 def fisher_mean(rs: Sequence[float | None]) -> float | None:
     """The mean of correlations by Fisher's z, skipping undefined ones; None without any.
 
-    A perfect correlation, whose z is infinite, makes the mean perfect; two opposite perfect ones have no mean.
+    A perfect correlation, whose z is infinite, makes the mean perfect; two opposite perfect ones have no
+    mean.
     """
     known = [r for r in rs if r is not None]
     perfect = {r for r in known if abs(r) == 1}

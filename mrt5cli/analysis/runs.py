@@ -34,8 +34,8 @@ class ExperimentRun:
         name: name of its shipped recipe.
         recipe: the recipe it was trained with; shrunk in a smoke plan.
         run: its run directory.
-        outputs: files of its evaluations in the plan, those that its experiment shows first; empty if the plan
-            evaluates nothing.
+        outputs: files of its evaluations in the plan, those that its experiment shows first; empty if the
+            plan evaluates nothing.
         shown: number of `outputs` that its experiment shows.
     """
 
@@ -86,10 +86,10 @@ class ExperimentRun:
 
     @cached_property
     def evaluations(self) -> list[SavedEvaluation]:
-        """The finished model's results on test data, with the recipe's kind of deletion and no moved threshold.
+        """The finished model's results on test data, with the recipe's deletion and no moved threshold.
 
-        Those that the experiment shows come first, then those on the recipe's own task. In a plan they are the
-        plan's evaluations, otherwise all files in the run's eval folder.
+        Those that the experiment shows come first, then those on the recipe's own task. In a plan they are
+        the plan's evaluations, otherwise all files in the run's eval folder.
         """
         wanted = "test", "hard" if self.recipe.evaluation.hard_delete else "soft"
         paths = self.outputs or sorted((self.run.path / "eval").glob("*.json"))

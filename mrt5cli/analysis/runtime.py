@@ -14,8 +14,8 @@ from mrt5cli.metrics.results import Json, Row, SavedEvaluation
 def runtime(runs: ExperimentRuns) -> Json:
     """Each timed run: milliseconds per example, the decrease in percent, and the decrease of arithmetic.
 
-    Runs timed on another device or with another batch size than the baseline cannot be compared; `missing` lists
-    them.
+    Runs timed on another device or with another batch size than the baseline cannot be compared; `missing`
+    lists them.
 
     Raises:
         UserError: the baseline was not timed.

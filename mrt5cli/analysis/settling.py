@@ -18,9 +18,9 @@ from mrt5cli.metrics.results import Json
 from mrt5cli.recipe import Recipe
 
 WINDOW = 20
-"""Steps of the running mean. In the miniature, the rate of one step (2,048 bytes, half of them deleted) varies by
-1.1 points with the text alone if batches mix documents; the mean of 20 steps varies by 0.25, well within a band of
-1 point."""
+"""Steps of the running mean. In the miniature, the rate of one step (2,048 bytes, half of them deleted)
+varies by 1.1 points with the text alone if batches mix documents; the mean of 20 steps varies by 0.25, well
+within a band of 1 point."""
 WITHIN = 1.0
 """Half-width of the first band around the target, in points."""
 WIDER = 2.0
@@ -36,10 +36,10 @@ Floats = NDArray[np.float64]
 def settling(runs: ExperimentRuns) -> Json:
     """Each run with a target: its curve, the measures of `settled`, and its distance on test text.
 
-    A line has `law`, the kind of the controller or of a shortener with a built-in rate; `start`, what its gate
-    deletes before the first step; `missed_on_test`, the finished model's rate on test text minus the target, in
-    points; and `loss` there. Both are None without an evaluation. Controllers see only training text, so `missed`
-    measures the controller and `missed_on_test` also the difference between the texts.
+    A line has `law`, the kind of the controller or of a shortener with a built-in rate; `start`, what its
+    gate deletes before the first step; `missed_on_test`, the finished model's rate on test text minus the
+    target, in points; and `loss` there. Both are None without an evaluation. Controllers see only training
+    text, so `missed` measures the controller and `missed_on_test` also the difference between the texts.
 
     Raises:
         UserError: no run with a target logged its deletion rate to the end.
@@ -69,7 +69,7 @@ def _whole(rows: Sequence[Json], recipe: Recipe) -> bool:
 
 
 def settled(steps: ArrayLike, rates: ArrayLike, target: float) -> Json:
-    """Measure how a rate reached its target; all values but the spread use the running mean over `WINDOW` steps.
+    """Measure how a rate reached its target; all but the spread use the mean over `WINDOW` steps.
 
     Args:
         steps: (lines,) increasing steps, at least one.
@@ -77,11 +77,11 @@ def settled(steps: ArrayLike, rates: ArrayLike, target: float) -> Json:
         target: target deletion rate (0 to 1).
 
     Returns:
-        `settled` and `settled_wider`: the first step from which the rate stays within `WITHIN` or `WIDER` points of
-        the target, or None if that covers less than `HELD` of the run. `missed`: final rate minus target, in
-        points. `overshoot`: largest distance in points, on either side, after the rate first came within `WITHIN`
-        or crossed the target; None if it never did. `spread`: standard deviation of the lines of the last quarter,
-        in points.
+        `settled` and `settled_wider`: the first step from which the rate stays within `WITHIN` or `WIDER`
+        points of the target, or None if that covers less than `HELD` of the run. `missed`: final rate minus
+        target, in points. `overshoot`: largest distance in points, on either side, after the rate first came
+        within `WITHIN` or crossed the target; None if it never did. `spread`: standard deviation of the lines
+        of the last quarter, in points.
     """
     at, each = np.asarray(steps, float), np.asarray(rates, float)
     off = 100 * (running_mean(at, each) - target)

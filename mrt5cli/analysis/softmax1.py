@@ -35,7 +35,7 @@ def softmax1(runs: ExperimentRuns) -> Json:
 
 
 def _rest(run: ExperimentRun) -> Json:
-    """The settings that a pair shares: all but softmax1 and the start, which may have to use the same softmax."""
+    """A pair's common settings: all but softmax1 and the start, which may need the same softmax."""
     tree = run.recipe.model_dump(
         mode="json", include={"seed", "task", "model", "loss", "controller", "training"}
     )

@@ -1,7 +1,8 @@
 """Sustained training speed by device, in FLOP/s: the table behind every estimate of hours.
 
-No GPU has been measured yet. Until then a GPU's entry is a share of its maker's rate for dense matrix products, and
-every text with hours says so. A measurement replaces the entry, with its command, machine and date.
+No GPU has been measured yet. Until then a GPU's entry is a share of its maker's rate for dense matrix
+products, and every text with hours says so. A measurement replaces the entry, with its command, machine and
+date.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from typing import NamedTuple
 from mrt5cli.runtime import Precision
 
 SHARES: Mapping[Precision, float] = {"fp32": 0.6, "bf16": 0.32}
-"""Assumed share of the stated rate. In bf16 it is 40 % of what large products reach, the aim for a training step:
-PyTorch's product of two 8192 x 8192 matrices reached 790 of the 989 TFLOP/s stated for an H200. In fp32, exact
-products come closer to the stated rate."""
+"""Assumed share of the stated rate. In bf16 it is 40 % of what large products reach, the aim for a training
+step: PyTorch's product of two 8192 x 8192 matrices reached 790 of the 989 TFLOP/s stated for an H200. In
+fp32, exact products come closer to the stated rate."""
 
 
 class Rate(NamedTuple):
@@ -60,17 +61,18 @@ ASSUMED = "A100"
 NARROW = Rate(34e9, "`make quickstart` on an AMD EPYC, 2026-11-28")
 NARROW_SHARED = Rate(39e9, "`mrt5 reproduce miniature`, two jobs at a time on an AMD EPYC, 2026-11-29")
 WIDE = Rate(95e9, "`python tests/benchmarks/targets.py --batch 2` on an AMD EPYC, 2026-11-26")
-"""One CPU core in either precision: small models in the quickstart, with other work on the machine (800 steps of
-ByT5 in 119 s); small models in suites, two at a time (99 runs in 117 min); and a forward pass of byt5-small."""
+"""One CPU core in either precision: small models in the quickstart, with other work on the machine (800 steps
+of ByT5 in 119 s); small models in suites, two at a time (99 runs in 117 min); and a forward pass of
+byt5-small."""
 STEP_SECONDS, BLOCK_SECONDS = 2e-3, 1.5e-3
-"""Overhead of Python and PyTorch per optimizer step, and per block in each of its forward and backward passes,
-however small the model."""
+"""Overhead of Python and PyTorch per optimizer step, and per block in each of its forward and backward
+passes, however small the model."""
 LEAST = (
     f"{1e3 * STEP_SECONDS:g} ms a step and {1e3 * BLOCK_SECONDS:g} ms for each block in each pass, measured "
     "with `mrt5 pretrain quickstart_byt5 --smoke` and 2 to 24 blocks on an AMD EPYC, 2026-11-29"
 )
-"""The same as text. Median core time per step, with other jobs running: 6, 11, 21 and 38 ms for 2, 5, 14 and 24
-blocks. Also used for GPUs, whose work the same Python code launches."""
+"""The same as text. Median core time per step, with other jobs running: 6, 11, 21 and 38 ms for 2, 5, 14 and
+24 blocks. Also used for GPUs, whose work the same Python code launches."""
 WIDE_MODEL = 1024
 """Least d_model of a wide model."""
 

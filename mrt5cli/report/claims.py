@@ -2,8 +2,8 @@
 
 A claim is a pure function of evidence. It returns a verdict, a sentence with the numbers, and the rows of a
 table. Thresholds are constants with reasons; none was chosen after seeing a result. Three rules were added
-after one: softmax1 and softmax may be too close to call, there may be too few samples to tell two correlations
-apart, and correlations use the loss increase in nats.
+after one: softmax1 and softmax may be too close to call, there may be too few samples to tell two
+correlations apart, and correlations use the loss increase in nats.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Finding = tuple[bool | None, str, pd.DataFrame]
 NOTHING = pd.DataFrame()
 
 TARGET_TOLERANCE = 0.04
-"""Largest distance of a deletion rate from its target: the paper's own five MrT5s end up to 3.7 points away."""
+"""Largest distance of a deletion rate from its target; the paper's five MrT5s are up to 3.7 points off."""
 
 EXACT_PRECISION, EXACT_RECALL = 0.99, 0.95
 """Least precision and recall of a gate that deletes "exactly" a set of letters; the paper's gate deletes the
@@ -44,7 +44,7 @@ TOKENS_WITHIN = 0.002
 """Additional share of tokens that a model with such a gate may get wrong, compared with ByT5."""
 
 EXTRAPOLATION = 0.05
-"""How far outside the range of MrT5's rates a baseline is still compared, by extending the nearest segment."""
+"""How far outside MrT5's rates a baseline is still compared, by extending the nearest segment."""
 
 SOURCE_WORTH = 0.2
 """Nats per token that a model must lose without its source before comparing deletions means anything."""
@@ -178,10 +178,10 @@ ONE_EACH, MOVED, TOLD = "one MrT5 per rate", "one MrT5, threshold moved", "one g
 def rate_lines(points: Sequence[Json]) -> pd.DataFrame:
     """The points of a `dial` analysis that belong to a line over rates.
 
-    Columns are the `line`, the `seed`, the requested rate `wanted` and the measured rate `reached` (0 to 1), and
-    the loss `above_byt5` in nats, relative to ByT5 of the same seed or else of the first. The moved threshold
-    is that of the MrT5 whose target is nearest to one half, the middle of the dial; at its own threshold it has no
-    `wanted`.
+    Columns are the `line`, the `seed`, the requested rate `wanted` and the measured rate `reached` (0 to 1),
+    and the loss `above_byt5` in nats, relative to ByT5 of the same seed or else of the first. The moved
+    threshold is that of the MrT5 whose target is nearest to one half, the middle of the dial; at its own
+    threshold it has no `wanted`.
     """
     found = pd.DataFrame(points).astype({"wanted": float, "target": float})
     byt5 = found[found.kind == "none"].drop_duplicates("seed").set_index("seed").loss
@@ -244,9 +244,10 @@ def one_model_any_rate(runs: pd.DataFrame, analyses: Analyses) -> Finding:
         for gap, ends in zip(gaps, (from_each, from_moved), strict=True)
     ]
     sentence = (
-        f"conditioned on its rate, one model is {said[0]} above MrT5s trained for each, and {said[1]} above one "
-        f"whose threshold is moved (means of {counted(seeds, 'seed')}, over {rates} %); it misses a rate by up "
-        f"to {missed['told'].abs().max():.1f} points, the threshold by {missed['moved'].abs().max():.1f}"
+        f"conditioned on its rate, one model is {said[0]} above MrT5s trained for each, and {said[1]} above "
+        f"one whose threshold is moved (means of {counted(seeds, 'seed')}, over {rates} %); it misses a rate "
+        f"by up to {missed['told'].abs().max():.1f} points, the threshold by "
+        f"{missed['moved'].abs().max():.1f}"
     )
     if from_each and from_moved:
         if from_each[0] > 0 or from_moved[0] > 0:
@@ -293,8 +294,8 @@ def hits_targets(runs: pd.DataFrame, analyses: Analyses) -> Finding:
 
 
 @_claim(
-    "From every start, some controller or gate brings the deletion rate within 1 point of its target (our own "
-    "comparison)."
+    "From every start, some controller or gate brings the deletion rate within 1 point of its target (our "
+    "own comparison)."
 )
 def controller_settles(runs: pd.DataFrame, analyses: Analyses) -> Finding:
     """Per controller: how many runs end on target on training text, and how they settled.
@@ -436,9 +437,9 @@ def rates_differ_by_script(runs: pd.DataFrame, analyses: Analyses) -> Finding:
 def rate_does_not_tell_loss(runs: pd.DataFrame, analyses: Analyses) -> Finding:
     """Compare Pearson's r of deletion rate and loss increase over samples, MrT5's with random deletion's.
 
-    The increase in nats decides; the paper's percent is listed as well. For a model that solves its task, whose
-    loss is near 0, percent is a ratio of two noisy numbers. If the interval of the difference contains 0, there
-    are too few samples.
+    The increase in nats decides; the paper's percent is listed as well. For a model that solves its task,
+    whose loss is near 0, percent is a ratio of two noisy numbers. If the interval of the difference contains
+    0, there are too few samples.
     """
     if "per_sample" not in analyses:
         return None, NOT_THERE + "analysis per_sample", NOTHING

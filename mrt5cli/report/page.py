@@ -1,7 +1,7 @@
 """The report of a plan: one Markdown file and one self-contained HTML file.
 
-Everything is read from the files of runs, evaluations and analyses, so a report can be written at any time, even
-for a half-finished plan. A file that cannot be read is listed and skipped.
+Everything is read from the files of runs, evaluations and analyses, so a report can be written at any time,
+even for a half-finished plan. A file that cannot be read is listed and skipped.
 """
 
 from __future__ import annotations

@@ -11,7 +11,8 @@ from mrt5cli.recipe.loading import shipped
 from mrt5cli.suite.jobs import Experiment
 
 Placed = tuple[Published, str | None]
-"""A published number and the recipe whose runs it belongs to; None if an analysis of several runs finds it."""
+"""A published number and the recipe whose runs it belongs to; None if an analysis of several runs finds
+it."""
 
 _ABOUT = {
     "runtime": "runtime",
@@ -22,14 +23,15 @@ _ABOUT = {
     "span_corruption_per_language_delta0.5": "per_language",
     "per_language_span_corruption": "per_language",
 }
-"""The analysis or figure that a published experiment is about; preferably a section with it shows the number."""
+"""The analysis or figure that a published experiment is about; preferably a section with it shows the
+number."""
 
 
 def place(experiments: Sequence[Experiment]) -> dict[str, list[Placed]]:
     """The published numbers of each experiment, by its id, in the paper's order.
 
-    A number belongs to the experiment that is about it, else to the first that evaluates its recipe, else to the
-    first that lists the recipe. Numbers of recipes in no experiment are omitted.
+    A number belongs to the experiment that is about it, else to the first that evaluates its recipe, else to
+    the first that lists the recipe. Numbers of recipes in no experiment are omitted.
     """
     recipe_of: dict[str, str] = {}
     for name in dict.fromkeys(name for experiment in experiments for name in experiment.recipes):

@@ -187,7 +187,8 @@ class Results:
 
         Args:
             row: the published row.
-            recipe: the recipe whose runs it belongs to; None for a number that an analysis of several runs finds.
+            recipe: the recipe whose runs it belongs to; None for a number that an analysis of several runs
+                finds.
 
         Raises:
             Missing: we have no such number.

@@ -103,8 +103,8 @@ def _compare(results: Results, row: Published, recipe: str | None) -> Compared:
 def settle(rows: Sequence[Compared]) -> list[Compared]:
     """Replace "better" by "outside" where the improvement was bought by deleting less.
 
-    A lower loss or higher accuracy at a reduction below the published one's tolerance is a different trade-off,
-    not a better one.
+    A lower loss or higher accuracy at a reduction below the published one's tolerance is a different
+    trade-off, not a better one.
     """
     deletes_less = {
         _run_and_subset(one): one.ours.mean < one.band.low

@@ -58,8 +58,8 @@ def any_rate(results: Results, compared: Sequence[Compared], name: str) -> list[
         legend_above(figure, columns=3)
 
     caption = (
-        "Loss above ByT5 of the same seed against the share deleted of the test text: one MrT5 per rate, one of "
-        "them with its threshold moved, and one model conditioned on the rate. "
+        "Loss above ByT5 of the same seed against the share deleted of the test text: one MrT5 per rate, one "
+        "of them with its threshold moved, and one model conditioned on the rate. "
         f"The axis is logarithmic above {LINEAR:g}."
     )
     if any(point.interval for point in points):

@@ -62,7 +62,7 @@ def dial(comparison: Comparison) -> list[Drawing]:
         legend_above(figure)
 
     caption = (
-        f"{own.subject.name} {'conditioned on each rate' if told else 'with its threshold moved, untrained'}: "
+        f"{own.subject.name} {'conditioned on each rate' if told else 'with its threshold moved'}: "
         f"{' and '.join(metric.title for metric in metrics)} against the share deleted of the "
         f"{comparison.options.split} text; the last panel shows that share against the requested one, "
         f"{'an input of the model' if told else 'for which the threshold was calibrated on validation text'}."

@@ -57,8 +57,8 @@ def _of_task(task: str, recipes: Mapping[str, Sequence[Json]], name: str) -> Dra
 
     seeds = " Seeds are overlaid." if len(models) > len(recipes) else ""
     caption = (
-        f"{task}, {models[0]['examples']:,} test strings, soft gates: the gate's logits (median and 10 to 90 % "
-        "of each class; a gate is closed at 0 and below); the mean size of the gradient of a string's "
+        f"{task}, {models[0]['examples']:,} test strings, soft gates: the gate's logits (median and 10 to "
+        "90 % of each class; a gate is closed at 0 and below); the mean size of the gradient of a string's "
         "cross-entropy with respect to the logit; and how well the logits, and a logistic regression on the "
         f"gate's inputs, separate bytes that can be deleted.{seeds}"
     )

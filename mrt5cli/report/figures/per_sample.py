@@ -31,8 +31,8 @@ def per_sample(results: Results, compared: Sequence[Compared], name: str) -> lis
     if not families:
         return []
     known = {one.recipe: one.value for one in compared if one.row.metric == "pearson_r"}
-    # Percent where the paper has numbers; otherwise nats, which also suit a model that solves its task. Documents
-    # of older versions have no nats.
+    # Percent where the paper has numbers; otherwise nats, which also suit a model that solves its task.
+    # Documents of older versions have no nats.
     nats = not known and "r_nats" in document["models"][0]
     unit, r, rise = ("nats", "r_nats", "loss_increase_nats") if nats else ("%", "r", "loss_increase_percent")
     seeds = len({model["seed"] for model in document["models"]}) > 1 and bool(results.experiment.seeds)
@@ -61,8 +61,8 @@ def per_sample(results: Results, compared: Sequence[Compared], name: str) -> lis
 
     few = f"; {DOTS:,} evenly spaced samples are drawn" if document["samples"] > DOTS else ""
     caption = (
-        f"{document['samples']:,} samples, batch size 1: each sample's loss increase over ByT5 against the share "
-        f"deleted from it, with the least-squares line{few}."
+        f"{document['samples']:,} samples, batch size 1: each sample's loss increase over ByT5 against the "
+        f"share deleted from it, with the least-squares line{few}."
     )
     shown = [
         (model["recipe"], str(model["seed"]), number(model[r], 3), number(known.get(model["recipe"]), 3))
@@ -81,7 +81,8 @@ def _panel(axes: Axes, family: str, points: NDArray[np.float64]) -> None:
     """Paint (2, n) points, skipping NaN (samples without a percentage)."""
     points = points[:, np.isfinite(points).all(axis=0)]
     shown = points[:, np.linspace(0, points.shape[1] - 1, min(DOTS, points.shape[1])).astype(int)]
-    # All dots are one path of zero-length strokes with round caps, which takes a tenth of the space of markers.
+    # All dots are one path of zero-length strokes with round caps, which takes a tenth of the space of
+    # markers.
     dots = [list(chain.from_iterable((value, value, math.nan) for value in column)) for column in shown]
     colour = look_of(family).colour
     axes.plot(*dots, color=colour, linewidth=2.2, alpha=0.45, solid_capstyle="round")

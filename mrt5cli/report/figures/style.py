@@ -1,7 +1,7 @@
 """The look of every figure, and its conversion to SVG.
 
-Colours are Okabe and Ito's, which colour-blind readers can distinguish; each family of models has its own marker,
-so that figures are readable in greyscale. Our values are filled, published ones hollow.
+Colours are Okabe and Ito's, which colour-blind readers can distinguish; each family of models has its own
+marker, so that figures are readable in greyscale. Our values are filled, published ones hollow.
 
 Figures are black on white; a dark page inverts them (`page.css`), and a standalone file inverts itself if its
 reader prefers dark pages. Text stays text.
@@ -160,7 +160,8 @@ class Drawing:
         caption: one or two sentences about its content.
         svg: the standalone SVG file.
         numbers: its values as a folded table; None if the page already shows them.
-        narrow: an SVG for narrow windows with letters of the same size; None if readers have to scroll sideways.
+        narrow: an SVG for narrow windows with letters of the same size; None if readers have to scroll
+            sideways.
     """
 
     name: str
