@@ -19,7 +19,7 @@ def dial(runs: ExperimentRuns) -> Json:
     text; a gate conditioned on its rate needs no threshold.
 
     Raises:
-        UserError: no finished run has a gate whose rate can be requested.
+        UserError: no finished run has a gate whose threshold can be moved.
     """
     if not any(map(_moves, runs.trained)):
         raise UserError(

@@ -11,8 +11,7 @@ from mrt5cli.recipe.loading import shipped
 from mrt5cli.suite.jobs import Experiment
 
 Placed = tuple[Published, str | None]
-"""A published number and the recipe whose runs it belongs to; None if an analysis of several runs finds
-it."""
+"""A published number and the recipe whose runs it belongs to; None for a number of several runs."""
 
 _ABOUT = {
     "runtime": "runtime",
@@ -23,8 +22,7 @@ _ABOUT = {
     "span_corruption_per_language_delta0.5": "per_language",
     "per_language_span_corruption": "per_language",
 }
-"""The analysis or figure that a published experiment is about; preferably a section with it shows the
-number."""
+"""The analysis or figure of each published experiment; a section that has it shows the number, if any does."""
 
 
 def place(experiments: Sequence[Experiment]) -> dict[str, list[Placed]]:

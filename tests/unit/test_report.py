@@ -266,7 +266,7 @@ def test_what_nobody_asked_for_is_named_and_left_out(tmp_path: Path) -> None:
             job.status, job.reason = "left out", "not asked for"
     html, markdown = pages(write_report(plan, tmp_path / "report"))
     for text in (html, markdown):
-        assert "Not asked for: Diagnostic tasks." in text
+        assert "Not requested: Diagnostic tasks." in text
         assert "24 of 24 runs are done." in text
     assert "## Diagnostic tasks" not in markdown
     assert "<h2>Diagnostic tasks" not in html
@@ -570,7 +570,7 @@ def test_figures_of_an_earlier_report_go(tiny: tuple[SuitePlan, Path], tmp_path:
 
 def test_an_unknown_figure_is_refused(tmp_path: Path) -> None:
     plan = make_plan(tmp_path / "runs", [replace(TINY, figures=("mcas",), claims=())])
-    with pytest.raises(UserError, match="no figure is called 'mcas'"):
+    with pytest.raises(UserError, match="no figure is named 'mcas'"):
         write_report(plan, tmp_path / "report")
 
 
