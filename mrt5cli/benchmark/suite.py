@@ -21,7 +21,7 @@ from mrt5cli.models import MrT5ForConditionalGeneration
 from mrt5cli.text import counted
 
 LOGIT_TOLERANCE = 2e-4
-"""Largest allowed absolute difference of a fast path's float32 logits from the oracle's, for logits up to 5."""
+"""Largest allowed difference between float32 logits of a fast path and the oracle, for logits up to 5."""
 GRADIENT_TOLERANCE = 1e-3
 """The same for gradients, relative to the largest entry of each weight's gradient."""
 SLACK = 3

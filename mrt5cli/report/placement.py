@@ -22,7 +22,7 @@ _ABOUT = {
     "span_corruption_per_language_delta0.5": "per_language",
     "per_language_span_corruption": "per_language",
 }
-"""The analysis or figure of each published experiment; a section that has it shows the number, if any does."""
+"""The analysis or figure of each published experiment; a section with it shows the number, if one exists."""
 
 
 def place(experiments: Sequence[Experiment]) -> dict[str, list[Placed]]:

@@ -135,7 +135,7 @@ def _plot(axes: Axes, curve: Sequence[tuple[float, float]], label: str, colour: 
 
 
 def macs(results: Results, compared: Sequence[Compared], name: str) -> list[Drawing]:
-    """Remaining multiply-accumulates in percent: by the paper's formula, exact, published, and of our runs."""
+    """Remaining multiply-accumulates in percent: the paper's formula, exact, published, and our runs."""
     document = results.analyses.get("compute")
     if document is None:
         return []
