@@ -284,10 +284,10 @@ def test_every_analysis_figure_and_claim_is_shown(tiny: tuple[SuitePlan, Path]) 
     for words in (
         "Pearson's r over 8 of 8 samples",
         "Time on ",
-        "By the gate's layer",
+        "By gate layer",
         "Softmax1 minus softmax",
         "stays within 1 point, or 2",
-        "At other rates than their own",
+        "At requested rates",
         "What is deleted",
         "Deleted of each kind of byte",
         "Multiply-accumulates",
@@ -375,7 +375,7 @@ def test_claims_say_whether_they_hold(tmp_path: Path, monkeypatch: pytest.Monkey
     experiment = replace(TINY, analyses=(), figures=(), claims=("one", "two", "three"))
     plan = make_plan(tmp_path / "runs", [experiment], smoke=False)
     html, markdown = pages(write_report(plan, tmp_path / "report"))
-    assert "Of 3 claims 1 held here, 1 did not, 1 stayed open." in markdown
+    assert "Of 3 claims, 1 held here, 1 did not, and 1 stayed open." in markdown
     for kind, words in (("holds", "holds"), ("does-not-hold", "does not hold"), ("open", "open")):
         assert f'<td class="verdict {kind}" data-label="here">{words}</td>' in html
     assert "one: the numbers" in markdown
