@@ -2,8 +2,8 @@
 
 A small corpus in the paper's languages: messages of a web browser (chromium-l10n of Debian or Ubuntu), and
 the Universal Declaration of Human Rights (npm), 0.4 to 1.2 MB per language, much of it parallel.
-It replaces mC4 without a data hub: real text in every script. The text is narrow, so results are not comparable
-with published ones. Needs mrt5cli, apt-get, dpkg-deb and npm, or the archives in --downloads.
+It replaces mC4 without a data hub: real text in every script. The text is narrow, so results are not
+comparable with published ones. Needs mrt5cli, apt-get, dpkg-deb and npm, or the archives in --downloads.
 """
 
 from __future__ import annotations
