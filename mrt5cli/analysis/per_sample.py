@@ -241,10 +241,9 @@ def difference_of_correlations(r: float, other: float, samples: int) -> tuple[fl
 
 
 def samples_needed(r: float, other: float) -> int | None:
-    """The number of samples at which r is told from the magnitude of `other` with a power of 80 %.
+    """The number of samples that distinguish r from the magnitude of `other` with a power of 80 %.
 
-    Told apart means that the 95 % interval of `difference_of_correlations` excludes 0. None if r is not
-    larger.
+    They differ if the 95 % interval of `difference_of_correlations` excludes 0. None if r is not larger.
     """
     apart = _apart(r, other)
     return math.ceil(3 + 2 * ((Z_95 + Z_80) / apart) ** 2) if apart > 0 else None

@@ -335,7 +335,7 @@ def controller_settles(runs: pd.DataFrame, analyses: Analyses) -> Finding:
     return (
         bool(first),
         f"runs that end within 1 point: {each}; {advice}",
-        rows.replace(math.inf, math.nan),
+        rows.replace(math.inf, math.nan).rename(columns={"law": "controller_or_gate"}),
     )
 
 

@@ -28,17 +28,17 @@ SHARES = (0.125, 0.25, 0.5, 0.75, 1.0)
 def settling(results: Results, compared: Sequence[Compared], name: str) -> list[Drawing]:
     """All seeds of a start share a style; the band is the range of a settled rate."""
     document = results.analyses.get("settling", {"runs": []})
-    laws: dict[str, list[Json]] = {}
+    panels: dict[str, list[Json]] = {}
     for line in document["runs"]:
-        laws.setdefault(line["law"], []).append(line)
-    if not laws:
+        panels.setdefault(line["law"], []).append(line)
+    if not panels:
         return []
 
     def paint(figure: Figure, *grid: Axes) -> None:
-        for axes in grid[len(laws) :]:
+        for axes in grid[len(panels) :]:
             axes.set_visible(False)
-        for axes, (law, lines) in zip(grid, laws.items(), strict=False):
-            axes.set_title(law)
+        for axes, (kind, lines) in zip(grid, panels.items(), strict=False):
+            axes.set_title(kind)
             for target in {100 * line["target"] for line in lines}:
                 band = target - document["within"], target + document["within"]
                 axes.axhspan(*band, color=FAINT, alpha=0.45, linewidth=0)
@@ -55,17 +55,17 @@ def settling(results: Results, compared: Sequence[Compared], name: str) -> list[
         f"{document['within']:g} point of the target."
     )
     rows = [
-        (law, start, *_at_shares([line for line in lines if line["start"] == start]))
-        for law, lines in laws.items()
+        (kind, start, *_at_shares([line for line in lines if line["start"] == start]))
+        for kind, lines in panels.items()
         for start in dict.fromkeys(line["start"] for line in lines)
     ]
     headers = ("controller or gate", "start", *(f"at {100 * share:g} % of the steps" for share in SHARES))
-    columns = min(2, len(laws))
-    height = -(-len(laws) // columns)
+    columns = min(2, len(panels))
+    height = -(-len(panels) // columns)
     return [
         draw(
             paint, name, caption, numbers(headers, rows, words=2), height=0.7 + 1.9 * height,
-            narrow={"nrows": len(laws), "sharex": True, "sharey": True}, row=2.0,
+            narrow={"nrows": len(panels), "sharex": True, "sharey": True}, row=2.0,
             nrows=height, ncols=columns, sharex=True, sharey=True,
         )
     ]  # fmt: skip
