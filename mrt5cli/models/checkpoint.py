@@ -273,7 +273,7 @@ def sharing_weights(model: MrT5ForConditionalGeneration, **fields: Any) -> MrT5F
 
 @torch.no_grad()
 def initialize_depth_scaled(model: MrT5ForConditionalGeneration) -> None:
-    """The reference's from-scratch initialisation: weights shrink with the square root of their stack's depth.
+    """The reference's from-scratch initialisation: weights shrink with the root of their stack's depth.
 
     Standard deviations: 1 / sqrt(fan in * layers of the stack) for linear weights, 1 / sqrt(d_model * layers)
     for relative biases, 1 / sqrt(d_model) for the embedding and the head. Norm weights are constants of

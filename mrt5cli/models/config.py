@@ -230,7 +230,7 @@ class MrT5Config(T5Config):
             SHORTENERS[self.deletion_type].check(self)
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
-        """The configuration of one side; the decoder's has its own depth, by which `generate` sizes caches."""
+        """The configuration of one side, the decoder's with its own depth, by which caches are sized."""
         config = super().get_text_config(decoder=decoder, encoder=encoder)
         if decoder and not encoder and self.is_encoder_decoder:
             config.num_layers = self.num_decoder_layers

@@ -183,7 +183,10 @@ def test_a_gate_may_be_left_out(saved):
             "NaN or infinity in 1 weight, first lm_head.weight",
         ),
         (lambda d: edit_config(d, mrt5_toolkit=[]), "mrt5_toolkit in config.json is not an object"),
-        (lambda d: edit_config(d, deletion_type="random", random_deletion_probability=2.0), "is a share"),
+        (
+            lambda d: edit_config(d, deletion_type="random", random_deletion_probability=2.0),
+            "expected a fraction from 0 to 1",
+        ),
         (lambda d: edit_config(d, delete_gate_layer="first"), "delete_gate_layer"),
         (lambda d: edit_weights(d, drop("decoder.")), "first decoder.block.0"),
         (
