@@ -123,7 +123,7 @@ def eager(query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) 
         Output (B, N, Q, H), and the attention weights (B, N, Q, K); other cores return None for them.
     """
     if options.penalty is not None:
-        options.penalty.look_at(query, key, options.added(gate=False), cross=options.cross)
+        options.penalty.add_scores(query, key, options.added(gate=False), cross=options.cross)
     scores = scores_of(query, key, options.added(gate=True)).float()
     weights = (softmax1(scores) if options.softmax1 else scores.softmax(dim=-1)).to(value.dtype)
     weights = F.dropout(weights, p=options.dropout, training=options.dropout > 0)
@@ -147,7 +147,7 @@ def sdpa(query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -
         # Where a CPU's kernel does not apply, the public function's fallback is slower than these steps.
         return eager(query, key, value, options)
     if penalty is not None:
-        penalty.look_at(query, key, options.added(gate=False), cross=options.cross)
+        penalty.add_scores(query, key, options.added(gate=False), cross=options.cross)
     bias = options.added(gate=True)
     if options.softmax1:
         # softmax1 is a softmax over one more key with score and value 0.

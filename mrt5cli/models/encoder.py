@@ -24,7 +24,7 @@ from mrt5cli.models.outputs import MrT5EncoderOutput
 from mrt5cli.models.score_loss import ScorePenalty
 from mrt5cli.models.shorteners import SHORTENERS, Sequences, Shortener, Shortening
 from mrt5cli.models.shorteners.base import norm_in_float32, refuse_threshold
-from mrt5cli.models.shorteners.gate import with_fillers_in_sight
+from mrt5cli.models.shorteners.gate import with_visible_fillers
 from mrt5cli.models.stack import MrT5Stack, self_attention
 
 
@@ -156,7 +156,7 @@ class MrT5Encoder(MrT5Stack):
         shortening: Shortening = shortener(source, hard=hard, threshold=threshold)
         if score_penalty is not None:
             if score_penalty.per == "batch":
-                shortening = with_fillers_in_sight(shortening, source)
+                shortening = with_visible_fillers(shortening, source)
             score_penalty.count_in(shortening.mask)
         compacted = self.config.delete_gate_layer == 0 and self.config.hard_delete_positions == "compacted"
         if shortening.positions is not None and compacted:

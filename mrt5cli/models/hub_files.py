@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mrt5cli.rundir import RunDir
 
 CONFIG = "config.json"
-BESIDE = ("generation_config.json", "recipe.yaml")
+COMPANIONS = ("generation_config.json", "recipe.yaml")
 """Optional small files: how to generate, and the task the model was trained on."""
 WEIGHTS = ((SAFE, SAFE_INDEX), (PICKLE, PICKLE_INDEX))
 """Each format as one file, or as an index of several; the first one found is used."""
@@ -125,7 +125,7 @@ def _downloaded(repository: Repository, names: list[str], allow_pickle: bool, we
     config = repository.fetch(CONFIG)
     commit = config.parent.name
     read_raw_config(config, repository.name)
-    for name in BESIDE:
+    for name in COMPANIONS:
         if name in names:
             repository.fetch(name, commit)
     if weights:

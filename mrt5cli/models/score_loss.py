@@ -51,7 +51,7 @@ class ScorePenalty:
         """(B, Q) bool, a layer's queries that count; None for all."""
         return self.targets if cross else self.source
 
-    def look_at(self, query: Tensor, key: Tensor, bias: Tensor | None, *, cross: bool) -> None:
+    def add_scores(self, query: Tensor, key: Tensor, bias: Tensor | None, *, cross: bool) -> None:
         """Add one layer, computing its scores from query, key and bias without keeping them."""
         given = query.float(), key.float(), None if bias is None else bias.float()
         with torch.autocast(query.device.type, enabled=False):

@@ -95,7 +95,7 @@ class WeightlessGate(Gate):
         return values.masked_fill(self.deleted(padding, input_ids) | padding, self.scale), None
 
 
-def with_fillers_in_sight(shortening: Shortening, given: Sequences) -> Shortening:
+def with_visible_fillers(shortening: Shortening, given: Sequences) -> Shortening:
     """The result of hard deletion, with the slots past a row's survivors as in the reference.
 
     There they contain the row's first byte, are as visible as that byte, and only the gate hides them.

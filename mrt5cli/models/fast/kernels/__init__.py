@@ -43,6 +43,16 @@ def grid(rows: int, columns: int, device: torch.device) -> Packed:
     return Packed(torch.arange(rows + 1, dtype=torch.int32, device=device) * columns, columns)
 
 
+def power_of_2(number: int) -> int:
+    """The smallest power of 2 that is at least `number`."""
+    return 1 << max(0, number - 1).bit_length()
+
+
+def blocks_of(size: int, number: int) -> int:
+    """How many blocks of a size cover a number."""
+    return -(-number // size)
+
+
 @cache
 def _has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None

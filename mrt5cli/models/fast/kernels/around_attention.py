@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from mrt5cli.models.fast.kernels import blocks_of, power_of_2
 from mrt5cli.models.fast.kernels.elementwise import (
     add_backward,
     add_forward,
@@ -76,7 +77,7 @@ def _normalized(states: Tensor, weight: Tensor, epsilon: float, dtype: torch.dty
     block, height, warps = _rows_at_once(width)
     if rows:
         with torch.cuda.device_of(states):
-            norm_forward[(_blocks(rows, height),)](
+            norm_forward[(blocks_of(height, rows),)](
                 states, weight, output, inverse, rows, epsilon,
                 WIDTH=width, BLOCK=block, ROWS=height, num_warps=warps,
             )  # fmt: skip
@@ -88,8 +89,8 @@ def _norm_gradients(
 ) -> tuple[Tensor, Tensor | None]:
     width, rows = states.shape[-1], inverse.numel()
     block, height, warps = _rows_at_once(width)
-    span = max(height, _power_of_2(_blocks(rows, PROGRAMS)))  # rows of a program
-    programs = _blocks(rows, span)
+    span = max(height, power_of_2(blocks_of(PROGRAMS, rows)))  # rows of a program
+    programs = blocks_of(span, rows)
     to_states = torch.empty_like(states)
     partial = weight.new_empty(programs, width, dtype=torch.float32) if of_weight else None
     if programs:
@@ -103,18 +104,9 @@ def _norm_gradients(
 
 def _rows_at_once(width: int) -> tuple[int, int, int]:
     """Columns and rows of the tile of a norm's program, and its warps."""
-    block = _power_of_2(width)
+    block = power_of_2(width)
     height = max(1, TILE // block)
     return block, height, min(16, block * height // 512)
-
-
-def _power_of_2(number: int) -> int:
-    """The smallest power of 2 that is at least `number`."""
-    return 1 << max(0, number - 1).bit_length()
-
-
-def _blocks(number: int, size: int) -> int:
-    return -(-number // size)
 
 
 # --- the gated activation -----------------------------------------------------------------------------------
@@ -202,10 +194,10 @@ def _halves(gate: Tensor, factor: Tensor | None) -> tuple[Tensor, Tensor]:
 
 def _tiles(rows: int, width: int, rate: float) -> tuple[tuple[int, int], dict[str, int]]:
     """The grid of programs, and their constants."""
-    block = min(COLUMNS, _power_of_2(width))
+    block = min(COLUMNS, power_of_2(width))
     height = TILE // block
     constants = {"WIDTH": width, "BLOCK": block, "ROWS": height, "THRESHOLD": threshold(rate)}
-    return (_blocks(rows, height), _blocks(width, block)), constants
+    return (blocks_of(height, rows), blocks_of(block, width)), constants
 
 
 # --- the residual -------------------------------------------------------------------------------------------

@@ -14,11 +14,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mrt5cli.models.fast.kernels import Packed, float32_is_exact
+from mrt5cli.models.fast.kernels import DTYPES, Packed, blocks_of, float32_is_exact, power_of_2
 from mrt5cli.models.fast.kernels.randomness import draw_seed, threshold
 from mrt5cli.models.fast.kernels.tiles import backward_keys, backward_queries, forward
-
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 REPLICAS = 16
 """Copies of the bias gradient that programs add to; they are summed at the end."""
@@ -51,7 +49,7 @@ class Cut(NamedTuple):
 
 def padded_width(width: int) -> int:
     """The next power of 2, and at least 16, the minimum of a matrix unit."""
-    return max(16, 1 << (width - 1).bit_length())
+    return max(16, power_of_2(width))
 
 
 def tiles_for(width: int, dtype: torch.dtype) -> Cut:
@@ -152,7 +150,7 @@ class _Attend(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor | None]:
         count, heads, width = query.shape
         tile, ends = options.cut.forward, _ends(options)
-        blocks = _blocks(options.queries.longest, tile.queries)
+        blocks = blocks_of(tile.queries, options.queries.longest)
         programs = (len(options.queries.bounds) - 1) * heads * blocks
         output = query.new_empty(count, heads, width)
         lse = query.new_empty(heads, count, dtype=torch.float32)
@@ -188,7 +186,7 @@ class _Attend(torch.autograd.Function):
 
         with torch.cuda.device_of(query):
             tile = options.cut.backward_queries
-            if blocks := _blocks(options.queries.longest, tile.queries):
+            if blocks := blocks_of(tile.queries, options.queries.longest):
                 backward_queries[(rows * heads * blocks,)](
                     query, key, value, output, grad, lse, delta, d_query, d_rel, d_excess, *added, *ends,
                     *_strides(query, key, value, output, grad), query.shape[0], *numbers, heads, blocks,
@@ -196,7 +194,7 @@ class _Attend(torch.autograd.Function):
                     **_constants(query, rel, gate, counted, options, tile),
                 )  # fmt: skip
             tile = options.cut.backward_keys
-            if blocks := _blocks(options.keys.longest, tile.keys):
+            if blocks := blocks_of(tile.keys, options.keys.longest):
                 backward_keys[(rows * heads * blocks,)](
                     query, key, value, grad, lse, delta, d_key, d_value, d_gate, d_excess, *added, *ends,
                     *_strides(query, key, value, grad), query.shape[0], key.shape[0], *numbers, heads, blocks,
@@ -210,10 +208,6 @@ class _Attend(torch.autograd.Function):
 def _ends(options: _Options) -> tuple[Tensor | None, ...]:
     queries, keys = options.queries, options.keys
     return queries.positions, keys.positions, queries.bounds, keys.bounds
-
-
-def _blocks(longest: int, size: int) -> int:
-    return -(-longest // size)
 
 
 def _numbers(rel: Tensor | None, options: _Options) -> tuple[int, float, int, float]:
