@@ -124,7 +124,7 @@ def test_two_of_one_name_are_refused():
     own_code.import_file(Path("nth.py"))
     with pytest.raises(ValueError, match="there is a shortener 'every_nth' already: Nth"):
         sections.register(type("Other", (sections.Placed,), {"deletion_types": ("every_nth",)}))
-    with pytest.raises(ValueError, match="'random' already"):
+    with pytest.raises(ValueError, match="'random' exists already"):
         modules.register(type("Other", (modules.Gate,), {"deletion_types": ("random",)}))
 
 

@@ -31,7 +31,7 @@ def register(shortener: type[Shortener]) -> type[Shortener]:
     """
     for deletion_type in shortener.deletion_types:
         if deletion_type in (*WITHOUT_MODULE, *SHORTENERS):
-            raise ValueError(f"there is a shortener of deletion_type {deletion_type!r} already")
+            raise ValueError(f"a shortener with deletion_type {deletion_type!r} exists already")
     SHORTENERS.update(dict.fromkeys(shortener.deletion_types, shortener))
     return shortener
 
