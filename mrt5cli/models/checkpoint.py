@@ -37,7 +37,7 @@ from mrt5cli.models.weights import check_files, not_finite, read_weights, weight
 from mrt5cli.models.wrappings import EMBEDDINGS, unwrapped, with_one_embedding
 from mrt5cli.text import counted, first_line, shortened
 
-if TYPE_CHECKING:  # models run without recipes
+if TYPE_CHECKING:  # models must work without recipes
     from mrt5cli.recipe import ModelSection
 
 DTYPES = ("float32", "bfloat16")
@@ -110,7 +110,7 @@ def load(
         _check_finite(state, where)
     fresh_weights = _check_complete(where, described.fields, config, state)
     try:
-        with quiet_transformers():  # `_check_complete` has judged what is missing
+        with quiet_transformers():  # `_check_complete` has reported missing weights
             model = MrT5ForConditionalGeneration.from_pretrained(
                 None, state_dict=state, config=config, attn_implementation=attn_implementation, dtype=dtype
             )

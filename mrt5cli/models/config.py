@@ -5,7 +5,7 @@ those checkpoints lack defaults to their behaviour, or to the correct one where 
 docstring of `MrT5Config` tells which.
 """
 
-# No `from __future__ import annotations` here: `strict` checks the annotated types, and cannot read strings.
+# No `from __future__ import annotations` here: `strict` checks the annotated types, and not strings.
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 

@@ -72,7 +72,7 @@ def locate(
     elif revision is not None:
         raise CheckpointError(
             f"{path_or_hub_id} is a local directory and has no revision {revision!r}; only Hub models do",
-            "leave out --revision",
+            "leave out the revision",
         )
     if not allow_pickle and check_files(found.folder):
         raise pickles_refused(shown(found.folder))

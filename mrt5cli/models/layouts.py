@@ -169,6 +169,6 @@ def read_raw_config(file: Path, where: str | Path) -> dict[str, Any]:
     try:
         raw = read_object(file)
     except UserError as error:
-        raise CheckpointError(error.message) from error
+        raise CheckpointError(error.message, error.hint) from error
     fields_of(raw, str(where))
     return raw

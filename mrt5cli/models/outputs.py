@@ -55,7 +55,7 @@ class MrT5EncoderOutput(Deletion, BaseModelOutput):
         the encoder was called with.
         """
         states = self.last_hidden_state
-        assert states is not None  # an encoder's
+        assert states is not None  # set by every encoder
         stays = states.new_ones(states.shape[:2]) if self.attention_mask is None else self.attention_mask
         if self.key_gate is not None and self.keep_mask is not None:
             stays = stays * self.keep_mask
@@ -75,7 +75,7 @@ class MrT5EncoderOutput(Deletion, BaseModelOutput):
     def for_output(self) -> dict[str, Any]:
         """The fields of `MrT5Output` that come from the encoder."""
         mask, states = self.attention_mask, self.last_hidden_state
-        assert states is not None  # an encoder's
+        assert states is not None  # set by every encoder
         return {
             "encoder_last_hidden_state": states,
             "encoder_hidden_states": self.hidden_states,

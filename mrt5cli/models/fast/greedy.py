@@ -308,7 +308,7 @@ class Step:
             self.pad.copy_(asked.pad.squeeze())
             self.barred[: asked.least].masked_fill_(self.ends, -torch.inf)
         states, mask, gate = encoded.last_hidden_state, encoded.attention_mask, encoded.key_gate
-        assert states is not None  # an encoder's
+        assert states is not None  # set by every encoder
         length, seen = states.shape[1], self.hidden[..., : states.shape[1]]
         self.hidden.fill_(-torch.inf)
         if self.shape.softmax1:
@@ -438,7 +438,7 @@ def decode(
 ) -> Tensor:
     """(B, 1 + t) tokens, starting with the prompt (B, 1), as transformers' loop returns them."""
     states, softmax1 = encoded.last_hidden_state, bool(model.decoder.config.use_softmax1)
-    assert states is not None  # an encoder's
+    assert states is not None  # set by every encoder
     source, target = (-(-(count + softmax1) // SLOTS) * SLOTS for count in (states.shape[1], asked.steps))
     shape = Shape(len(prompt), source, target, softmax1, float32_is_exact())
     with (

@@ -19,7 +19,7 @@ from transformers import initialization as init
 from mrt5cli.models.deletion import last_position
 from mrt5cli.models.shorteners.base import Pooling, Reference, Sequences, Shortening, check_share, pooled
 
-if TYPE_CHECKING:  # a configuration knows its shorteners
+if TYPE_CHECKING:  # config imports shorteners
     from mrt5cli.models.config import MrT5Config
 
 
@@ -128,11 +128,11 @@ class BoundaryPredictor(Pooling):
         return -(log_likelihood / length.clamp(min=1)).mean()
 
     def _mean(self, states: Tensor, ends_BL: Tensor, real_BL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Pooled states (B, S, D), segment starts (B, S), slots that hold a segment (B, S) bool."""
+        """Pooled states (B, S, D), segment starts (B, S), non-empty slots (B, S) bool."""
         # The comparison maps NaN to False; as an integer it could be anything.
         hard_BL = (ends_BL.detach() > 0.5).long()
         counts = hard_BL.sum(dim=1)
-        longest = max(1, int(counts.max()))  # the one device sync of a forward
+        longest = max(1, int(counts.max()))  # the only device sync of a forward pass
         slots = torch.arange(longest, device=states.device)
         valid = slots < counts[:, None]
         segment_BL = hard_BL.cumsum(dim=1) - hard_BL

@@ -14,7 +14,7 @@ from transformers import initialization as init
 
 from mrt5cli.models.shorteners.base import Pooling, Reference, Sequences, Shortening, pooled
 
-if TYPE_CHECKING:  # a configuration knows its shorteners
+if TYPE_CHECKING:  # config imports shorteners
     from mrt5cli.models.config import MrT5Config
 
 

@@ -18,7 +18,7 @@ from transformers.models.t5.modeling_t5 import T5LayerNorm
 from mrt5cli.models.shorteners.base import Reference, norm_in_float32
 from mrt5cli.models.shorteners.gate import GATE_OF_THE_REFERENCE, Gate
 
-if TYPE_CHECKING:  # a configuration knows its shorteners
+if TYPE_CHECKING:  # config imports shorteners
     from mrt5cli.models.config import MrT5Config
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from mrt5cli.byte_tokens import OFFSET
 from mrt5cli.models.shorteners.gate import WeightlessGate
 
-if TYPE_CHECKING:  # a configuration knows its shorteners
+if TYPE_CHECKING:  # config imports shorteners
     from mrt5cli.models.config import MrT5Config
 
 SEPARATORS = tuple(byte + OFFSET for byte in ("\t\n " + string.punctuation).encode())

@@ -14,7 +14,7 @@ from torch import Tensor
 from mrt5cli.models.deletion import compact, gather_rows, survivors
 from mrt5cli.models.shorteners.base import Reference, Sequences, Shortener, Shortening, check_share
 
-if TYPE_CHECKING:  # a configuration knows its shorteners
+if TYPE_CHECKING:  # config imports shorteners
     from mrt5cli.models.config import MrT5Config
 
 HIDDEN = -1e9
@@ -104,7 +104,7 @@ def with_visible_fillers(shortening: Shortening, given: Sequences) -> Shortening
     """
     if shortening.positions is None or shortening.delete_gate_output is None:
         return shortening
-    assert shortening.kept_lengths is not None  # a gate's
+    assert shortening.kept_lengths is not None  # set by every gate
     slots = torch.arange(shortening.positions.shape[1], device=shortening.positions.device)
     valid_BK = slots < shortening.kept_lengths[:, None]
     positions_BK = shortening.positions * valid_BK

@@ -17,7 +17,7 @@ from transformers import initialization as init
 from mrt5cli.models.shorteners.base import Sequences, Shortening
 from mrt5cli.models.shorteners.gate import Gate
 
-if TYPE_CHECKING:  # a configuration knows its shorteners
+if TYPE_CHECKING:  # config imports shorteners
     from mrt5cli.models.config import MrT5Config
 
 
@@ -72,7 +72,7 @@ class Router(Gate):
     def forward(self, given: Sequences, *, hard: bool, threshold: float | Tensor | None) -> Shortening:
         shortening = super().forward(given, hard=hard, threshold=threshold)
         values_BL, keep_BL = shortening.delete_gate_output, shortening.keep_mask
-        assert values_BL is not None and keep_BL is not None  # a gate's
+        assert values_BL is not None and keep_BL is not None  # set by every gate
         loss = self._ratio_loss(values_BL, keep_BL, ~given.padding) if self.training else None
         key_gate = shortening.key_gate
         if not hard:

@@ -18,7 +18,7 @@ from transformers import initialization as init
 from mrt5cli.models.shorteners.base import Sequences, Shortening
 from mrt5cli.models.shorteners.delete_gate import DeleteGate
 
-if TYPE_CHECKING:  # a configuration knows its shorteners
+if TYPE_CHECKING:  # config imports shorteners
     from mrt5cli.models.config import MrT5Config
 
 KNOTS = 21
@@ -98,7 +98,7 @@ class QuantileGate(DeleteGate):
             threshold = self.scale * (1 - rate)
         shortening = super().forward(given, hard=hard, threshold=threshold)
         scores_BL, key_gate, loss = shortening.delete_gate_logits, shortening.key_gate, None
-        assert scores_BL is not None  # of the gate above
+        assert scores_BL is not None  # set by `score`
         if not hard:
             limit = self.config.threshold if threshold is None else threshold
             cut = self._cut(1 - torch.as_tensor(limit, device=scores_BL.device) / self.scale)

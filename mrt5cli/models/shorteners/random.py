@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mrt5cli.models.shorteners.gate import WeightlessGate
 
-if TYPE_CHECKING:  # a configuration knows its shorteners
+if TYPE_CHECKING:  # config imports shorteners
     from mrt5cli.models.config import MrT5Config
 
 RATE_SPREAD = 0.05
