@@ -52,6 +52,8 @@ NOT_CALIBRATED = {"deletion_threshold": None, "deletion_rate": None}
 """Fields that are meaningless for any shortener but the one they were set for."""
 OF_A_RECIPE = {"inference_deletion": "hard", "gate_loss": 0.0, "score_loss": 0.0}
 """Fields of every model built from a recipe: the recipe defines the loss, whatever its start used."""
+NOT_ONE_MODEL = "config.json and the weights must belong to one model; copy or download both again"
+"""Hint where the two do not fit."""
 TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
 logger = logging.getLogger(__name__)
 
@@ -165,7 +167,10 @@ def describe(folder: Path) -> Description:
     where = shown(folder)
     manifest.check(folder, "config.json".__eq__)
     if not (folder / "config.json").is_file():
-        raise CheckpointError(f"{where} is not a checkpoint: it has no config.json")
+        raise CheckpointError(
+            f"{where} is not a checkpoint: it has no config.json",
+            "name a run, a checkpoint directory or a Hub id",
+        )
     raw = read_raw_config(folder / "config.json", where)
     names = weight_names(folder) if is_early(raw) else []
     return Description(raw, fields_of(raw, where, names), writer_of(raw, names))
@@ -175,7 +180,10 @@ def _config(fields: dict[str, Any], where: str, overrides: dict[str, Any]) -> Mr
     shortener = SHORTENERS.get(overrides.get("deletion_type", ""), Shortener)
     unknown = overrides.keys() - MrT5Config().to_dict().keys() - fields.keys() - shortener.own_fields.keys()
     if unknown:
-        raise CheckpointError(f"{min(unknown)!r} is not a field of the model's configuration")
+        raise CheckpointError(
+            f"{min(unknown)!r} is not a field of the model's configuration",
+            "the docstring of MrT5Config lists them",
+        )
     # A threshold belongs to its gate: another gate uses its own default unless one is given.
     if {"deletion_type", "sigmoid_mask_scale"} & set(overrides):
         overrides = {**NOT_CALIBRATED, **overrides}
@@ -306,7 +314,8 @@ def _check_complete(
     layers = config.num_layers + (config.num_decoder_layers or 0)
     if layers > len(state):  # before the skeleton is built, layer by layer
         raise CheckpointError(
-            f"{where}: config.json describes {layers:,} layers, but the files contain {len(state)} weights"
+            f"{where}: config.json describes {layers:,} layers, but the files contain {len(state)} weights",
+            NOT_ONE_MODEL,
         )
     skeleton = _skeleton(config, where)
     expected = {name: weight for name, weight in skeleton.state_dict().items() if name not in EMBEDDINGS[1:]}
@@ -317,7 +326,8 @@ def _check_complete(
         key = mismatched[0]
         raise CheckpointError(
             f"{where}: {counted(len(mismatched), 'weight')} with the wrong shape, first {key}: "
-            f"{list(state[key].shape)} in the file, {list(expected[key].shape)} by config.json"
+            f"{list(state[key].shape)} in the file, {list(expected[key].shape)} by config.json",
+            NOT_ONE_MODEL,
         )
     exchanged = any(
         fields.get(name, getattr(MrT5Config, name)) != getattr(config, name)
@@ -332,21 +342,21 @@ def _check_complete(
     if exchanged:
         extra = {key for key in extra if not of_a_shortener(key)}
     if lost := missing - fresh:
-        sentence = f"{where}: {counted(len(lost), 'weight')} missing, first {min(lost)}"
+        sentence, hint = f"{where}: {counted(len(lost), 'weight')} missing, first {min(lost)}", NOT_ONE_MODEL
         wanted, there = _positions(lost), _positions(state)
         if wanted and there and wanted != there:
-            says = "has_absolute_position_embeddings of its config.json"
-            if (
-                fields.get("has_absolute_position_embeddings", False)
-                != config.has_absolute_position_embeddings
-            ):
-                says = "model.positions"
-            sentence += f"; its positions are {there}, but {says} makes them {wanted}"
-        raise CheckpointError(sentence)
+            setter = key = "has_absolute_position_embeddings"
+            if fields.get(key, False) == getattr(config, key):
+                setter += " of its config.json"
+            else:
+                setter, hint = "model.positions", f"set model.positions: {there}"
+            sentence += f"; its positions are {there}, but {setter} makes them {wanted}"
+        raise CheckpointError(sentence, hint)
     if extra:
         raise CheckpointError(
             f"{where}: {counted(len(extra), 'weight')} not part of the model that config.json describes, "
-            f"first {min(extra)}"
+            f"first {min(extra)}",
+            NOT_ONE_MODEL,
         )
     return sorted(fresh)
 

@@ -96,7 +96,8 @@ def fields_of(raw: dict[str, Any], where: str, weights: Iterable[str] = ()) -> d
     kind, pooling = raw.get("model_type"), _pooling_of(raw)
     if not isinstance(kind, str) or kind not in ("mrt5", *PLAIN):
         what = "a model without a model_type" if kind is None else f"a {shortened(repr(kind))} model"
-        raise CheckpointError(f"{where} is {what}; expected an MrT5, ByT5 or T5 v1.1 checkpoint")
+        hint = "start from a supported model, such as google/byt5-small"
+        raise CheckpointError(f"{where} is {what}; expected an MrT5, ByT5 or T5 v1.1 checkpoint", hint)
     if raw.get("quantization_config") is not None:
         raise CheckpointError(f"{where} is quantised; expected the original weights")
     fields = {
@@ -148,7 +149,8 @@ def _refuse_scaled(raw: dict[str, Any], where: str) -> None:
     tied = raw.get("tie_word_embeddings", raw["model_type"] == "t5" and not gated)
     if raw.get("scale_decoder_outputs", tied):
         raise CheckpointError(
-            f"{where} is a T5 v1.0 checkpoint (scaled, tied output); expected ByT5 or T5 v1.1"
+            f"{where} is a T5 v1.0 checkpoint (scaled, tied output); expected ByT5 or T5 v1.1",
+            "start from google/byt5-small or google/t5-v1_1-small",
         )
 
 

@@ -46,7 +46,8 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         if tensor.dtype not in DTYPES:
             raise CheckpointError(
                 f"{folder}: {name} is stored as {_name(tensor.dtype)}; expected "
-                f"{', '.join(map(_name, DTYPES))} (a quantised checkpoint?)"
+                f"{', '.join(map(_name, DTYPES))}",
+                "if the checkpoint is quantised, load the original weights",
             )
     return tensors
 
@@ -66,7 +67,8 @@ def check_files(folder: Path) -> bool:
     if not files:
         found = listed(sorted(path.name for path in folder.iterdir()))
         raise CheckpointError(
-            f"{folder} is not a whole checkpoint: it has no {SAFE} and no {PICKLE}, only {found}"
+            f"{folder} is not a whole checkpoint: it has no {SAFE} and no {PICKLE}, only {found}",
+            "copy or download it again",
         )
     for file in files if not pickled else ():
         with _safetensors(file):  # which compares the header with the file's length
@@ -136,7 +138,8 @@ def _files(folder: Path) -> tuple[bool, list[Path]]:
             if missing:
                 raise CheckpointError(
                     f"{folder} is not a whole checkpoint: {len(missing)} of the {len(shards)} weight files "
-                    f"that {index} names are missing, first {missing[0]}"
+                    f"that {index} names are missing, first {missing[0]}",
+                    "copy or download them again",
                 )
             return single == PICKLE, shards
     return False, []

@@ -164,7 +164,9 @@ def test_a_revision_is_a_branch_a_tag_or_a_commit(byt5: HubServer, monkeypatch: 
 
 def test_a_revision_is_of_hub_models_only(tmp_path: Path) -> None:
     run = str(make_run(tmp_path, "tiny"))
-    with pytest.raises(CheckpointError, match="is a local directory and has no revision 'v1'"):
+    with pytest.raises(
+        CheckpointError, match=r"is a local directory and has no revision 'v1'.*\n  leave out the revision"
+    ):
         load(run, revision="v1")
     with pytest.raises(UserError, match="--revision v1 is of a Hub model, and none is named here"):
         find_subjects([run], "v1")

@@ -107,7 +107,7 @@ def test_names_of_our_own_need_no_note(saved, state, caplog):
         (lambda state: state | {"pooler.encoder.weight": torch.ones(2)}, "first encoder.weight"),
         (
             lambda state: state | {"encoder.block.0.layer.0.SelfAttention.q.lora_A.weight": torch.ones(2)},
-            "is a LoRA adapter",
+            r"is a LoRA adapter .*\n  merge it into its model",
         ),
     ],
 )
