@@ -69,10 +69,8 @@ class Layout:
 
 
 def relative_bias(attention: T5Attention, length: int) -> Tensor | None:
-    """(N, 2 length - 1), T5's bias by signed distance; None with learned positions.
-
-    In a decoder, the entries of keys ahead of the query are meaningless.
-    """
+    """(N, 2 length - 1), T5's bias by signed distance; None with learned positions. In a decoder, entries of
+    keys ahead of the query are meaningless."""
     if not attention.has_relative_attention_bias:
         return None
     distance = torch.arange(-(length - 1), length, device=attention.relative_attention_bias.weight.device)

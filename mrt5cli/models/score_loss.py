@@ -83,10 +83,8 @@ class ScorePenalty:
             self._means[cross].append(mean)
 
     def parts(self) -> Tensor:
-        """(2,), the contributions of the encoder's layers and of cross-attention's to the mean.
-
-        They are kept apart because a mean over several batches weighs them by different numbers of pairs.
-        """
+        """(2,), the contributions to the mean of the encoder's layers and of cross-attention's, which a mean
+        over several batches weighs by different numbers of pairs."""
         self._summed = True
         nothing = torch.zeros_like(self.layer_means[0])
         sums = [torch.stack([nothing, *means]).sum() for means in self._means.values()]

@@ -73,12 +73,10 @@ def regularizers(
         control: overrides the configured alpha.
     """
     terms = []
+    alpha = config.gate_loss if control is None else control.alpha
     gate_BL, learned = found.delete_gate_output, found.delete_gate_logits is not None
-    if gate_BL is not None and counted_BL is not None and learned:
-        if control is not None:
-            terms.append(control.alpha * mean_over(gate_BL, counted_BL))
-        elif config.gate_loss:
-            terms.append(config.gate_loss * mean_over(gate_BL, counted_BL))
+    if gate_BL is not None and counted_BL is not None and learned and (control is not None or alpha):
+        terms.append(alpha * mean_over(gate_BL, counted_BL))
     if penalty is not None and config.score_loss:
         terms.append(config.score_loss * penalty.mean())
     if found.auxiliary_loss is not None:

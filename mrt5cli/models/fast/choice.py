@@ -40,12 +40,9 @@ def choose(
 ) -> Choice:
     """The attention implementation of the encoder.
 
-    On a GPU, the first call of each kind with "auto" compiles our kernels and checks their numbers; if they
-    are wrong, it logs a warning and PyTorch's kernel is used.
-
-    Args:
-        drops, trains: as in `Work`.
-        score_per: `per` of the score loss, or None without one.
+    `drops` and `trains` are as in `Work`; `score_per` is `per` of the score loss, or None without one. On a
+    GPU, the first call of each kind with "auto" compiles our kernels and checks their numbers; if they are
+    wrong, it logs a warning and PyTorch's kernel is used.
     """
     registered = config._attn_implementation or IMPLEMENTATIONS[DEFAULT]
     # Any other name is a custom attention function.

@@ -223,10 +223,8 @@ def _attention(
 
 
 def _with_feature(query: Tensor, key: Tensor, value: Tensor, added: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values with (B, K) added to the scores: one more key feature, against 1 in queries.
-
-    In bfloat16 a second feature contains the rounding error of the first.
-    """
+    """Queries, keys and values with (B, K) added to the scores: one more key feature, against 1 in queries;
+    in bfloat16 a second one contains the rounding error of the first."""
     features = [added.to(key.dtype)]
     if key.dtype != added.dtype:
         features.append((added - features[0]).to(key.dtype))
@@ -286,10 +284,8 @@ def tiles(query: Tensor, key: Tensor) -> Iterator[Tile]:
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
-    """The product of (r, h, m, n) and (r, h, n, o) in float32.
-
-    On a GPU both factors are rounded to the half precision of either, as its kernels do.
-    """
+    """The product of (r, h, m, n) and (r, h, n, o) in float32; on a GPU both factors are rounded to the half
+    precision of either, as its kernels do."""
     # Always batched: selective recomputation would take a plain product for one with weights, and store it.
     half = left.dtype if left.dtype != torch.float32 else right.dtype
     if _KERNELS[left.device.type] is _flash or half == torch.float32:

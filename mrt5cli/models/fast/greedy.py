@@ -151,16 +151,13 @@ def _is_plain(model: T5ForConditionalGeneration, device: torch.device) -> bool:
         return False
     if any("forward" in vars(part) or getattr(part, "bias", None) is not None for part in (model, *parts)):
         return False
-    hooks = [hook for part in (model, *parts) for at in _hooks(part) for hook in at.values()]
+    tables = [table for part in (model, *parts) for table in (part._forward_hooks, part._forward_pre_hooks)]
+    hooks: list[Any] = [hook for table in tables for hook in table.values()]
     head = model.lm_head.weight
     return {getattr(hook, "__module__", None) for hook in hooks} <= IDLE_HOOKS and all(
         (type(weight.data), weight.dtype, weight.device) == (Tensor, head.dtype, device)
         for weight in (*model.decoder.parameters(), head)
     )
-
-
-def _hooks(part: nn.Module) -> tuple[dict[int, Any], dict[int, Any]]:
-    return part._forward_hooks, part._forward_pre_hooks
 
 
 def _positions(decoder: Any) -> Tensor | None:

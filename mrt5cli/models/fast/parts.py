@@ -299,9 +299,8 @@ FAST: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def use_fast(model: nn.Module) -> None:
-    """Replace the classes of a model's modules with their fast twins.
+    """Give a model's modules the classes of their fast twins, if they are exactly transformers' or PyTorch's.
 
-    Only exact instances of transformers' and PyTorch's classes are replaced, not modules of other packages.
     While the switch is off, twins run the original forward.
     """
     for module in model.modules():

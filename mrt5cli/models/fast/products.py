@@ -9,8 +9,7 @@ change constantly, and for small products that takes as long as the product.
 
 On a GPU in training, products of the same states with several weights, q|k|v and wi_0|wi_1, are merged
 (`joint`). The joint weight is built in every call, which under autocast costs no more than autocast's casts.
-One product then gives the gradient of the states, instead of several and a sum, and one gives all gradients
-of weights.
+One product then gives the gradient of the states, and one all gradients of weights.
 
 Legend: R rows (of any number of dimensions), D input width, E output width.
 """

@@ -201,14 +201,8 @@ class Pooling(Shortener):
 def pooled(
     given: Sequences, states: Tensor, positions: Tensor, valid: Tensor, self_mask: Tensor | None
 ) -> Shortening:
-    """The result of pooling.
-
-    Args:
-        states: (B, S, D).
-        positions: (B, S), the first byte of each slot.
-        valid: (B, S) bool, slots that are not empty.
-        self_mask: as in `Shortening`.
-    """
+    """The result of pooling to states (B, S, D), from the first byte of each slot, positions (B, S), and the
+    slots that are not empty, valid (B, S) bool."""
     mask = valid.long()
     kept = mask.new_zeros(given.padding.shape).scatter_add(1, positions, mask).bool()
     return Shortening(states, mask, positions, self_mask, kept_lengths=valid.sum(dim=1), keep_mask=kept)

@@ -21,15 +21,8 @@ from mrt5cli.models.fast.kernels.randomness import draw_seed, kept
 
 
 class Work(NamedTuple):
-    """The properties of a call that select its kernel programs.
-
-    Attributes:
-        width: head width.
-        drops: attention weights are dropped.
-        scored: the score loss is computed.
-        trains: gradients are required.
-        exact: float32 products are exact.
-    """
+    """The properties of a call that select its kernel programs: head width, softmax1, whether attention
+    weights are dropped, the score loss is computed, gradients are required, float32 products are exact."""
 
     device: torch.device
     dtype: torch.dtype

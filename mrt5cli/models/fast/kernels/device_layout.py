@@ -140,10 +140,8 @@ def device_layout(
     score_penalty: ScorePenalty | None,
     real_bytes: int | None,
 ) -> Layout:
-    """The packed layout of an input (B, S), even without padding, because the kernels need no L x L bias.
-
-    It is padded instead if the mask hides anything but padding, or if the score loss counts padding.
-    """
+    """The packed layout of an input (B, S), even without padding, because the kernels need no L x L bias; the
+    padded one if the mask hides anything but padding, or if the score loss counts padding."""
     if real_bytes is None:
         attended = torch.ones_like(padding) if attention_mask is None else attention_mask != 0
         # Read both numbers at once. This and the later read of the number of survivors are the only times

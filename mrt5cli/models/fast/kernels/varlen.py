@@ -23,14 +23,8 @@ REPLICAS = 16
 
 
 class Tiles(NamedTuple):
-    """The tiling of a program.
-
-    Attributes:
-        queries, keys: rows of a tile, powers of 2 from 16.
-        warps: warps of a program.
-        stages: pipeline stages of the loop over tiles, prefetches included.
-        registers: limit per thread; None lets the compiler decide.
-    """
+    """A program's tiling: rows of its tiles (powers of 2 from 16), warps, pipeline stages of the loop over
+    tiles (prefetches included), and a limit of registers per thread (None: the compiler decides)."""
 
     queries: int
     keys: int
