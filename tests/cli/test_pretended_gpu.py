@@ -75,7 +75,7 @@ def test_float32_is_advised_against(pretend: Pretend) -> None:
 def test_a_shortener_that_looks_at_padding_is_not_said_to_run_by_our_kernels(pretend: Pretend) -> None:
     pretend("NVIDIA H200", 150)
     result = pretrain(TINY, "task.languages=[en]", recipe="multilingual_v3/random_30")
-    assert "attention by sdpa (shortening per batch looks at padding" in line(result, "device")
+    assert "attention by sdpa (shortening per batch reads padding" in line(result, "device")
 
 
 def test_the_classic_run_names_hours_and_memory(pretend: Pretend) -> None:

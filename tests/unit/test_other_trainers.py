@@ -419,7 +419,7 @@ def test_a_source_that_is_encoded_before() -> None:
     with pytest.raises(ValueError, match="have lost their gates"):
         model(encoder_outputs=encoded.to_tuple(), attention_mask=batch["attention_mask"], labels=labels)
     short = model.eval().encoder(batch["input_ids"], attention_mask=batch["attention_mask"], hard_delete=True)
-    with pytest.raises(ValueError, match=r"hold \d+ positions and attention_mask 11"):
+    with pytest.raises(ValueError, match=r"has \d+ positions and attention_mask 11"):
         model(encoder_outputs=short.to_tuple(), attention_mask=batch["attention_mask"], labels=labels)
     with pytest.raises(ValueError, match="there is nothing to decode"):
         model(batch["input_ids"])
