@@ -312,8 +312,8 @@ def test_a_plan_tells_of_the_steps_before_and_of_the_learning_rate(
     plain, found = (CliRunner().invoke(app, [*words, *more]) for more in ((), (*given, "--json")))
     assert found.exit_code == plain.exit_code == 0, found.output + plain.output
     told = plain.output
-    assert "12 before, now 8 more of 8 examples" in told
-    assert "learning rate 0.003, constant from step 12 on" in told
+    assert "8 more after the first 12, of 8 examples" in told
+    assert "learning rate 0.003, constant, starting at step 12" in told
     assert "note: the learning rate" not in told
     document = json.loads(found.stdout)
     assert (document["resume_step"], document["continues_from"]) == (12, 12)

@@ -339,7 +339,7 @@ def test_best_weights_that_are_damaged_do_not_become_the_model(
     monkeypatch.setattr(DeletionTrainer, "train_from", damaged_meanwhile)
     result = resume(run)
     assert result.exit_code == 1, result.output
-    assert "are not whole: model.safetensors is not what was written" in result.stderr
+    assert "are incomplete or damaged: model.safetensors is not what was written" in result.stderr
     assert f"mrt5 convert {run.checkpoint(10)} DEST" in result.stderr
     assert not run.model.exists()
 

@@ -140,7 +140,7 @@ def test_mrt5_keeps_its_gate_and_its_controller():
     torch.testing.assert_close(now[gate], start[gate], atol=1e-6, rtol=0)
     assert float(start[gate].std()) > 0.3, "not what a fresh gate has"
     assert run.metrics()[-1]["target"] == 0.25
-    assert "alpha set by pi towards 25 % deleted" in told
+    assert "alpha set by pi toward 25 % deleted" in told
 
 
 def test_from_is_written_into_the_run_which_alone_repeats_it():
@@ -193,7 +193,7 @@ def test_the_plan_says_what_there_is_and_what_will_be_kept():
     assert re.search(r"\(\d+ sources.* cut\)", result.stderr)
     assert (
         "best     lowest cross-entropy on validation data, hard deletion, measured every 3 steps; "
-        "stops after 4 without a better one" in result.stderr
+        "stops after 4 without improvement" in result.stderr
     )
     plan = json.loads(finetune("byt5.yaml", "--dry-run", "--json", "--device", "cpu").stdout)
     assert plan["best"] == "lowest cross-entropy on validation data, measured every 3 steps"

@@ -157,7 +157,7 @@ def test_two_processes_train_what_one_does(tmp_path: Path):
 def test_a_plan_says_what_is_trained(tmp_path: Path):
     recipe = write_recipe(tmp_path)
     told = mrt5("finetune", recipe, "--dry-run").output
-    assert re.search(r"trained  1,[0-9]{3} of them: LoRA of rank 4 on q, v, and the delete gate", told)
+    assert re.search(r"trained  1,[0-9]{3} of these parameters: LoRA of rank 4 on q, v, and the delete gate", told)
     plans = [
         json.loads(mrt5("finetune", recipe, "--dry-run", "--json", *more).stdout)
         for more in ([], ["--set", "training.lora=null"])

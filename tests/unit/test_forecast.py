@@ -246,7 +246,7 @@ def test_hours_of_a_cpu_are_those_of_a_core(monkeypatch: pytest.MonkeyPatch) -> 
     assert whole.seconds == 2 * half.seconds and whole.bytes_per_second == half.bytes_per_second
     assert "on one core, " in whole.facts()["takes"]
     told = [replace(whole, rate=rate).facts()["takes"] for rate in (NARROW, WIDE)]
-    assert [each.endswith("; 4 threads take at best 1/4 of that") for each in told] == [False, True]
+    assert [each.endswith("; 4 threads need at least 1/4 of that") for each in told] == [False, True]
     flops = step_flops(recipe, sizes_of(recipe, recipe.model.shape or Shape())) * recipe.training.max_steps
     assert whole.document()["hours"] == pytest.approx(flops / core_rate(96).flops / 3600)
 
