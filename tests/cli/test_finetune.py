@@ -145,7 +145,7 @@ def test_mrt5_keeps_its_gate_and_its_controller():
 
 def test_from_is_written_into_the_run_which_alone_repeats_it():
     run, told = done("mrt5.yaml", "--from", "runs/byt5-seed3")
-    assert "note: the delete gate starts fresh: runs/byt5-seed3 has none in its place" in told
+    assert "note: the delete gate is randomly initialized: runs/byt5-seed3 has none at that layer" in told
     assert run.recipe().model.start == "runs/byt5-seed3"
     done(str(run.recipe_path), "--out", "again")
     assert same_weights(run.model, Path("again/model"))
@@ -439,7 +439,7 @@ def test_a_start_of_another_size():
 
 def test_a_metric_that_the_task_cannot_have():
     told = refused("byt5.yaml", "--set", "training.best_metric=f1")
-    assert "f1 is not measured in spelling_correction_contextual" in told
+    assert "task spelling_correction_contextual does not measure f1" in told
     assert "use loss, token_accuracy or sequence_accuracy" in told
     assert "expected 'loss'" in refused("byt5.yaml", "--set", "training.best_metric=total_loss")
 

@@ -128,7 +128,7 @@ def test_a_step_that_does_not_fit_is_refused_with_settings_that_do(pretend: Pret
     assert refused.exit_code == 2, refused.output
     told = " ".join(refused.stderr.split())
     found = re.search(
-        r"a training step of 256 examples takes about ([\d.]+) GB; cuda:0 has 2 GB .*--set "
+        r"a training step of 256 examples needs about ([\d.]+) GB, and cuda:0 has 2 GB .*--set "
         rf"{batch}(\d+) or --set training.recompute=blocks$",
         told,
     )

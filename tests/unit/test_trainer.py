@@ -337,7 +337,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path):
     with pytest.raises(RunFailed, match="stopped being finite at or before step 2") as failed:
         make_trainer(tmp_path, model=model, run=run).train_from(None)
     assert run.metrics() == []
-    assert failed.value.hint == "lower training.learning_rate, 0.003 now, or raise training.warmup_steps"
+    assert failed.value.hint == "lower training.learning_rate (0.003 now) or raise training.warmup_steps"
 
 
 # --- checkpoints ------------------------------------------------------------------------------------------
