@@ -467,7 +467,7 @@ def test_processes_that_go_on_from_different_steps_are_stopped(
     monkeypatch.setattr("torch.distributed.all_reduce", reduce)
     if theirs == 8:
         return trainer._check_same_step(8)
-    with pytest.raises(UserError, match=f"go on from different steps, {theirs} to 8: not all of them read"):
+    with pytest.raises(UserError, match=f"resume from different steps, {theirs} to 8: they do not all see"):
         trainer._check_same_step(8)
 
 
