@@ -1,7 +1,7 @@
-"""What a plan will take, before any of it is done: hours of a GPU or of a CPU's core, and disk.
+"""Estimates the cost of a plan: hours of a GPU or of a CPU core, and disk space.
 
-Trainings are estimated as a single one is (`training.estimates`). Of evaluations, decoding of answers one
-token at a time is not counted.
+Each training is estimated as in `training.estimates`. The token-by-token decoding of answers in evaluations
+is not counted.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from mrt5cli.training.estimates import (
     step_flops,
 )
 
-PASSES = 6  # of a timed batch, beside the one that is measured
+PASSES = 6  # additional forward passes of each timed batch
 
 
 def machine_for(plan: SuitePlan, device: str, tflops: float | None = None) -> Machine:
-    """Whose hours a plan will take: of what its jobs will run on, as far as that is said.
+    """The kind of machine that a plan's hours refer to.
 
     Args:
-        device: as `--device` says it.
-        tflops: given where the hours are to be a GPU's.
+        device: the value of `--device`.
+        tflops: the value of `--gpu-tflops`, which implies a GPU.
     """
     if tflops is not None or device.startswith("cuda"):
         return "gpu"
@@ -41,12 +41,12 @@ def machine_for(plan: SuitePlan, device: str, tflops: float | None = None) -> Ma
 
 
 def estimate(plan: SuitePlan, tflops: float | None = None, machine: Machine = "gpu", gpu: str = "") -> None:
-    """Give every job its hours on one GPU or core, and what it leaves on disk.
+    """Set every job's hours on one GPU or core, and its disk space.
 
     Args:
-        tflops: sustained by the GPU, in either precision; by default what `throughput` says of its kind.
-        machine: `machine_for` says which.
-        gpu: its name.
+        tflops: sustained TFLOP/s of the GPU in either precision; by default from `analysis.throughput`.
+        machine: the result of `machine_for`.
+        gpu: name of the GPU.
     """
     plan.machine = machine
     shapes: dict[Job, Shape] = {}
@@ -72,7 +72,7 @@ def estimate(plan: SuitePlan, tflops: float | None = None, machine: Machine = "g
 
 
 def assumption(machine: Machine, tflops: float | None = None, gpu: str = "") -> str:
-    """What the hours rest on, in words."""
+    """The assumptions behind the hours, as text."""
     return f"{_rates(machine, tflops, gpu)}; a training takes at least {LEAST}"
 
 

@@ -51,7 +51,7 @@ class Sign:
     said: bool = False
 
     def see(self, row: Row, steps: int) -> bool:
-        """Whether this line makes the symptom reportable or ends a reported one, in a run of `steps` steps."""
+        """Whether this line makes the symptom reportable, or ends a reported one, in a run of `steps`."""
         step, before = row["step"], self.said
         if not self.holds(row):
             self.since, self.lines, self.said = step, 0, False
