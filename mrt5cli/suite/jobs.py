@@ -49,7 +49,7 @@ class Evaluation:
 
     @property
     def label(self) -> str:
-        """Distinguishes the results file from that of a plain `mrt5 evaluate RUN`; empty for the same file."""
+        """Suffix that separates its results from those of a plain `mrt5 evaluate RUN`; may be empty."""
         task = self.task and self.task.replace("/", ".")
         parts = [task, self.runtime and "runtime", self.limit and f"first-{self.limit}"]
         return "-".join(part for part in parts if part)

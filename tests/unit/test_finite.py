@@ -145,8 +145,8 @@ def test_weights_that_are_not_finite_are_never_the_best(tmp_path: Path) -> None:
             "the gate loss, alpha included, reached 4e.07, with a cross-entropy of 5: lower what sets "
             r"alpha: controller.k_p \(0.5 now\), controller.k_i \(0.01 now\), controller.alpha_start",
         ),
-        ([5.0, 1.0, 0, 600.0, 0, 0], False, "the score loss reached 600 .* lower loss.score_coefficient"),
-        ([5.0, 1.0, math.inf, 0, 0, 0], False, "entropy terms reached inf .* loss.entropy_coefficient_1"),
+        ([5.0, 1.0, 0, 600.0, 0, 0], False, "the score loss reached 600, .* lower loss.score_coefficient"),
+        ([5.0, 1.0, math.inf, 0, 0, 0], False, "entropy terms reached inf, .* loss.entropy_coefficient_1"),
     ],
 )
 def test_the_hint_is_about_what_drove_it(tmp_path: Path, parts: list[float], bf16: bool, hint: str) -> None:

@@ -220,7 +220,8 @@ def test_another_recipe_is_changed_and_says_how(tmp_path: Path, status: str) -> 
     for keep in (False, True):
         job = planned(tmp_path, known=known, keep_changed=keep).job(BYT5)
         assert job.status == "changed"
-        assert job.reason == "another recipe: training.max_steps: 4 in the run, 9 now, and 1 more"
+        changed = "training.max_steps: 4 in the run, 9 now, and 1 more"
+        assert job.reason == f"trained with another recipe: {changed}"
 
 
 def test_words_and_habits_make_no_other_recipe(tmp_path: Path) -> None:
