@@ -73,17 +73,14 @@ def estimate(plan: SuitePlan, tflops: float | None = None, machine: Machine = "g
 
 def assumption(machine: Machine, tflops: float | None = None, gpu: str = "") -> str:
     """The assumptions behind the hours, as text."""
-    return f"{_rates(machine, tflops, gpu)}; a training takes at least {LEAST}"
-
-
-def _rates(machine: Machine, tflops: float | None, gpu: str) -> str:
     if machine == "cpu":
         kinds = {"narrow": NARROW_SHARED, "wide": WIDE}
         listed = ", ".join(f"{rate} for {kind} models ({rate.origin})" for kind, rate in kinds.items())
-        return f"hours are estimates for one core, at {listed}; --gpu-tflops estimates those of a GPU"
-    if tflops is not None:
-        return f"hours are estimates, at an assumed {tflops:g} TFLOP/s"
-    precisions: tuple[Precision, ...] = get_args(Precision)
-    rates = [(gpu_rate(each, gpu), each) for each in precisions]
-    listed = " and ".join(f"{rate} in {precision} ({rate.origin})" for rate, precision in rates)
-    return f"hours are estimates for one {described(gpu)}, at {listed}; --gpu-tflops sets another"
+        rates = f" for one core, at {listed}; --gpu-tflops estimates those of a GPU"
+    elif tflops is not None:
+        rates = f", at an assumed {tflops:g} TFLOP/s"
+    else:
+        found = [(gpu_rate(each, gpu), each) for each in get_args(Precision)]
+        listed = " and ".join(f"{rate} in {precision} ({rate.origin})" for rate, precision in found)
+        rates = f" for one {described(gpu)}, at {listed}; --gpu-tflops sets another rate"
+    return f"hours are estimates{rates}; a training takes at least {LEAST}"

@@ -118,7 +118,7 @@ class _Graph:
         return self._train(self.by_own_name[maker], seed)
 
     def _evaluate(self, train: TrainJob, evaluation: Evaluation) -> Job:
-        """The job that evaluates a run."""
+
         settings, task = train.recipe.evaluation, train.recipe.task
         limit = evaluation.limit or settings.examples
         if evaluation.task is not None:

@@ -220,7 +220,6 @@ def _changes(run: RunDir, recipe: Recipe) -> list[str]:
 
 
 def _prepare(plan: TrainingPlan) -> Prepared:
-    """Load the task and the model."""
     from mrt5cli.models.compiling import compile_blocks
     from mrt5cli.models.recomputation import recompute
     from mrt5cli.training.lora import add_lora

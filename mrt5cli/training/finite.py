@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,10 +13,13 @@ from torch.distributed.tensor import DTensor
 
 from mrt5cli.errors import RunFailed
 from mrt5cli.text import listed
+from mrt5cli.training.losses import PARTS
 
 if TYPE_CHECKING:
-    from mrt5cli.recipe import ConstantController
-    from mrt5cli.recipe.schema import Controller
+    from transformers import TrainingArguments
+
+    from mrt5cli.recipe.schema import Controller as ControllerSection
+    from mrt5cli.training.controller import Controller
 
 FAR_ABOVE = 10.0
 """A part of the loss this many times the cross-entropy is blamed for the divergence."""
@@ -49,7 +52,7 @@ def in_any_process(found: bool, device: torch.device) -> bool:
     return bool(flag)
 
 
-def gains(section: Controller | ConstantController, where: str = "controller.") -> str:
+def gains(section: ControllerSection, where: str = "controller.") -> str:
     """The settings that determine how strongly a controller moves alpha, with their values."""
     names = [name for name in type(section).model_fields if name.startswith(("k_", "alpha"))]
     return listed([f"{where}{name} ({getattr(section, name):g} now)" for name in names])
@@ -58,38 +61,31 @@ def gains(section: Controller | ConstantController, where: str = "controller.") 
 def stopped(
     what: str,
     step: int,
-    *,
-    section: Controller | ConstantController,
-    peaks: Mapping[str, float],
-    steered: bool,
-    learning_rate: float,
-    bf16: bool,
+    controller: Controller,
+    peaks: Tensor,
+    args: TrainingArguments,
 ) -> RunFailed:
     """The error that ends a training with numbers that are not finite, and its likely remedy.
 
     Args:
         what: what is not finite, as text.
         step: optimizer steps completed.
-        section: the recipe's controller section.
-        peaks: largest magnitude of each part of the loss since the last line of metrics, by its name in
-            `losses.PARTS`, coefficients included; possibly infinite, never NaN.
-        steered: whether the controller's state is still finite.
-        learning_rate: the recipe's peak learning rate.
-        bf16: whether the run computes in bf16.
+        peaks: (6,), largest magnitude of each of `losses.PARTS` since the last line of metrics, coefficients
+            included; possibly infinite, never NaN.
     """
-    usual = peaks["cross_entropy"]
-    greatest = max(peaks, key=lambda part: peaks[part])
+    sizes = dict(zip(PARTS, peaks.tolist(), strict=True))
+    usual = sizes["cross_entropy"]
+    greatest = max(sizes, key=lambda part: sizes[part])
     cause = ""
-    if not steered:
-        change = f"lower the gains: {gains(section)}"
-    elif greatest in ("gate", *COEFFICIENTS) and peaks[greatest] > FAR_ABOVE * usual:
-        name, change = COEFFICIENTS.get(
-            greatest, ("gate loss, alpha included,", f"lower what sets alpha: {gains(section)}")
-        )
-        cause = f"the {name} reached {peaks[greatest]:.3g}, with a cross-entropy of {usual:.3g}: "
+    if not is_finite(controller.numbers()):
+        change = f"lower the gains: {gains(controller.section)}"
+    elif greatest in ("gate", *COEFFICIENTS) and sizes[greatest] > FAR_ABOVE * usual:
+        of_gate = "gate loss, alpha included,", f"lower what sets alpha: {gains(controller.section)}"
+        name, change = COEFFICIENTS.get(greatest, of_gate)
+        cause = f"the {name} reached {sizes[greatest]:.3g}, with a cross-entropy of {usual:.3g}: "
     else:
-        change = f"lower training.learning_rate ({learning_rate:g} now) or raise training.warmup_steps"
+        change = f"lower training.learning_rate ({args.learning_rate:g} now) or raise training.warmup_steps"
     return RunFailed(
         f"{what} stopped being finite at or before step {step}",
-        cause + change + (", or set training.precision=fp32" if bf16 else ""),
+        cause + change + (", or set training.precision=fp32" if args.bf16 else ""),
     )

@@ -132,7 +132,8 @@ class Forecast:
         at_once = training.batch_size // self.step.processes
         by_tokens = training.batch_tokens is not None
         smaller = [size for size in range(self.step.batch - 1, 0, -1) if by_tokens or at_once % size == 0]
-        recomputing = replace(self.step, recipe=_recomputing(self.step.recipe))
+        blocks = {"training": training.model_copy(update={"recompute": "blocks"})}
+        recomputing = replace(self.step, recipe=self.step.recipe.model_copy(update=blocks))
         key, unit = (
             ("batch_tokens", lengths.source + lengths.target) if by_tokens else ("device_batch_size", 1)
         )
@@ -149,11 +150,6 @@ class Forecast:
 
     def _fits(self, step: Step) -> bool:
         return step.memory().total <= NEAR * self.available
-
-
-def _recomputing(recipe: Recipe) -> Recipe:
-    training = recipe.training.model_copy(update={"recompute": "blocks"})
-    return recipe.model_copy(update={"training": training})
 
 
 def forecast(

@@ -89,17 +89,12 @@ class Health(TrainerCallback):
                 self._see(row)
 
     def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: Any = None,
-        **_: object,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        for line in self._see(logs):
+        for line in self._see(kwargs["logs"]):
             self.tell(line)
         if problems := [name for name, sign in self.signs.items() if sign.said]:
-            logs["health"] = problems
+            kwargs["logs"]["health"] = problems
 
     def _see(self, row: Row) -> list[str]:
         """The reports that this line of metrics causes."""
@@ -125,7 +120,7 @@ def _signs(recipe: Recipe) -> dict[str, Sign]:
         return {}
     lower, raised = f"lower {gains(section)}", f"raise {gains(section)}"
     one_sided = section.kind in ("p", "pi")
-    back = "controller.kind: pi_two_sided, whose alpha may turn negative and push back"
+    back = "controller.kind: pi_two_sided, whose alpha may become negative and push back"
     signs = {
         "nothing is deleted": Sign(
             f"{raised}, or lower model.shortener.bias_init",
@@ -155,7 +150,7 @@ def _signs(recipe: Recipe) -> dict[str, Sign]:
             lambda row: row["alpha"] >= FULLY * bound and row["deletion_rate"] < row["target"] - ON_TARGET,
         )
         signs["alpha is at its lower bound, minus controller.alpha_max"] = Sign(
-            f"{far}, or controller.target_deletion_rate",
+            f"{far}, or raise controller.target_deletion_rate",
             *LONG,
             lambda row: row["alpha"] <= -FULLY * bound and row["deletion_rate"] > row["target"] + ON_TARGET,
         )

@@ -15,8 +15,6 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from mrt5cli.runtime import leads
 from mrt5cli.stopping import Stopped, taken_by
 
-NOTICE = "{signal}: stopping after this step; {again} stops at once, without saving"
-
 
 def _on_stderr(notice: str) -> None:
     """Write from a signal handler, which may interrupt a print call; print is not reentrant."""
@@ -65,7 +63,8 @@ class Interruption(TrainerCallback):
             raise Stopped(number)
         if not self.number and leads():
             again = "Ctrl-C again" if number == signal.SIGINT else "Ctrl-C"
-            self.notify(NOTICE.format(signal=signal.Signals(number).name, again=again))
+            name = signal.Signals(number).name
+            self.notify(f"{name}: stopping after this step; {again} stops at once, without saving")
         self.number = self.number or number
 
     def on_step_end(

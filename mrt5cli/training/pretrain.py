@@ -91,7 +91,7 @@ def pretrain(
 
 
 def _as_typed(settings: Mapping[str, object]) -> list[str]:
-    """Settings in the form of --set."""
+
     problems, typed = [], []
     for key, value in settings.items():
         try:

@@ -101,15 +101,10 @@ class ProgressDisplay(TrainerCallback):
             self._show()
 
     def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: Any = None,
-        **_: object,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.step = state.global_step
-        self.facts = facts_of(logs, self.score_coefficient, memory_in_use(args.device))
+        self.facts = facts_of(kwargs["logs"], self.score_coefficient, memory_in_use(args.device))
         over = self.step >= self.steps
         if not self.is_live and (over or time.monotonic() - self.shown >= self.plain_seconds):
             self._show()
@@ -125,19 +120,14 @@ class ProgressDisplay(TrainerCallback):
             self._show()
 
     def on_evaluate(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        metrics: Any = None,
-        **_: object,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.under_way, self.validated = "", validation_of(metrics, state.global_step)
+        self.under_way, self.validated = "", validation_of(kwargs["metrics"], state.global_step)
         if not self.is_live:
             self._say(self.validated)
 
     def _parts(self) -> list[str]:
-        """The parts of the line after the step count."""
+
         if self.step == self.first_step and self.step < self.steps:
             return [f"{self._first_step()}, {duration(time.monotonic() - self.started)}"]
         parts = [*(self.facts or ["no metrics yet"]), self._left(), self.under_way]

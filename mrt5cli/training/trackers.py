@@ -62,40 +62,25 @@ class Trackers(TrainerCallback):
         self.begun.clear()
 
     def on_train_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: Any = None,
-        **_: object,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.at = args, state, control
         for name in self.recipe.training.report_to:
             if name == "wandb" and os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1", "yes", "on"):
                 continue
-            self._try(name, partial(self._begin, name, model))
+            self._try(name, partial(self._begin, name, kwargs["model"]))
 
     def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: Any = None,
-        **_: object,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         memory = memory_in_use(args.device)
-        numbers = logged(logs, self.recipe.loss.score_coefficient)
+        numbers = logged(kwargs["logs"], self.recipe.loss.score_coefficient)
         self._send("loss", state, {**numbers, "memory_bytes": memory})
 
     def on_evaluate(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        metrics: Any = None,
-        **_: object,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self._send("validation", state, validated(metrics))
+        self._send("validation", state, validated(kwargs["metrics"]))
 
     def _send(self, kind: str, state: TrainerState, numbers: Mapping[str, float | None]) -> None:
         if state.global_step <= self.tracked[kind]:  # sent before the run was killed and resumed

@@ -418,16 +418,7 @@ class DeletionTrainer(Trainer):
             raise self._stopped(listed(broken) or "another process's share of the training")
 
     def _stopped(self, what: str) -> RunFailed:
-        """The error for `what` not being finite, with a hint from the recent losses."""
-        return stopped(
-            what,
-            self.state.global_step,
-            section=self.controller.section,
-            peaks=dict(zip(PARTS, self.window.peaks.tolist(), strict=True)),
-            steered=is_finite(self.controller.numbers()),
-            learning_rate=self.args.learning_rate,
-            bf16=self.args.bf16,
-        )
+        return stopped(what, self.state.global_step, self.controller, self.window.peaks, self.args)
 
     # --- checkpoints --------------------------------------------------------------------------------------
 

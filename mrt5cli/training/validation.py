@@ -54,22 +54,17 @@ class Validation(TrainerCallback):
         )
 
     def on_step_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: Any = None,
-        **_: object,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         best = self.best
         last = state.global_step >= state.max_steps
         if state.global_step % self.every and not (last and best is not None):
             return
         try:
-            with sharding.gathered(model):
+            with sharding.gathered(kwargs["model"]):
                 rows = []
                 if self.run is not None:
-                    rows = measure(model, self.task, self.options, progress=self.progress).rows
+                    rows = measure(kwargs["model"], self.task, self.options, progress=self.progress).rows
                 if args.world_size > 1:
                     dist.barrier()
         except UserError as error:

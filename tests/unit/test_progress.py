@@ -124,7 +124,7 @@ def lines_of(clock: Clock, seconds: Callable[[int], float], every: int, compiles
             if step == 15:
                 clock.now += 12.0
                 display.validating("en", 512)
-                display.on_evaluate(ARGS, state(step), CONTROL, LINE)
+                display.on_evaluate(ARGS, state(step), CONTROL, metrics=LINE)
             if step % every == 0:
                 display.on_log(
                     ARGS, state(step), CONTROL, logs={**ROW, "step": step, "cross_entropy": float(step)}
@@ -189,7 +189,7 @@ def drive(display: ProgressDisplay) -> None:
                 print("a note that somebody prints " + "x" * 70, file=sys.stderr)
                 display.validating("en", 512)
                 display.live.refresh()
-                display.on_evaluate(ARGS, state(step), CONTROL, LINE)
+                display.on_evaluate(ARGS, state(step), CONTROL, metrics=LINE)
                 display.live.refresh()
             if step == 18:
                 display.note("SIGTERM: stopping")
