@@ -65,22 +65,22 @@ def _trained(recipe: Recipe, model: MrT5ForConditionalGeneration) -> str:
 
 def _loss(recipe: Recipe) -> str:
     loss, controller, shortener = recipe.loss, recipe.controller, recipe.model.shortener
+    terms, notes = ["cross-entropy"], []
     if not shortener.steered:
-        parts = ["cross-entropy" + (f" + {shortener.own_loss} loss" if shortener.own_loss else "")]
+        terms += [f"{shortener.own_loss} loss"] if shortener.own_loss else []
     elif controller.kind == "constant":
-        parts = [f"cross-entropy + {controller.alpha:g} * {loss.gate_loss}"]
+        terms.append(f"{controller.alpha:g} * {loss.gate_loss}")
     else:
-        parts = [
-            f"cross-entropy + alpha * {loss.gate_loss}, with alpha set by {controller.kind} toward "
-            f"{100 * controller.target_deletion_rate:g} % deleted"
-        ]
+        terms.append(f"alpha * {loss.gate_loss}")
+        target = f"{100 * controller.target_deletion_rate:g} % deleted"
+        notes.append(f"alpha set by {controller.kind} toward {target}")
     if loss.score_coefficient:
-        parts.append(f"+ {loss.score_coefficient:g} * score loss")
+        terms.append(f"{loss.score_coefficient:g} * score loss")
     if shortener.steered and (loss.entropy_coefficient_1 or loss.entropy_coefficient_2):
-        parts.append("+ entropy terms")
+        terms.append("entropy terms")
     if shortener.steered and loss.regularizer_delay:
-        parts.append(f"(gate loss from step {loss.regularizer_delay})")
-    return " ".join(parts)
+        notes.append(f"gate loss from step {loss.regularizer_delay}")
+    return "; ".join([" + ".join(terms), *notes])
 
 
 def _best(recipe: Recipe) -> str:
