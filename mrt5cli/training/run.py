@@ -120,10 +120,7 @@ def _train(plan: TrainingPlan, prepared: Prepared, say: text.Tell) -> dict[str, 
     # This also initializes the process group, which `with_labels` needs.
     arguments = training_arguments(recipe, runtime, prepared.at_once, prepared.micro_batches, run.checkpoints)
     stream = prepared.task.train_stream(
-        batch_size=prepared.at_once,
-        seed=recipe.seed,
-        rank=runtime.rank,
-        world_size=runtime.world_size,
+        batch_size=prepared.at_once, seed=recipe.seed, rank=runtime.rank, world_size=runtime.world_size
     )
     if recipe.model.shortener.labels is not None:
         shortener = cast(BoundaryPredictor, recipe.model.shortener)

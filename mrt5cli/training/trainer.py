@@ -273,10 +273,7 @@ class DeletionTrainer(Trainer):
         return bool(self.state.global_step >= self.loss_settings.regularizer_delay)
 
     def training_step(
-        self,
-        model: nn.Module,
-        inputs: Batch | list[Batch],
-        num_items_in_batch: Tensor | int | None = None,
+        self, model: nn.Module, inputs: Batch | list[Batch], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
         """Forward and backward pass of what `get_batch_samples` returns: one micro-batch, or a whole step.
 

@@ -53,15 +53,7 @@ RANDOM_STATES = {"python", "numpy", "cpu"}
 
 
 class NotWhole(UserError):
-    """A file of a checkpoint is missing, damaged or from another step.
-
-    Attributes:
-        why: a clause that names the file.
-    """
-
-    def __init__(self, checkpoint: Path, why: str, hint: str) -> None:
-        super().__init__(f"{checkpoint} is not a whole checkpoint: {why}", hint)
-        self.why = why
+    """A file of a checkpoint is missing, damaged or from another step."""
 
 
 def own_state_name(rank: int) -> str:
@@ -180,7 +172,7 @@ def not_whole(checkpoint: Path, why: str) -> NotWhole:
     else:
         hint = "there is no earlier one: restore it from a backup, or delete it to start at step 0"
     delete = f"rm -r {shlex.quote(str(checkpoint))}"
-    return NotWhole(checkpoint, why, f"{hint}: {delete}")
+    return NotWhole(f"{checkpoint} is not a whole checkpoint: {why}", f"{hint}: {delete}")
 
 
 @contextmanager

@@ -35,7 +35,7 @@ def test_weights_that_do_not_fit_are_spoken_of(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(runtime, "memory", lambda device: 100_000)
     [note] = choose(load("quickstart_byt5", [SMALL]), RunOptions(tmp_path / "run", device="cpu")).notes
     assert note.startswith("a training step of 64 examples needs about ")
-    assert note.endswith("; cpu has 100 kB")
+    assert note.endswith(", and cpu has 100 kB")
 
 
 @pytest.mark.parametrize("name", ["WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS"])
