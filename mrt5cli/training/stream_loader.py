@@ -15,6 +15,9 @@ from mrt5cli import stopping
 from mrt5cli.errors import RunFailed, UserError
 from mrt5cli.tasks.base import Batch, BatchStream
 
+END_SECONDS = 0.2
+"""How long to wait for a worker whose connection broke, until its exit code is known."""
+
 
 class _Handed(IterableDataset[Batch | UserError]):
     """A stream that yields a `UserError` as its last batch instead of raising it.
@@ -42,9 +45,11 @@ class _Loader(DataLoader[Any]):
         while True:
             try:
                 batch = next(batches, None)
-            except RuntimeError as error:
-                codes = [worker.exitcode for worker in getattr(batches, "_workers", ())]
-                ended = [code for code in codes if code is not None]
+            except (RuntimeError, OSError, EOFError) as error:  # a worker may die while it sends a batch
+                workers = getattr(batches, "_workers", ())
+                for worker in workers:
+                    worker.join(END_SECONDS)
+                ended = [worker.exitcode for worker in workers if worker.exitcode is not None]
                 if not ended:
                     raise
                 raise RunFailed(

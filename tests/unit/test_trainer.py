@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ import torch
 from conftest import labelled
 from runs_of_commands import curve
 from safetensors.torch import load_file
-from torch.utils.data import IterableDataset
+from torch.utils.data import DataLoader, IterableDataset
 from transformers import AutoTokenizer, TrainerCallback
 
 from mrt5cli import recipe as recipes
@@ -26,6 +27,7 @@ from mrt5cli.rundir import RunDir
 from mrt5cli.training.arguments import OneDeviceArguments
 from mrt5cli.training.best import Best
 from mrt5cli.training.losses import PARTS
+from mrt5cli.training.stream_loader import stream_loader
 from mrt5cli.training.trainer import DeletionTrainer
 
 RECIPE = recipes.load("quickstart_byt5")
@@ -596,3 +598,19 @@ def test_the_kept_length_is_the_mean_of_rows_however_a_step_is_divided(tmp_path:
         lengths = torch.cat([batch["attention_mask"].sum(dim=1) for batch in batches]).double()
         kept = (1 - row["deletion_rate"]) * lengths.mean().item()
         assert row["kept_length"] == pytest.approx(kept, rel=1e-6)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, ConnectionResetError, EOFError])
+@pytest.mark.parametrize("code", [-9, None])
+def test_a_worker_that_dies_while_it_sends_a_batch_is_told_as_such(
+    error: type[Exception], code: int | None, monkeypatch: pytest.MonkeyPatch
+):
+    class Batches:
+        _workers = (SimpleNamespace(exitcode=code, join=lambda seconds: None),)
+
+        def __next__(self) -> None:
+            raise error("the connection is gone")
+
+    monkeypatch.setattr(DataLoader, "__iter__", lambda self: Batches())
+    with pytest.raises(error if code is None else RunFailed, match="connection|was killed by SIGKILL"):
+        next(iter(stream_loader(Stream(), workers=1)))
