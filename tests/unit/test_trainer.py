@@ -612,5 +612,5 @@ def test_a_worker_that_dies_while_it_sends_a_batch_is_told_as_such(
             raise error("the connection is gone")
 
     monkeypatch.setattr(DataLoader, "__iter__", lambda self: Batches())
-    with pytest.raises(error if code is None else RunFailed, match="connection|was killed by SIGKILL"):
+    with pytest.raises(error if code is None else RunFailed, match=r"connection|was killed by SIGKILL"):
         next(iter(stream_loader(Stream(), workers=1)))
