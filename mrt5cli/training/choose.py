@@ -289,7 +289,7 @@ def _task(plan: TrainingPlan, say: Tell) -> tuple[Task, tuple[str, str]]:
     for name, commit in task.commits().items():
         if commits.get(name, commit) != commit:
             lone = getattr(section, "source", None) is not None
-            pinned = "--set task.source.revision=" if lone else "in task.sources, revision: "
+            pinned = "--set task.source.revision=" if lone else "set revision in task.sources to "
             raise UserError(
                 f"{name} is at commit {commit}, but the run started with {commits[name]}",
                 f"{pinned}{commits[name]}, or start another run with --out",

@@ -143,7 +143,7 @@ def gate_loss(kind: str, gate_BL: Tensor, logits_BL: Tensor, counted_BL: Tensor,
             # whole step would need the step's mean before the first backward pass.
             deviation_BL = (gate_BL - mean_over(gate_BL, counted_BL)) * counted_BL
             return -deviation_BL.square().sum() / (counted_BL.sum() - 1).clamp(min=1)
-    raise ValueError(f"no gate loss {kind!r}")
+    raise ValueError(f"unknown gate loss {kind!r}")
 
 
 def gate_entropies(gate_BL: Tensor) -> tuple[Tensor, Tensor]:

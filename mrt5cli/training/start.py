@@ -47,7 +47,7 @@ def checkpoint_to_resume(checkpoint: Path) -> Start:
     from mrt5cli.training.whole import not_whole
 
     try:
-        return Start(load(checkpoint).train(), f"checkpoint of step {RunDir.step_of(checkpoint)}")
+        return Start(load(checkpoint).train(), f"the checkpoint of step {RunDir.step_of(checkpoint)}")
     except UserError as error:
         why = error.message.removeprefix(f"{checkpoint} is not a whole checkpoint: ")
         raise not_whole(checkpoint, why.removeprefix(f"{checkpoint}: ")) from error

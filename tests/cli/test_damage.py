@@ -267,7 +267,7 @@ def test_a_damaged_checkpoint_is_passed_over_kept_aside_and_on_record(unbroken: 
 
     result = resume(run)
     assert result.exit_code == 0, result.output
-    assert "from checkpoint of step 4" in result.stderr
+    assert "from the checkpoint of step 4" in result.stderr
     assert f"note: {told}" in result.stderr and "keeping this one as damaged-step-00000008" in result.stderr
     assert curve(run) == curve(unbroken.whole) and weights(run) == weights(unbroken.whole)
     assert run.saved_steps() == [4, 8, 10]
@@ -309,7 +309,7 @@ def test_strays_among_checkpoints_block_nothing(unbroken: Unbroken, tmp_path: Pa
     assert rows(evaluate(run.path)) == unbroken.evaluated
     result = resume(run)
     assert result.exit_code == 0, result.output
-    assert "from checkpoint of step 8" in result.stderr and "note: /" not in result.stderr
+    assert "from the checkpoint of step 8" in result.stderr and "note: /" not in result.stderr
     assert weights(run) == weights(unbroken.whole)
     assert run.saved_steps() == [4, 8, 10]
     assert (run.checkpoints / "notes.txt").read_text() == "mine"

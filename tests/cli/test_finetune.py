@@ -350,7 +350,7 @@ def test_a_run_killed_anywhere_has_the_same_best_in_the_end(place: Path, chance:
     for words in (("--out", "whole"), ("--out", "killed", "--resume")):
         result = finetune("mrt5.yaml", *words, *long)
         assert result.exit_code == 0, result.output
-    assert "from checkpoint of step" in result.stderr
+    assert "from the checkpoint of step" in result.stderr
     assert curve(run) == curve(whole)
     assert run.meta()["best"] == whole.meta()["best"]
     assert run.best_steps() == whole.best_steps()
