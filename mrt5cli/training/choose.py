@@ -58,7 +58,7 @@ def choose(recipe: Recipe, options: RunOptions) -> TrainingPlan:
     if begins:
         notes = [f"{key}: {text}" for key, text in changed.items()]
     else:
-        notes = _continued(run, recipe, before, options.resume)
+        notes = _resumption(run, recipe, before, options.resume)
     finished = before.finished and not begins
     if judges and not finished:
         run.check_not_foreign()
@@ -86,7 +86,7 @@ def choose(recipe: Recipe, options: RunOptions) -> TrainingPlan:
 # --- the directory ------------------------------------------------------------------------------------------
 
 
-def _continued(run: RunDir, recipe: Recipe, before: RunState, resume: bool) -> list[str]:
+def _resumption(run: RunDir, recipe: Recipe, before: RunState, resume: bool) -> list[str]:
     """Notes on resuming an existing run; refuses one that may not be resumed."""
     if not before.meta:
         return [f"nothing to resume in {run.path}; starting at step 0"] if resume else []
