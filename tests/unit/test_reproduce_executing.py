@@ -188,7 +188,7 @@ def test_a_killed_job_says_so_and_old_logs_are_not_read(tmp_path: Path) -> None:
     assert failure.error == "was killed by SIGKILL, by hand or because memory ran out"
     assert log.read_text().startswith("error: of yesterday\n== ")
     [failure] = run(family(tmp_path), FakeLauncher(codes={OTHER: 1})).failures
-    assert failure.error == "ended with code 1: it said nothing"
+    assert failure.error == "ended with code 1: no output"
 
 
 def test_a_job_that_leaves_nothing_has_failed(tmp_path: Path) -> None:

@@ -235,7 +235,7 @@ def test_another_evaluation_section_is_evaluated_again_and_not_trained(tmp_path:
     other = recipe("mrt5", "runs/byt5-seed1", evaluation={"examples": 5})
     plan = planned(tmp_path, known=FAMILY | {"tiny/mrt5": other})
     assert without(plan) == {MRT5_EVALUATED: "changed", ANALYSED: "changed"}
-    assert plan.job(MRT5_EVALUATED).reason == "another examples: 8 then, 5 now"
+    assert plan.job(MRT5_EVALUATED).reason == "examples changed: 8 before, 5 now"
 
 
 def test_other_code_is_changed_unless_it_is_to_stand(tmp_path: Path) -> None:
