@@ -55,8 +55,6 @@ def shrunk(recipe: Recipe) -> Recipe:
 
 
 class _Graph:
-    """A plan under construction."""
-
     def __init__(self, plan: SuitePlan, known: Mapping[str, Path | Recipe]) -> None:
         self.plan = plan
         self.known = known

@@ -205,7 +205,6 @@ def _together(order: JobOrder) -> int:
 
 
 def _rank(packed: Packed) -> None:
-    """One process of a group."""
     prepare()
     code = carry_out(_unpacked(packed))
     if code:

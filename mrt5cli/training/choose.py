@@ -137,11 +137,7 @@ def _from_weights(run: RunDir) -> str:
 
 
 def _last_checkpoint_lost(run: RunDir, step: int, why: str | None = None) -> UserError:
-    """The error for a finished run without the checkpoint that the next segment starts from.
-
-    Args:
-        why: what is damaged in that checkpoint; None: it does not exist.
-    """
+    """The error for a finished run whose last checkpoint is damaged (`why`) or missing."""
     lost = why or f"{run.path} has no checkpoint of step {step}, from which to continue"
     return UserError(
         f"{lost}: optimizer, controller and position in the data are lost",
@@ -166,11 +162,7 @@ def _learning_rate_note(plan: TrainingPlan) -> list[str]:
 def _place_to_resume(
     run: RunDir, recipe: Recipe, before: RunState, processes: int, notes: list[str]
 ) -> tuple[int | None, list[str]]:
-    """The step to resume from (None: a fresh start), and one sentence for each damaged part of the run.
-
-    Args:
-        notes: receives these sentences, and one if another number of processes wrote the checkpoint.
-    """
+    """The step to resume from (None: a fresh start), and a sentence, also for `notes`, on each damage."""
     from mrt5cli.training.whole import newest_whole
 
     if not before.saved and (since := recipe.training.continues_from):

@@ -187,11 +187,7 @@ class Window:
         self.opened = time.perf_counter()
 
     def add(self, terms: LossTerms, weights: Tensor) -> None:
-        """Add one micro-batch.
-
-        Args:
-            weights: (6,), weight of each part of its loss relative to other micro-batches.
-        """
+        """Add one micro-batch, whose parts have `weights`, (6,), relative to other micro-batches."""
         parts = terms.parts.detach()
         self.peaks = torch.fmax(self.peaks, parts.abs())  # fmax ignores NaN
         parts = parts * weights

@@ -86,7 +86,6 @@ class TrainingPlan:
 
     @property
     def run(self) -> RunDir:
-        """The directory of the run."""
         return RunDir(self.options.out)
 
     @property

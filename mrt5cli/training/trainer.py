@@ -293,11 +293,7 @@ class DeletionTrainer(Trainer):
         return loss
 
     def _micro_batch_step(self, model: nn.Module, inputs: Batch, *, ends: bool) -> Tensor:
-        """Forward and backward pass of one micro-batch, followed by the controller's update.
-
-        Args:
-            ends: whether it is the last of its optimizer step.
-        """
+        """Forward and backward pass and control; `ends`: this is the last micro-batch of its step."""
         moved = on_device(inputs, self.args.device)
         with self.compute_loss_context_manager():
             self.compute_loss(model, moved)
@@ -466,11 +462,7 @@ class DeletionTrainer(Trainer):
 
     @contextmanager
     def _saved_weights(self, path: Path, *, moments: bool = False) -> Iterator[Path]:
-        """Write the weights into a temporary directory, which gets its name when the block ends.
-
-        Args:
-            moments: whether the caller adds the optimizer's moments, which need disk space.
-        """
+        """Write the weights into a temporary directory, renamed at the end; `moments`: Adam's will follow."""
         RunDir(path.parents[1]).check_held()
         needs = saved_bytes(self.accelerator.unwrap_model(self.model), moments=moments)
         with whole_directory(path, leader=self.args.should_save, needs=needs) as folder:

@@ -160,11 +160,7 @@ def own_states(checkpoint: Path) -> list[dict[str, Any]]:
 
 
 def not_whole(checkpoint: Path, why: str) -> NotWhole:
-    """The error for a checkpoint that cannot be resumed; its hint says how to resume the previous one.
-
-    Args:
-        why: a complete clause that names the file.
-    """
+    """The error for a checkpoint that cannot be resumed; `why` is a complete clause that names the file."""
     run = RunDir(checkpoint.parents[1])
     earlier = [run.checkpoint(step) for step in run.saved_steps() if run.checkpoint(step) < checkpoint]
     if earlier:
