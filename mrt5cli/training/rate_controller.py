@@ -189,11 +189,8 @@ class DeletionRateController(TrainerCallback, ExportableState):
 
     def state_dict(self) -> dict[str, Any]:
         """The state for a checkpoint, as Python numbers."""
-        return {
-            "law": dict(self._controller.state_dict()),
-            "step": self._step,
-            "window": self._window.tolist(),
-        }
+        law = dict(self._controller.state_dict())  # a key of existing checkpoints
+        return {"law": law, "step": self._step, "window": self._window.tolist()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore from `state_dict`, after `attach`.
