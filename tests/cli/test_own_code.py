@@ -334,6 +334,6 @@ def test_what_is_written_as_code_is_checked(run: Path) -> None:
 
 def test_a_suite_trains_again_what_was_made_with_other_code(run: Path) -> None:
     job, meta = SimpleNamespace(needs=[]), json.loads((run / "meta.json").read_text())
-    assert _stale(job, meta) == "trained by other code of yours"
+    assert _stale(job, meta) == "trained with another version of your own code"
     own_code.import_file(Path("nth.py"))
     assert _stale(job, meta) is None

@@ -88,7 +88,7 @@ def test_a_start_gets_a_gate_and_knows_its_commit(byt5: HubServer) -> None:
     assert section.start == BYT5 and found.commit == COMMIT
     assert found.model.config.deletion_type == "scaled_sigmoid" and found.model.training
     assert weights_are(found.model, hubsim.byt5_weights())
-    assert found.notes == [f"the delete gate starts fresh: {BYT5} has none in its place"]
+    assert found.notes == [f"the delete gate is randomly initialized: {BYT5} has none at that layer"]
 
 
 @pytest.mark.parametrize("layout", ["mrt5", "byt5", "reference", "hub"])
