@@ -485,12 +485,16 @@ def test_a_checkpoint_is_named_by_its_step(
 @pytest.mark.parametrize(
     ("name", "told", "hint"),
     [
-        ("run@step-8", "run has no checkpoint of step 8", "it has run@step-7, run@step-12"),
-        ("run@best", "run has no best weights: its recipe has no training.best_metric", "it has run@step-7"),
-        ("run@first", "run has no checkpoint 'first'", "it has run@step-7"),
-        ("run@", "run has no checkpoint ''", "it has run@step-7"),
+        ("run@step-8", "run has no checkpoint of step 8", "choose one of run@step-7, run@step-12"),
+        (
+            "run@best",
+            "run has no best weights: its recipe sets no training.best_metric",
+            "choose one of run@step-7",
+        ),
+        ("run@first", "run has no checkpoint 'first'", "choose one of run@step-7"),
+        ("run@", "run has no checkpoint ''", "choose one of run@step-7"),
         ("google/byt5-small@main", "google/byt5-small@main does not exist", "--revision"),
-        ("@7", "@7 does not exist", "RUN@step-500 is of a run that is here"),
+        ("@7", "@7 does not exist", "use RUN@step-500 for a local run"),
     ],
 )
 def test_a_step_that_is_not_there(

@@ -89,7 +89,7 @@ def test_a_training_says_so_and_resumes(
         assert mrt5(patched, "pretrain", "tiny.yaml", "--out", "run", "--device", "cpu") == 1
     said = capsys.readouterr().err
     assert f"error: {named} cannot be written: No space left on device (it takes " in said
-    assert "are free)" in said and "hint: make room there" in said
+    assert "are free)" in said and "hint: free some space there" in said
     assert "to resume: mrt5 pretrain run/recipe.yaml --out run --resume" in said
     meta = run.meta()
     assert meta["status"] == "failed" and "No space left on device (it takes " in meta["error"]

@@ -371,7 +371,7 @@ def make_other(kind: str, folder: Path) -> None:
         ("private", "nor a model of the Hugging Face Hub, or it is private; check the name; for a private"),
         ("bert", "some/bert holds a 'bert' model; expected an MrT5, ByT5 or T5 v1.1 checkpoint"),
         ("no config", "some/no-config is not a checkpoint: its repository on the Hub has no config.json"),
-        ("adapter", r"some/adapter is an adapter of PEFT \(adapter_config.json\), not a whole model"),
+        ("adapter", r"some/adapter is a PEFT adapter \(adapter_config.json\), not a complete model"),
         ("no weights", r"has no weights that can be read.* only .*flax_model.msgpack.*tf_model.h5"),
         ("broken", r"config.json cannot be read: it is not JSON"),
     ],

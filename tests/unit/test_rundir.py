@@ -62,7 +62,7 @@ def test_the_recipe_is_read_back(tmp_path: Path):
 
 def test_create_refuses_a_directory_of_other_things(tmp_path: Path):
     (tmp_path / "thesis.tex").write_text("")
-    with pytest.raises(UserError, match=r"not a run directory: it holds thesis\.tex"):
+    with pytest.raises(UserError, match=r"not a run directory and not empty: it contains thesis\.tex"):
         RunDir.create(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
@@ -115,7 +115,7 @@ def test_a_damaged_line_of_metrics_costs_no_other_and_is_told_once(
     for _ in range(2):
         assert [row["step"] for row in run.metrics()] == [1, 3, 4]
     assert [record.getMessage() for record in caplog.records] == [
-        f"{run.metrics_path}: 2 lines left out, damaged or no metrics, first line 2"
+        f"{run.metrics_path}: skipped 2 damaged lines, the first is line 2"
     ]
     run.go_back_to(3)
     assert run.metrics_path.read_bytes() == b'{"step": 1}\n{"step": 3}\n'
@@ -214,7 +214,7 @@ def test_an_unfinished_run_stands_for_its_latest_checkpoint(tmp_path: Path):
 
 def test_a_run_without_anything_saved(tmp_path: Path):
     run = make_run(tmp_path / "mine", "interrupted")
-    with pytest.raises(UserError, match="the run is interrupted and has saved nothing") as caught:
+    with pytest.raises(UserError, match="the run is interrupted and has not saved a checkpoint") as caught:
         resolve_model(run.path)
     assert "--resume" in str(caught.value.hint)
 
@@ -362,9 +362,9 @@ def test_a_run_has_one_trainer(tmp_path: Path) -> None:
 
 def test_a_run_without_anything_saved_that_is_being_trained(tmp_path: Path) -> None:
     run = make_run(tmp_path / "mine")
-    with run.hold(), pytest.raises(UserError, match="it is being trained, and has saved nothing: pid"):
+    with run.hold(), pytest.raises(UserError, match="it is being trained and has not saved a checkpoint: pid"):
         resolve_model(run.path)
-    with pytest.raises(UserError, match="the run was killed and has saved nothing"):
+    with pytest.raises(UserError, match="the run was killed and has not saved a checkpoint"):
         resolve_model(run.path)
 
 
@@ -424,7 +424,7 @@ def test_a_lock_makes_no_run_of_other_files_nor_of_one_without_meta(tmp_path: Pa
         pass
     write_text(run.path / file, "mine")
     # A checkpoint is somebody's run, which has lost what says so.
-    told = "holds checkpoints of a run, and no recipe.yaml" if "step-" in file else "it holds (thesis|model)"
+    told = "contains the checkpoints of a run but no recipe.yaml" if "step-" in file else "it contains (thesis|model)"
     with pytest.raises(UserError, match=told):
         begin(run, RunState())
     assert (run.path / file).read_text() == "mine" and len(names(run.path)) == 2
