@@ -292,7 +292,7 @@ def test_without_a_whole_checkpoint_all_that_is_damaged_is_named(unbroken: Unbro
     for more in ([], ["--dry-run"]):
         result = resume(run, *more)
         assert result.exit_code == 2
-        assert "step-00000008 is not a whole checkpoint: rng_state.pth has 0 bytes, and " in result.stderr
+        assert "step-00000008 is not a whole checkpoint: rng_state.pth has 0 bytes, but " in result.stderr
         assert "\n" in result.stderr and "\\n" not in result.stderr  # a line each
         assert "step-00000004 is not a whole checkpoint: it has no model.safetensors" in result.stderr
         assert "model.start" not in result.stderr
@@ -319,9 +319,9 @@ def test_a_renamed_checkpoint_is_no_later_one(unbroken: Unbroken, tmp_path: Path
     run = copied(unbroken, tmp_path)
     run.checkpoint(EARLIER).rename(run.checkpoint(9))
     result = evaluate(run.checkpoint(9))
-    assert result.exit_code == 2 and "manifest.json says that it is of step 4" in result.stderr
+    assert result.exit_code == 2 and "manifest.json belongs to step 4" in result.stderr
     result = resume(run)
-    assert result.exit_code == 0 and "manifest.json says that it is of step 4" in result.stderr
+    assert result.exit_code == 0 and "manifest.json belongs to step 4" in result.stderr
     assert weights(run) == weights(unbroken.whole)
 
 
@@ -339,7 +339,7 @@ def test_best_weights_that_are_damaged_do_not_become_the_model(
     monkeypatch.setattr(DeletionTrainer, "train_from", damaged_meanwhile)
     result = resume(run)
     assert result.exit_code == 1, result.output
-    assert "are not whole: model.safetensors is not what was written" in result.stderr
+    assert "are not whole: model.safetensors differs from what was written" in result.stderr
     assert f"mrt5 convert {run.checkpoint(10)} DEST" in result.stderr
     assert not run.model.exists()
 
