@@ -514,4 +514,4 @@ def test_a_step_is_a_start_and_no_hub_id(first: RunDir, monkeypatch: pytest.Monk
     assert result.exit_code == 0, result.output
     assert "from run@7, delete gate included" in result.stderr
     result = CliRunner().invoke(app, ["evaluate", "run@7", "--revision", "main"])
-    assert "--revision main is of a Hub model, and none is named here" in result.stderr
+    assert "--revision main needs a Hub model, and none is given" in result.stderr

@@ -69,7 +69,7 @@ def test_in_a_process_of_its_own(tmp_path: Path):
             [GOLDEN / "models/t5", "out", "--to", "mrt5", "--push", "me/mine"],
             "--push uploads what --to hub makes",
         ),
-        ([GOLDEN / "models/t5", "out", "--to", "hub", "--push", "mine"], "not a repository of the Hub"),
+        ([GOLDEN / "models/t5", "out", "--to", "hub", "--push", "mine"], "not a valid Hub id"),
         (
             [GOLDEN / "models/t5", "out", "--to", "hub", "--private"],
             "--private is of the repository that --push",

@@ -43,7 +43,7 @@ WRONG = [
     ("{kind: convolution}", "stride", "missing; expected a whole number from 2 to 2097152"),
     ("{kind: convolution, stride: 1}", "stride", "expected a whole number from 2 to 2097152, not 1"),
     ("{kind: source_removed, layer: 3}", "layer", "not a setting of kind 'source_removed' but of"),
-    ("{kind: words}", "kind", f"expected {KINDS}; one of your own comes with --code FILE, or with a package"),
+    ("{kind: words}", "kind", f"expected {KINDS}; a custom one needs --code FILE or an installed package"),
 ]
 
 

@@ -67,7 +67,10 @@ CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda at: (at / "config.json").unlink(), "it has no config.json"),
     "longer": (lambda at: (at / "empty.txt").write_text("more"), "empty.txt has 4 bytes, but 0 were written"),
     "shorter": (lambda at: (at / "config.json").write_text(""), "config.json has 0 bytes, but 15 were"),
-    "edited": (lambda at: (at / "config.json").write_text('{"d_model": 17}'), "config.json differs from what was"),
+    "edited": (
+        lambda at: (at / "config.json").write_text('{"d_model": 17}'),
+        "config.json differs from what was",
+    ),
     "renamed": (
         lambda at: at.rename(at.with_name("step-00000009")),
         "manifest.json belongs to step 8",

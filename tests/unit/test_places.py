@@ -114,7 +114,7 @@ def test_places(monkeypatch: pytest.MonkeyPatch) -> None:
         assert places.place(unchanged) == unchanged
     with pytest.raises(UserError, match="there is no user 'nobody-here'") as caught:
         places.place("~nobody-here/x")
-    assert caught.value.hint == "for a folder of that name: ./~nobody-here/x"
+    assert caught.value.hint == "for a folder of that name, use ./~nobody-here/x"
 
 
 def test_without_a_home(nobody: Path) -> None:
