@@ -509,7 +509,8 @@ class Recipe(Section):
             yield (
                 "controller",
                 f"{self.controller.kind!r} has nothing to control: model.shortener is "
-                f"{shortener.kind!r}, not 'delete_gate'; leave out the controller",
+                f"{shortener.kind!r}, not 'delete_gate'; leave it out, or set it to "
+                "{kind: constant}",
             )
         if steering and shortener.steered and delay >= steps:
             yield (

@@ -376,8 +376,8 @@ def test_the_best_weights_are_those_of_all_segments_and_patience_begins_anew(tmp
         ("seed=8", "other data"),
         ("name=other", "another model"),
         ("training.batch_size=16", "counted in batches"),
-        ("training.lora={rank: 2}", "of other weights"),
-        ("controller={kind: p, target_deletion_rate: 0.2, alpha_start: 0.5}", "from where it is"),
+        ("training.lora={rank: 2}", "to other weights"),
+        ("controller={kind: p, target_deletion_rate: 0.2, alpha_start: 0.5}", "from its current value"),
     ],
 )
 def test_what_would_be_another_run(folder: Path, setting: str, why: str) -> None:
@@ -422,11 +422,11 @@ def test_other_ways_to_train_and_what_is_no_finished_run(
     Path("runs", "below").symlink_to(Path("run").absolute())
     assert "and below is not here\nhint: name the run: runs/below" in refused("below")
     assert "goes on with a run, and empty is not a run directory" in refused("empty")
-    assert "9 is above the 5 steps to go on for" in refused("run", "--set", "training.warmup_steps=9")
+    assert "9 exceeds the 5 remaining steps" in refused("run", "--set", "training.warmup_steps=9")
     result = CliRunner().invoke(app, ["pretrain", "run", "--continue-for", "0"])
     assert result.exit_code == 2 and "greater than or equal to 1" in result.stderr
     result = CliRunner().invoke(app, ["pretrain", "run"])
-    assert "--continue-for N trains the run longer" in result.stderr
+    assert "--continue-for N to train the run longer" in result.stderr
 
     write_json(first.meta_path, {**first.meta(), "status": "interrupted"})
     told = refused("run")
@@ -458,7 +458,9 @@ def test_the_recipe_of_a_segment_begins_no_run(first: RunDir, tmp_path: Path) ->
         pretrain(first.recipe_path, out=tmp_path / "new", device="cpu", progress=False)
     again = pretrain(first.segment(FIRST) / "recipe.yaml", out=tmp_path / "new", device="cpu", progress=False)
     assert curve(again) == [row for row in curve(first) if row["step"] <= FIRST]
-    with pytest.raises(RecipeError, match=r"continues_from  12 is not below training\.max_steps 12"):
+    with pytest.raises(
+        RecipeError, match=r"continues_from  must be less than training\.max_steps 12, not 12"
+    ):
         pretrain(again.recipe_path, {"training.continues_from": FIRST})
 
 

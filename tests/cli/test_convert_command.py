@@ -53,7 +53,7 @@ def test_in_a_process_of_its_own(tmp_path: Path):
     assert done.stderr == ""
     first, second = done.stdout.splitlines()
     assert first.endswith("canine (the authors' CanineT5) -> out: this toolkit's layout")
-    model = "3 + 1 layers, 4 positions made one by a convolution before encoder block 1"
+    model = "3 + 1 layers, convolution with stride 4 before encoder block 1"
     assert second == f"{model}; 73,376 weights, float32"
 
 

@@ -134,7 +134,7 @@ def test_a_metric_that_fails_is_named_where_it_is_asked_for(installed: Install, 
 def test_a_module_that_fails_is_named_where_its_kind_is_asked_for(installed: Install) -> None:
     installed("reversal-task", TASK, reversing="import nowhere_to_be_found")
     told = mrt5("recipe", "check", "own.yaml", "--no-build", code=2)
-    assert "no such kind: 'reversal'" in told
+    assert "unknown kind 'reversal'" in told
     assert (
         "the task 'reversal' of the installed reversal-task 1.2 cannot be imported: ModuleNotFoundError: No "
         "module named 'nowhere_to_be_found'"

@@ -155,7 +155,8 @@ def test_a_download_shows_bars_on_a_terminal_only(byt5: HubServer, tmp_path: Pat
     byt5.fault("GET /api/models", "status", code=429, times=2)
     done = subprocess.run(words, capture_output=True, text=True, env=environment, cwd=tmp_path, check=True)
     assert done.stderr.splitlines() == [
-        f"note: waiting for the Hub ({BYT5}): it responds with status 429 (simulated 429); giving up after 10 s",
+        f"note: waiting for the Hub ({BYT5}): it responds with status 429 (simulated 429); "
+        "giving up after 10 s",
         f"note: the Hub responds again after 3 s ({BYT5})",
         NOTE,
     ]

@@ -128,7 +128,7 @@ def test_trained_saved_and_loaded_again():
 
 def test_without_the_file_the_kind_is_not_known():
     told = mrt5("recipe", "check", "own.yaml", code=2).output
-    assert "no such kind: 'nth'" in told and "a custom one needs --code FILE" in " ".join(told.split())
+    assert "unknown kind 'nth'" in told and "a custom one needs --code FILE" in " ".join(told.split())
     assert "no such kind" not in mrt5("recipe", "check", "own.yaml", "--code", "nth.py").output
     shown = mrt5(
         "recipe", "show", "own.yaml", "--code", "nth.py", "--set", "model.shortener.n=1", code=2
@@ -176,7 +176,7 @@ def test_a_fault_in_it_is_told_by_its_line(
 
 def test_two_of_one_name_are_refused():
     own_code.import_file(Path("nth.py"))
-    with pytest.raises(ValueError, match="there is a shortener 'every_nth' already: Nth"):
+    with pytest.raises(ValueError, match="the shortener 'every_nth' exists already: Nth"):
         sections.register(type("Other", (sections.Placed,), {"deletion_types": ("every_nth",)}))
     with pytest.raises(ValueError, match="'random' already"):
         modules.register(type("Other", (modules.Gate,), {"deletion_types": ("random",)}))
@@ -346,7 +346,7 @@ def test_two_files_of_one_kind_are_both_named(run: Path) -> None:
     Path("other.py").write_text(OWN + "# of somebody else\n")
     told = mrt5("recipe", "show", "own.yaml", "--code", "nth.py", "--code", "other.py", code=2).output
     told = " ".join(told.split())
-    assert "--code other.py cannot be imported: ValueError: there is a shortener 'every_nth'" in told
+    assert "--code other.py cannot be imported: ValueError: the shortener 'every_nth'" in told
     assert "already: Nth, of nth.py (other.py, line 13)" in told
 
 
@@ -354,7 +354,7 @@ def test_a_file_that_registers_its_kind_no_longer_is_named(run: Path) -> None:
     Path("nth.py").write_text("x = 1\n")
     name_code(Path("nth.py"))
     told = " ".join(mrt5(*WITH_RUN["evaluate"], code=2).output.split())
-    assert "no such kind: 'nth'" in told and "nth.py registers no shortener of that name" in told
+    assert "unknown kind 'nth'" in told and "nth.py registers no shortener of that name" in told
 
 
 def test_a_file_that_fails_by_now_is_the_runs(run: Path) -> None:
@@ -372,7 +372,7 @@ def test_a_model_that_is_no_run_brings_no_code(run: Path) -> None:
     hub = SimpleNamespace(run=None, folder=snapshot, commit="1" * 40)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mrt5cli.models.hub_files.locate", lambda *args, **options: hub)
-        with pytest.raises(RecipeError, match="no such kind: 'nth'"):
+        with pytest.raises(RecipeError, match="unknown kind 'nth'"):
             find_subject("someone/model")
     assert not own_code.IMPORTED
 

@@ -313,7 +313,9 @@ def test_a_hub_that_comes_back_is_told_of(corpus: HubServer, monkeypatch: pytest
 
 def test_a_hub_that_stays_away(corpus: HubServer) -> None:
     corpus.fault("GET .*big.txt", "status", code=503, times=99)
-    with pytest.raises(HubAway, match=r"owner/corpus, big.txt is not available from .*: it responds with status 503"):
+    with pytest.raises(
+        HubAway, match=r"owner/corpus, big.txt is not available from .*: it responds with status 503"
+    ):
         read(seconds=0.3)
     with pytest.raises(HubAway):
         read(seconds=0)

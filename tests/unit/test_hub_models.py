@@ -330,7 +330,10 @@ def test_waiting_is_told_in_our_words(
     with caplog.at_level(logging.WARNING):
         snapshot(BYT5)
     begin, end = (record.getMessage() for record in caplog.records if record.name.startswith("mrt5cli"))
-    assert begin == f"waiting for the Hub ({BYT5}): it responds with status 429 (simulated 429); giving up after 10 s"
+    assert (
+        begin
+        == f"waiting for the Hub ({BYT5}): it responds with status 429 (simulated 429); giving up after 10 s"
+    )
     assert end == f"the Hub responds again after 3 s ({BYT5})"
     assert "Retrying" not in "".join(capfd.readouterr())
 
@@ -402,7 +405,10 @@ def test_a_token_that_is_none_is_no_outage(
     byt5: HubServer, naps: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     byt5.fault("GET /api/models", "status", code=401)
-    assert f"the Hub refuses {BYT5}: it responds with status 401 (simulated 401); if it needs an account" in refused(BYT5)
+    assert (
+        f"the Hub refuses {BYT5}: it responds with status 401 (simulated 401); if it needs an account"
+        in refused(BYT5)
+    )
     monkeypatch.setenv("HF_TOKEN", "hf_of_nobody")
     byt5.fault("GET /api/models", "status", code=401)
     assert f"the Hub refuses {BYT5}: it responds with status 401" in refused(BYT5)

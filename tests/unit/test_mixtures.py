@@ -314,7 +314,7 @@ def test_a_recipe_with_one_source_says_nothing_of_mixtures() -> None:
         ),
         (
             section([{"kind": "generated"}]),
-            {"task.sources[0].kind": "no such kind: 'generated'; expected embe"},
+            {"task.sources[0].kind": "unknown kind 'generated'; expected embe"},
         ),
     ],
 )

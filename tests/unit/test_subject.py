@@ -135,5 +135,7 @@ def test_a_model_with_too_few_positions_is_refused() -> None:
 
     section = choose_task(None, subject(SPANS))
     check_fits(model(256), section, "r")
-    with pytest.raises(UserError, match="r has 255 learned positions and cannot read the 256 byte tokens of span_corruption"):
+    with pytest.raises(
+        UserError, match="r has 255 learned positions and cannot read the 256 byte tokens of span_corruption"
+    ):
         check_fits(model(255), section, "r")
