@@ -93,10 +93,10 @@ def _continued(run: RunDir, recipe: Recipe, before: RunState, resume: bool) -> l
     if not resume:
         away = f"choose another directory with --out, or delete this one: rm -r {shlex.quote(str(run.path))}"
         if before.finished:
-            raise UserError(f"{run.path} holds a finished run", away)
+            raise UserError(f"{run.path} contains a finished run", away)
         last = f"saved at step {before.saved[-1]}" if before.saved else "without a checkpoint"
         hint = f"to resume: {run.resume_command}\n      or {away}"
-        raise UserError(f"{run.path} holds an unfinished run, {last}", hint)
+        raise UserError(f"{run.path} contains an unfinished run, {last}", hint)
     notes = _changes(run, recipe)
     if before.finished:
         notes.append(f"{run.path} is finished; nothing to do")

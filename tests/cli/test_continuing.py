@@ -370,11 +370,11 @@ def test_the_best_weights_are_those_of_all_segments_and_patience_begins_anew(tmp
 @pytest.mark.parametrize(
     ("setting", "why"),
     [
-        ("model.dropout=0.0", "another model"),
-        ("model.start=google/byt5-small", "another model"),
-        ("task.length=14", "other data"),
-        ("seed=8", "other data"),
-        ("name=other", "another model"),
+        ("model.dropout=0.0", "the model or the data"),
+        ("model.start=google/byt5-small", "the model or the data"),
+        ("task.length=14", "the model or the data"),
+        ("seed=8", "the model or the data"),
+        ("name=other", "the model or the data"),
         ("training.batch_size=16", "counted in batches"),
         ("training.lora={rank: 2}", "to other weights"),
         ("controller={kind: p, target_deletion_rate: 0.2, alpha_start: 0.5}", "from its current value"),

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import ast
+import errno
+import os
 import re
+import shlex
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import TypeGuard
 
+import pytest
+from tiny_runs import make_run
+from typer.testing import CliRunner
+
 import mrt5cli
+from mrt5cli.cli import app
+from mrt5cli.writing import write_text
 
 PACKAGE = Path(mrt5cli.__file__).parent
 VARIABLE = re.compile(r"_?[A-Z][A-Z0-9]*(_[A-Z0-9]+)+_?|[A-Z]+_")
@@ -104,3 +113,84 @@ def test_the_table_has_every_variable_and_no_other() -> None:
     assert ours == variables_in_code()
     everything = "".join(file.read_text(encoding="utf-8") for file in sources())
     assert [variable for variable, _ in table - ours if variable not in everything] == []
+
+
+# --- troubleshooting ----------------------------------------------------------------------------------------
+
+BLOCKS = re.findall(r"^### \d+\. (.+?)\n\n```text\n(.*?)\n```$", page("TROUBLESHOOTING.md"), re.M | re.S)
+RUN = {title: text.splitlines() for title, text in BLOCKS if text.startswith("$ mrt5 ")}
+QUOTED = {title: text.splitlines() for title, text in BLOCKS if title not in RUN}
+
+
+def test_there_are_twenty_errors() -> None:
+    assert len(BLOCKS) == page("TROUBLESHOOTING.md").count("\n### ") == 20
+    assert (
+        page("TROUBLESHOOTING.md").count("\n**Cause.** ")
+        == page("TROUBLESHOOTING.md").count("\n**Cure.** ")
+        == 20
+    )
+
+
+@pytest.fixture(scope="module")
+def somebodys_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("troubles")
+    make_run(folder / "runs", "mine")
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+    for name, text in {
+        "mine.yaml": "extends: quickstart\ntraning: {precision: bf16}\n"
+        "training: {max_steps: many, lerning_rate: 1e-3}\n",
+        "papers/thesis.tex": "\\documentclass{book}\n",
+        "rows.tsv": "text\tother\na\tb\n",
+        "models/cloned/config.json": pointer,
+    }.items():
+        write_text(folder / name, text)
+    return folder
+
+
+@pytest.mark.parametrize("title", RUN)
+def test_a_command_fails_as_the_page_says(
+    title: str, somebodys_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(somebodys_folder)
+    command, *lines = RUN[title]
+    result = CliRunner().invoke(app, shlex.split(command)[2:])
+    assert result.exit_code == 2
+    printed = result.output.splitlines()
+    assert [line for line in lines if line not in printed] == [], result.output
+
+
+@cache
+def templates() -> list[re.Pattern[str]]:
+    """Every text of the sources as a pattern: its words in groups, with anything in place of its fields."""
+    found = []
+    for file in sources():
+        for node in ast.walk(tree_of(file)):
+            pieces = node.values if isinstance(node, ast.JoinedStr) else [node]
+            words = [
+                f"({re.escape(piece.value)})" if isinstance(piece, ast.Constant) else ".+?"
+                for piece in pieces
+                if isinstance(piece, ast.FormattedValue) or isinstance(getattr(piece, "value", 0), str)
+            ]
+            if sum(map(len, words)) > len("(out of memory)"):
+                found.append(re.compile("".join(words)))
+    return found
+
+
+FILLED_IN = {"package", "wandb,", "cuda:", "GB,", *os.strerror(errno.ENOSPC).split()}
+"""Words of the quoted messages that are values, or the system's."""
+
+
+@pytest.mark.parametrize("title", QUOTED)
+def test_a_message_is_one_of_the_sources(title: str) -> None:
+    """Each of its words is a source's, but for names and numbers."""
+    (line,) = QUOTED[title]
+    message = line.removeprefix("error: ")
+    assert message != line
+    said = set()
+    for match in (match for template in templates() for match in template.finditer(message)):
+        for group in range(1, match.re.groups + 1):
+            said |= set(range(*match.span(group)))
+    words = [word for word in re.finditer(r"\S+", message) if not {*range(*word.span())} <= said]
+    names_and_numbers = re.compile(r"\S*[\d/._]\S*|\S{1,2}")
+    unknown = {word[0] for word in words if not names_and_numbers.fullmatch(word[0])}
+    assert unknown <= FILLED_IN
