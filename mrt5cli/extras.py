@@ -21,14 +21,10 @@ def packages(extra: str) -> list[str]:
     Raises:
         KeyError: there is no such extra.
     """
-    return _packages(extra, extras())
-
-
-def _packages(extra: str, known: dict[str, list[str]]) -> list[str]:
     found: list[str] = []
-    for package in known[extra]:
+    for package in extras()[extra]:
         ours = _OURS.fullmatch(package)
-        found += [one for name in ours[1].split(",") for one in _packages(name, known)] if ours else [package]
+        found += [one for name in ours[1].split(",") for one in packages(name)] if ours else [package]
     return found
 
 

@@ -178,9 +178,9 @@ class Repository:
         if "HF_HUB_VERBOSITY" not in os.environ:  # ours replace its messages about retries
             logging.set_verbosity_error()  # type: ignore[no-untyped-call]
         with announced(f"waiting for the Hub ({what}) ..." if announce else None, self.tell) as tell:
-            return self._patiently(action, what, PATIENCE if patience is None else patience, tell)
+            return self._retried(action, what, PATIENCE if patience is None else patience, tell)
 
-    def _patiently(self, action: Callable[[], Result], what: str, patience: float, tell: Tell) -> Result:
+    def _retried(self, action: Callable[[], Result], what: str, patience: float, tell: Tell) -> Result:
         waited, pause = 0.0, FIRST_PAUSE
         while True:
             try:

@@ -25,13 +25,16 @@ LAUNCHERS = (
 """Prefixes of the variables by which launchers describe a group of processes to libraries."""
 SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_NTASKS")
 """Variables in which launchers put the number of processes."""
-FSDP = "--set training.sharding=fsdp shards weights, gradients and Adam's moments, by FSDP2"
+FSDP = "use --set training.sharding=fsdp, which shards weights, gradients and moments with FSDP2"
 NOT_OURS = {
     "ACCELERATE_USE_DEEPSPEED": ("--use_deepspeed", FSDP),
     "ACCELERATE_USE_MEGATRON_LM": ("--use_megatron_lm", FSDP),
     "ACCELERATE_USE_PARALLELISM_CONFIG": ("--use_parallelism_config", FSDP),
-    "FSDP_OFFLOAD_PARAMS": ("--fsdp_offload_params", "what a GPU holds shrinks with every further process"),
-    "FSDP_ACTIVATION_CHECKPOINTING": ("--fsdp_activation_checkpointing", "--set training.recompute=blocks"),
+    "FSDP_OFFLOAD_PARAMS": ("--fsdp_offload_params", "use more processes: each holds a smaller shard"),
+    "FSDP_ACTIVATION_CHECKPOINTING": (
+        "--fsdp_activation_checkpointing",
+        "use --set training.recompute=blocks",
+    ),
 }
 """Variables by which accelerate launch requests features that our tests do not cover, the option that sets
 each, and what to use instead."""

@@ -88,7 +88,7 @@ def test_a_launchers_precision_does_not_replace_the_recipes(monkeypatch: pytest.
         ({"ACCELERATE_USE_DEEPSPEED": "true"}, "--use_deepspeed, which mrt5 does not", "sharding=fsdp"),
         ({"ACCELERATE_USE_MEGATRON_LM": "true"}, "--use_megatron_lm, which mrt5 does not", "sharding=fsdp"),
         ({"ACCELERATE_USE_PARALLELISM_CONFIG": "true"}, "--use_parallelism_config", "sharding=fsdp"),
-        ({"FSDP_OFFLOAD_PARAMS": "true"}, "--fsdp_offload_params", "every further process"),
+        ({"FSDP_OFFLOAD_PARAMS": "true"}, "--fsdp_offload_params", "use more processes"),
         ({"FSDP_ACTIVATION_CHECKPOINTING": "true"}, "--fsdp_activation_checkpointing", "recompute=blocks"),
         ({"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"}, "--dynamo_backend inductor", "training.compile=true"),
         ({"PJRT_DEVICE": "TPU"}, "does not support TPUs", "GPU"),

@@ -83,7 +83,7 @@ class ShortenerSection(Section):
         values = {field: getattr(self, key) for key, field in self.config_names().items()}
         return {"deletion_type": self.deletion_types[0], **values}
 
-    # --- in words -------------------------------------------------------------------------------------------
+    # --- descriptions ---------------------------------------------------------------------------------------
 
     def phrase(self) -> str:
         """A short description without its position."""
@@ -101,7 +101,7 @@ class ShortenerSection(Section):
     def details(self) -> str:
         """Further details for a model card, after its position; for settings from a model's configuration."""
         if getattr(self, "per", "row") == "batch":
-            return ", as the reference does, over the whole batch"
+            return ", over the entire batch as in the reference"
         return ""
 
     # --- what it means for others ---------------------------------------------------------------------------
