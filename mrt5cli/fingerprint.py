@@ -79,7 +79,7 @@ def recipe_hash(recipe: Recipe) -> str:
 
 @cache
 def _syntax(source: str) -> str:
-    """The syntax tree of a source file, without docstrings and texts below constants."""
+    """The syntax tree of a source file, without docstrings, including those of constants."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(body := getattr(node, "body", None), list):

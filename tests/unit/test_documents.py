@@ -194,3 +194,12 @@ def test_a_message_is_one_of_the_sources(title: str) -> None:
     names_and_numbers = re.compile(r"\S*[\d/._]\S*|\S{1,2}")
     unknown = {word[0] for word in words if not names_and_numbers.fullmatch(word[0])}
     assert unknown <= FILLED_IN
+
+
+# --- faults -------------------------------------------------------------------------------------------------
+
+
+def test_the_faults_name_tests_that_exist() -> None:
+    named = set(re.findall(r"`(test_\w+\.py)`", page("FAULTS.md")))
+    assert len(named) > 20
+    assert named <= {path.name for path in Path(__file__).parents[1].rglob("test_*.py")}
