@@ -177,7 +177,7 @@ def one_or_several(task: TaskBase, kinds: str) -> Iterator[tuple[str, str]]:
     """Check a task that needs either one `source` of these kinds or a mixture of `sources`."""
     lone, several = getattr(task, "source", None), getattr(task, "sources", [])
     if lone is not None and several:
-        yield "sources", "excludes source; `source: null` removes that of a base"
+        yield "sources", "cannot be combined with source; `source: null` removes that of a base"
     if lone is None and not several:
         yield "source", f"missing; expected a section with kind {kinds}, or `sources`, a list of them"
 

@@ -476,7 +476,7 @@ KINDS = {
     "random": "50 % deleted at random before encoder block 1",
     "fixed": "the last 50 % of every word deleted",
     "boundary_predictor": "boundary predictor (gumbel) before encoder block 1",
-    "convolution": "4 positions made one by a convolution",
+    "convolution": "convolution with stride 4",
     "source_removed": "the encoder sees one EOS",
 }
 

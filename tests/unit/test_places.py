@@ -145,7 +145,7 @@ def test_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RecipeError, match=r"task\.source\.path +~nobody-here/x: there is no user"):
         load("local_text", ["task.source={kind: files, path: ~nobody-here/x}"])
     for name in ("caf\udce9", '"caf\\udce9"'):
-        with pytest.raises(RecipeError, match=r"half a character|not allowed"):
+        with pytest.raises(RecipeError, match=r"lone surrogate|not allowed"):
             load("local_text", [f"task.source={{kind: files, path: {name}}}"])
 
 

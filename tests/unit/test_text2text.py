@@ -626,7 +626,7 @@ FILE = {"kind": "files", "path": "a.tsv"}
     ("settings", "key", "message"),
     [
         ({}, "task.source", "missing; expected a section with kind files or hub, or `sources`"),
-        ({"source": FILE, "sources": [FILE]}, "task.sources", "excludes source"),
+        ({"source": FILE, "sources": [FILE]}, "task.sources", "cannot be combined with source"),
         ({"source": {**FILE, "kind": "text"}}, "task.source.kind", "expected files, hub or generated"),
         ({"source": {"kind": "files"}}, "task.source.path", "missing"),
         ({"source": {"kind": "hub"}}, "task.source.name", "missing"),
