@@ -260,7 +260,8 @@ def _with_data(section: TaskSection, data: str) -> TaskSection:
     source: Any = FileRows.model_construct(kind="files", path=data)
     if isinstance(section, Text2TextTask):
         # The training data keep their held-out rows; of other data, all rows are unseen.
-        own = (one for one in section.every_source if isinstance(one, PairFiles) and _same(one.path, data))
+        files = (one for one in section.every_source if isinstance(one, PairFiles))
+        own = (one for one in files if os.path.realpath(one.path) == os.path.realpath(data))
         given = GivenFiles.model_construct(kind="files", path=data, split=Shares())
         return section.model_copy(update={"source": next(own, given), "sources": []})
     if isinstance(section, SpanCorruptionTask):
@@ -271,10 +272,6 @@ def _with_data(section: TaskSection, data: str) -> TaskSection:
         update = {"source": source, "sources": [], "languages": list(dict.fromkeys(languages))}
         return section.model_copy(update=update)
     return section.model_copy(update={"source": source})
-
-
-def _same(one: str, other: str) -> bool:
-    return os.path.realpath(one) == os.path.realpath(other)
 
 
 def check_fits(
