@@ -310,7 +310,7 @@ def test_a_model_with_too_few_positions(tmp_path: Path) -> None:
     )
 
     assert result.exit_code == 2
-    assert "learned 20 positions and cannot read the 30 of vowel_removal" in result.stderr
+    assert "has 20 learned positions and cannot read the 30 byte tokens of vowel_removal" in result.stderr
 
 
 def test_json_in_a_real_process_has_stdout_to_itself(runs: dict[str, Path]) -> None:

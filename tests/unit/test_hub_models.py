@@ -168,7 +168,7 @@ def test_a_revision_is_of_hub_models_only(tmp_path: Path) -> None:
         load(run, revision="v1")
     with pytest.raises(UserError, match="--revision v1 needs a Hub model, and none is given"):
         find_subjects([run], "v1")
-    with pytest.raises(ValueError, match="only for a Hub model"):
+    with pytest.raises(ValueError, match="only applies to a Hub model"):
         ModelSection.model_validate({"start": "scratch", "revision": "v1"})
 
 
