@@ -166,4 +166,4 @@ def test_a_gpu_of_no_known_kind_is_called_that(pretend: Pretend) -> None:
 
 def test_a_gpu_without_bf16_is_refused(pretend: Pretend) -> None:
     pretend("NVIDIA V100", 32, bf16=False)
-    assert "cannot compute in bf16" in pretrain(TINY, "training.precision=bf16").stderr
+    assert "does not support bf16" in pretrain(TINY, "training.precision=bf16").stderr
