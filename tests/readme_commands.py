@@ -1,8 +1,9 @@
-"""The commands that our documents show: read out of the Markdown, and run at toy scale in a folder of their own.
+"""The commands that our documents show: read from the Markdown, and run at toy scale in a separate folder.
 
-`shown` finds the shell lines of a document's code blocks, and the commands that its prose mentions. A `Shell`
-runs such lines in bash, where `mrt5`, `make`, `pip`, `python` and `torchrun` are stand-ins: `mrt5` sends its words
-to a process that has imported everything once, shrinks what would take hours (`at_toy_scale`), and forks.
+`shown` finds the shell lines of a document's code blocks, and `mentioned` the commands in its prose. A
+`Shell` runs such lines in bash, where `mrt5`, `make`, `pip`, `python` and `torchrun` are stand-ins. `mrt5`
+sends its words to a server that has imported everything once, shrinks what would take hours
+(`at_toy_scale`), and forks.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Shown:
         return f"{self.readme}:{self.line}: {self.text}"
 
     def commands(self) -> Iterator[list[str]]:
-        """The words of its simple commands, without redirections; `$(...)` inside counts as one more command."""
+        """The words of its simple commands, without redirections; a `$(...)` inside is one more command."""
         for inner in re.findall(r"\$\(([^)]*)\)", self.text):
             yield from replace(self, text=inner).commands()
         outer = re.sub(r"\$\([^)]*\)", "RUN", self.text)
@@ -100,7 +101,7 @@ def shown(readme: Path) -> list[Shown]:
 
 
 def mentioned(readme: Path) -> list[Shown]:
-    """The commands in a document's prose, `like this`; what stands behind a `|` is another form of the same."""
+    """The commands in a document's prose, `like this`; what follows a `|` is another form of the same."""
     text = readme.read_text(encoding="utf-8")
     prose = re.sub(
         r"^```.*?^```", lambda block: "\n" * block.group().count("\n"), text, flags=re.DOTALL | re.MULTILINE
@@ -127,8 +128,8 @@ BRIEFLY = ("--size", "tiny", "--batch-size", "2", "--length", "64", "--target-le
 def at_toy_scale(words: Sequence[str]) -> list[str]:
     """The words of an `mrt5` command, with options that let it end within seconds on a CPU.
 
-    Training takes six steps, or `--smoke` where its data or its start is on the Hub, whose stand-in has rows for
-    few tasks; a suite is only planned; models that are timed are tiny.
+    Training takes six steps, or `--smoke` if its data or its start is on the Hub, whose stand-in has rows for
+    few tasks only. A suite is planned and not run, and benchmarks use the tiny model.
     """
     words = list(words)
     command = words[0] if words else ""
