@@ -1,6 +1,6 @@
 """Whether what was made before would come out the same now: the version of the code that decides its numbers.
 
-A version is the package's, and a hash of the syntax of every source file that a kind of work computes with.
+A version is a hash of the syntax of every source file that a kind of work computes with.
 Comments, docstrings and layout do not count. What a recipe says is compared key by key instead, so its schema
 is not among the files: what a key means is in the code that reads it.
 """
@@ -53,11 +53,12 @@ LEFT_OUT = {
 
 @cache
 def code_version(work: Work) -> str:
-    """The version of the code that a kind of work computes with, e.g. "0.1.0+1f0c5b7a9e21".
+    """The version of the code that a kind of work computes with, e.g. "1f0c5b7a9e21".
 
+    The package's version is not part of it: that changes with every commit, whether numbers change or not.
     Taken once a process, early, because a file that is edited later changes nothing about code that runs.
     """
-    return f"{mrt5cli.__version__}+{source_hash(work, Path(mrt5cli.__file__).parent)}"
+    return source_hash(work, Path(mrt5cli.__file__).parent)
 
 
 def source_hash(work: Work, package: Path) -> str:

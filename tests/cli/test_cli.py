@@ -42,7 +42,7 @@ def mrt5(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str
     "arguments", [["--help"], ["recipe", "--help"], ["recipe", "check", "--help"], ["--version"]]
 )
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
-    heavy = HEAVY if arguments[0] == "recipe" else (*HEAVY, "importlib.metadata")
+    heavy = HEAVY if arguments[0] in ("recipe", "--version") else (*HEAVY, "importlib.metadata")
     code = (
         "import sys\n"
         f"sys.argv = ['mrt5', *{arguments!r}]\n"
@@ -222,14 +222,15 @@ def test_pyproject_names_every_package() -> None:
     assert set(settings["packages"]) == folders | {"mrt5cli.recipes"}
 
 
-@pytest.mark.skipif(importlib.util.find_spec("setuptools") is None, reason="setuptools builds the wheel")
+@pytest.mark.skipif(
+    importlib.util.find_spec("setuptools_scm") is None, reason="setuptools-scm builds the wheel"
+)
 def test_the_wheel_carries_the_recipes_and_finds_them(tmp_path: Path) -> None:
     source, site = tmp_path / "source", tmp_path / "site"
     for name in ("mrt5cli", "recipes"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
-        if (ROOT / name).exists():
-            shutil.copy(ROOT / name, source / name)
+        shutil.copy(ROOT / name, source / name)
     build = [
         sys.executable,
         "-m",
@@ -245,19 +246,23 @@ def test_the_wheel_carries_the_recipes_and_finds_them(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     (wheel,) = tmp_path.glob("*.whl")
+    fallback = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools_scm"][
+        "fallback_version"
+    ]
+    assert wheel.name.startswith(f"mrt5cli-{fallback}-"), "without .git"
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
 
     def data_below(folder: Path, root: Path) -> set[Path]:
-        kinds = (".yaml", ".j2", ".css", ".mplstyle", ".typed")
-        return {path.relative_to(root) for path in folder.rglob("*") if path.suffix in kinds}
+        files = (path for path in folder.rglob("*") if path.is_file() and path.suffix not in {".py", ".pyc"})
+        return {path.relative_to(root) for path in files}
 
     carried = data_below(site / "mrt5cli", site / "mrt5cli")
     recipes = data_below(ROOT / "recipes", ROOT)
     data = data_below(ROOT / "mrt5cli", ROOT / "mrt5cli")
     assert carried == recipes | data
     yaml = {Path(f"{name}.yaml") for name in ("paper/published", "paper/unmatched", "suite/suites/paper")}
-    assert yaml | {Path("py.typed")} <= data
+    assert yaml | {Path("py.typed"), Path("CITATION.cff"), Path("models/README.md")} <= data
 
     checked = subprocess.run(
         [sys.executable, "-m", "mrt5cli", "recipe", "check", "quickstart", "--no-build", "--json"],
