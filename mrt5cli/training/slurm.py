@@ -9,6 +9,7 @@ import pickle
 import re
 import shutil
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -184,6 +185,8 @@ class Prepared:
 def _outliving_us() -> Iterator[None]:
     """Processes that start here hold neither our stdout nor our stderr open, for whose end a reader would
     wait, and go on when the terminal is closed."""
+    if sys.platform == "win32":
+        raise AssertionError("`prepare` refuses Windows")
     kept = [os.dup(descriptor) for descriptor in (1, 2)]
     nowhere = os.open(os.devnull, os.O_WRONLY)
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -205,6 +208,8 @@ def prepare(trainings: Sequence[Training], request: Request) -> Prepared:
     Raises:
         UserError: submitit is not installed, or something would keep one of them from starting.
     """
+    if sys.platform == "win32":
+        raise UserError("--slurm needs Slurm, which does not run on Windows", "use WSL, or leave out --slurm")
     if importlib.util.find_spec("submitit") is None:
         raise UserError("--slurm needs the package submitit", how_to_install("slurm"))
     from submitit.helpers import environment_variables
@@ -274,6 +279,8 @@ class Job:
 def _signals() -> int:
     """Where the numbers of all signals can be read that come from here on, whoever else takes them: before
     another job takes the place Slurm sends SIGTERM, and what it warns with a moment later."""
+    if sys.platform == "win32":
+        raise AssertionError("`prepare` refuses Windows")
     reader, writer = os.pipe()
     os.write(writer, b"\0")  # so that a read never waits
     os.set_blocking(writer, False)
