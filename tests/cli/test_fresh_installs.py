@@ -1,7 +1,7 @@
 """What a user installs: the sdist, the wheel built from it, and that wheel in a fresh environment per Python.
 
-Slow, and needs a package index. torch is installed only where that brings no CUDA packages; elsewhere the commands
-that need none are run.
+Slow, and needs a package index. torch is installed only where that brings no CUDA packages; elsewhere
+only the commands that need none are run.
 """
 
 from __future__ import annotations
