@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -220,6 +222,41 @@ def test_pyproject_names_every_package() -> None:
         for init in ROOT.glob("mrt5cli/**/__init__.py")
     }
     assert set(settings["packages"]) == folders | {"mrt5cli.recipes"}
+
+
+BROUGHT = {
+    **{
+        "markdown_it": "rich",
+        "markupsafe": "jinja2",
+        "pydantic_core": "pydantic",
+        "typing_extensions": "pydantic",
+    },
+    **{"fsspec": "huggingface_hub", "onnx_ir": "onnxscript", "triton": "torch", "yaml": "pyyaml"},
+}
+"""Modules that are imported, and the dependency that always brings them."""
+ONLY_NEEDED = {"accelerate": "transformers' Trainer imports it"}
+
+
+def test_every_dependency_is_imported_and_every_import_is_declared() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = [name for extra in project["optional-dependencies"].values() for name in extra]
+    always, optional = (
+        {re.split(r"[^\w.-]", need)[0].lower() for need in needs}
+        for needs in (project["dependencies"], extras)
+    )
+    imported = {
+        module.partition(".")[0]
+        for path in (ROOT / "mrt5cli").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for module in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""] * isinstance(node, ast.ImportFrom)
+        )
+    }
+    outside = imported - {*sys.stdlib_module_names, "mrt5cli"}
+    assert {BROUGHT.get(module, module) for module in outside} <= always | optional
+    assert always - {BROUGHT.get(module, module) for module in outside} == ONLY_NEEDED.keys()
 
 
 @pytest.mark.skipif(
