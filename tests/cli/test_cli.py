@@ -244,16 +244,13 @@ def test_every_dependency_is_imported_and_every_import_is_declared() -> None:
         {re.split(r"[^\w.-]", need)[0].lower() for need in needs}
         for needs in (project["dependencies"], extras)
     )
-    imported = {
-        module.partition(".")[0]
-        for path in (ROOT / "mrt5cli").rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        for module in (
-            [alias.name for alias in node.names]
-            if isinstance(node, ast.Import)
-            else [node.module or ""] * isinstance(node, ast.ImportFrom)
-        )
-    }
+    imported = set()
+    for path in (ROOT / "mrt5cli").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imported.add(str(node.module).partition(".")[0])
     outside = imported - {*sys.stdlib_module_names, "mrt5cli"}
     assert {BROUGHT.get(module, module) for module in outside} <= always | optional
     assert always - {BROUGHT.get(module, module) for module in outside} == ONLY_NEEDED.keys()
