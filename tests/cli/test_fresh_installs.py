@@ -120,7 +120,7 @@ def test_the_wheel_works_in_a_fresh_environment(
     assert run(mrt5, "--version") == f"mrt5 {wheel.name.split('-')[1]}\n"
     assert "Fine-tune an existing model" in run(mrt5, "--help")
     assert "quickstart" in run(mrt5, "recipe", "list")
-    assert "ok" in run(mrt5, "recipe", "check", "quickstart", "--no-build")
+    assert "0 problems" in run(mrt5, "recipe", "check", "quickstart", "--no-build")
     topics = run(mrt5, "docs")
     assert all(f"  {topic} " in topics for topic in ("readme", "house", "models", "recipes", "changelog"))
     assert run(mrt5, "docs", "models") == (ROOT / "mrt5cli/models/README.md").read_text(encoding="utf-8")
