@@ -96,7 +96,8 @@ def test_the_wheel_works_in_a_fresh_environment(
     python = interpreter(version)
     if python is None:
         pytest.skip(f"there is no Python {version} here")
-    _, wheel = built
+    sdist, wheel = built
+    source = sdist.parent / "checkout"
     run(python, "-m", "venv", tmp_path / "venv")
     programs = tmp_path / "venv" / ("Scripts" if sys.platform == "win32" else "bin")
     pip = programs / "pip"
@@ -106,7 +107,7 @@ def test_the_wheel_works_in_a_fresh_environment(
     light = [
         need for need in needs if "extra ==" not in need and not need.startswith(("torch", "accelerate"))
     ]
-    lock = (ROOT / ".requirements.lock").read_text(encoding="utf-8")
+    lock = (source / ".requirements.lock").read_text(encoding="utf-8")
     torch = re.search(r"^torch==.*", lock, re.MULTILINE)[0]
     has_torch = not any(map(HEAVY.match, brought(pip, torch)))
     if has_torch:
@@ -123,8 +124,8 @@ def test_the_wheel_works_in_a_fresh_environment(
     assert "0 problems" in run(mrt5, "recipe", "check", "quickstart", "--no-build")
     topics = run(mrt5, "docs")
     assert all(f"  {topic} " in topics for topic in ("readme", "house", "models", "recipes", "changelog"))
-    assert run(mrt5, "docs", "models") == (ROOT / "mrt5cli/models/README.md").read_text(encoding="utf-8")
-    assert run(mrt5, "docs", "readme") == (ROOT / "README.md").read_text(encoding="utf-8")
+    assert run(mrt5, "docs", "models") == (source / "mrt5cli/models/README.md").read_text(encoding="utf-8")
+    assert run(mrt5, "docs", "readme") == (source / "README.md").read_text(encoding="utf-8")
     assert Path(run(mrt5, "docs", "house", "--path").strip()).is_relative_to(tmp_path / "venv")
     if not has_torch:
         pytest.skip(f"all that needs no torch works; {torch} would bring CUDA packages on Python {version}")
