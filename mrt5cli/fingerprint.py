@@ -1,8 +1,8 @@
 """Versions of the code that determines numbers, to tell whether an earlier result is still valid.
 
-A version is that of the package plus a hash of the syntax of every source file that a kind of work computes
-with. Comments, docstrings and layout do not count. Recipes are compared key by key instead, so the schema is
-not among the files: the meaning of a key is in the code that reads it.
+A version is a hash of the syntax of every source file that a kind of work computes with. Comments, docstrings
+and layout do not count. Recipes are compared key by key instead, so the schema is not among the files: the
+meaning of a key is in the code that reads it.
 """
 
 from __future__ import annotations
@@ -53,11 +53,12 @@ LEFT_OUT = {
 
 @cache
 def code_version(work: Work) -> str:
-    """The version of the code that a kind of work computes with, such as "0.1.0+1f0c5b7a9e21".
+    """The version of the code that a kind of work computes with, such as "1f0c5b7a9e21".
 
-    Computed once per process, early, because editing a file later does not change the running code.
+    The package's version is not part of it, because it changes with every commit. Computed once per process,
+    early, because editing a file later does not change the running code.
     """
-    return f"{mrt5cli.__version__}+{source_hash(work, Path(mrt5cli.__file__).parent)}"
+    return source_hash(work, Path(mrt5cli.__file__).parent)
 
 
 def source_hash(work: Work, package: Path) -> str:

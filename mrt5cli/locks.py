@@ -11,11 +11,11 @@ Readers of a checkpoint share a lock on it, so that no process deletes it while 
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import logging
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -26,6 +26,12 @@ from pathlib import Path
 
 from mrt5cli.text import duration
 from mrt5cli.writing import naming
+
+if sys.platform == "win32":  # without flock, a holder is found by its number and its beat
+    LOCK_EX = LOCK_SH = 0
+else:
+    import fcntl
+    from fcntl import LOCK_EX, LOCK_SH
 
 BEAT_SECONDS = 15.0
 """Interval of heartbeats. After four missed ones, a process known only by its heartbeat counts as dead."""
@@ -108,8 +114,9 @@ class Lock:
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path, self.descriptor = path, descriptor
-        # Held open, so that no other folder can reuse its inode number.
-        self.folder = os.open(path.parent, os.O_RDONLY)
+        # Held open, so that no other folder can reuse its inode number. Windows cannot open folders.
+        self.folder = -1 if sys.platform == "win32" else os.open(path.parent, os.O_RDONLY)
+        self.place = os.stat(path.parent)
         now = round(time.time(), 3)
         self.me = Holder(os.getpid(), HOST, now, now, MACHINE, SPACE, _ticks(os.getpid()))
         self._ended = threading.Event()
@@ -124,7 +131,7 @@ class Lock:
         except OSError:
             self._close()
             raise
-        if not _is_local(self.folder):
+        if not _is_local(self.place):
             time.sleep(SETTLE_SECONDS)
             found = _read(self.path)
             if found is not None and not found.is_same(self.me):
@@ -141,7 +148,7 @@ class Lock:
                 found = os.stat(self.path.parent)
             except (FileNotFoundError, NotADirectoryError):
                 return "was deleted"
-            if not os.path.samestat(found, os.fstat(self.folder)):
+            if not os.path.samestat(found, self.place):
                 return "was replaced by another directory"
             if not self.path.exists():
                 return self._replace_file()
@@ -156,7 +163,7 @@ class Lock:
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         except FileExistsError:
             return None  # another process was faster and will sign it, which the next check shows
-        if _flock(descriptor, fcntl.LOCK_EX) is False:
+        if _flock(descriptor, LOCK_EX) is False:
             os.close(descriptor)
             return None
         os.close(self.descriptor)
@@ -166,7 +173,12 @@ class Lock:
 
     def _sign(self) -> None:
         self.me = replace(self.me, beat=round(time.time(), 3))
-        os.pwrite(self.descriptor, json.dumps(asdict(self.me)).ljust(SIZE - 1).encode() + b"\n", 0)
+        text = json.dumps(asdict(self.me)).ljust(SIZE - 1).encode() + b"\n"
+        if sys.platform == "win32":
+            os.lseek(self.descriptor, 0, os.SEEK_SET)
+            os.write(self.descriptor, text)
+        else:
+            os.pwrite(self.descriptor, text, 0)
         os.fsync(self.descriptor)  # other hosts see it only then
 
     def _beats(self) -> None:
@@ -189,13 +201,15 @@ class Lock:
                     found = _read(self.path)
                     if found is not None and found.is_same(self.me):
                         os.ftruncate(self.descriptor, 0)
-                with suppress(OSError):
-                    fcntl.flock(self.descriptor, fcntl.LOCK_UN)
+                if sys.platform != "win32":
+                    with suppress(OSError):
+                        fcntl.flock(self.descriptor, fcntl.LOCK_UN)
                 self._close()
 
     def _close(self) -> None:
         os.close(self.descriptor)
-        os.close(self.folder)
+        if self.folder >= 0:
+            os.close(self.folder)
         self.descriptor = self.folder = -1
 
 
@@ -214,7 +228,8 @@ def _leave_to_parent() -> None:
     HELD.clear()
 
 
-os.register_at_fork(after_in_child=_leave_to_parent)
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_leave_to_parent)
 
 
 @dataclass
@@ -248,7 +263,7 @@ def take(path: Path) -> Lock | Holder:
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            locked = _flock(descriptor, fcntl.LOCK_EX)
+            locked = _flock(descriptor, LOCK_EX)
             holder, certain = _in_the_way(locked, path)
             if holder is not None and (certain or not _is_dead(path, holder)):
                 os.close(descriptor)
@@ -301,7 +316,7 @@ def holder_of(path: Path) -> Holder | None:
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return None
     try:
-        locked = _flock(descriptor, fcntl.LOCK_SH)
+        locked = _flock(descriptor, LOCK_SH)
         found, certain = _in_the_way(locked, path)
     finally:
         os.close(descriptor)
@@ -330,13 +345,9 @@ def _in_the_way(locked: bool | None, path: Path) -> tuple[Holder | None, bool]:
 
 def _lives(holder: Holder) -> bool:
     """Whether a process of this host is alive and not a later one with the same pid."""
-    try:
-        os.kill(holder.pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # another user's
-    return _ticks(holder.pid) == holder.ticks
+    import psutil  # os.kill(pid, 0) would stop a process on Windows
+
+    return psutil.pid_exists(holder.pid) and _ticks(holder.pid) == holder.ticks
 
 
 def _ticks(pid: int) -> int:
@@ -367,15 +378,17 @@ def _read(path: Path) -> Holder | None:
 
 def _flock(descriptor: int, how: int) -> bool | None:
     """Whether a file could be locked; None if its file system does not support locks."""
-    try:
-        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno in NO_LOCKS:
-            return None
-        raise
-    return True
+    if sys.platform != "win32":
+        try:
+            fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+        else:
+            return True
+    return None
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
@@ -386,10 +399,11 @@ def _is_at(descriptor: int, path: Path) -> bool:
         return False
 
 
-def _is_local(descriptor: int) -> bool:
-    """Whether an open file or folder is on a file system that only this host can mount."""
-    number = os.fstat(descriptor).st_dev
-    device = f"{os.major(number)}:{os.minor(number)}"
+def _is_local(place: os.stat_result) -> bool:
+    """Whether a folder is known to be on a file system that only this host can mount."""
+    if sys.platform == "win32":
+        return False
+    device = f"{os.major(place.st_dev)}:{os.minor(place.st_dev)}"
     with suppress(OSError):
         for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             words = line.split()
@@ -405,14 +419,19 @@ _READ: dict[tuple[int, int], int] = {}
 
 
 def read_on(file: Path) -> bool:
-    """Protect a file's folder from `unread` until this process ends; False if it is being deleted."""
+    """Protect a file's folder from `unread` until this process ends; False if it is being deleted.
+
+    Windows itself refuses to delete open files.
+    """
+    if sys.platform == "win32":
+        return file.parent.is_dir()
     try:
         descriptor = os.open(file, os.O_RDONLY)
     except OSError:  # the actual reader reports it
         return file.parent.is_dir()
     found = os.fstat(descriptor)
     key = found.st_dev, found.st_ino
-    if key in _READ or _flock(descriptor, fcntl.LOCK_SH) is False or not _is_at(descriptor, file):
+    if key in _READ or _flock(descriptor, LOCK_SH) is False or not _is_at(descriptor, file):
         os.close(descriptor)
         return key in _READ
     try:
@@ -430,6 +449,9 @@ def unread(file: Path) -> Iterator[bool]:
 
     This process's own protection is dropped: a resumed run has finished reading its checkpoint.
     """
+    if sys.platform == "win32":
+        yield True
+        return
     try:
         descriptor = os.open(file, os.O_RDWR)
     except OSError:
@@ -439,6 +461,6 @@ def unread(file: Path) -> Iterator[bool]:
     if (own := _READ.pop((found.st_dev, found.st_ino), None)) is not None:
         os.close(own)
     try:
-        yield _flock(descriptor, fcntl.LOCK_EX) is not False
+        yield _flock(descriptor, LOCK_EX) is not False
     finally:
         os.close(descriptor)

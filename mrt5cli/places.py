@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import stat
+import sys
 import tempfile
 from pathlib import Path
 from typing import Literal
@@ -58,13 +59,18 @@ def find_home() -> None:
         os.environ["HOME"] = _private_folder()
     try:
         getpass.getuser()
-    except (KeyError, OSError):
-        os.environ["LOGNAME"] = str(os.getuid())
+    except (ImportError, KeyError, OSError):  # ImportError: Windows has no pwd
+        if sys.platform == "win32":
+            os.environ["USERNAME"] = "user"
+        else:
+            os.environ["LOGNAME"] = str(os.getuid())
 
 
 def _private_folder() -> str:
     """A temporary folder that only this user can access; the same one at each call if possible."""
     try:
+        if sys.platform == "win32":
+            return tempfile.mkdtemp(prefix="mrt5-home-")
         folder = Path(tempfile.gettempdir(), f"mrt5-home-{os.getuid()}")
         folder.mkdir(mode=0o700, exist_ok=True)
         found = folder.lstat()

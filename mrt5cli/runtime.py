@@ -265,7 +265,9 @@ def memory(device: torch.device) -> int:
 
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    import psutil
+
+    return int(psutil.virtual_memory().total)
 
 
 def memory_in_use(device: torch.device) -> int | None:
@@ -277,11 +279,12 @@ def memory_in_use(device: torch.device) -> int | None:
 
     if device.type == "cuda":
         return int(torch.cuda.memory_reserved(device))
+    import psutil
+
     try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except OSError:
+        return int(psutil.Process().memory_info().rss)
+    except (psutil.Error, OSError):
         return None
-    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def installed_gpu() -> str:

@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+SIGNALS: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM)
+if sys.platform != "win32":
+    SIGNALS += (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 """Ctrl-C; a time limit, `kill` or a service manager; a closed terminal; warnings of schedulers."""
 SAME_SECONDS = 5.0
 """A signal this soon after another counts as the same: `timeout` signals the process and its group."""
@@ -124,6 +126,9 @@ def kept_from_children(*, spawned: bool = False) -> Iterator[None]:
         spawned: the processes are spawned, not forked. Python then starts a resource tracker, which unblocks
             some signals again.
     """
+    if sys.platform == "win32":  # a new process gets Ctrl-C while it imports, and ends
+        yield
+        return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         if spawned:
@@ -145,8 +150,13 @@ def work_for_parent() -> None:
 
     parent = parent_process()
     assert parent is not None
+    if sys.platform == "win32":  # SIGTERM cannot be caught there
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        end_with_parent()
+        return
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    if not hasattr(signal, "sigtimedwait"):  # macOS: SIGTERM works from any sender
+    if sys.platform == "darwin" or not hasattr(signal, "sigtimedwait"):
+        # SIGTERM from any process ends this one, not only its parent's.
         signal.signal(signal.SIGTERM, end_at_once)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         end_with_parent()

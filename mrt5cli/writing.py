@@ -6,8 +6,8 @@ import errno
 import json
 import os
 import re
-import resource
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +23,8 @@ from mrt5cli.text import byte_size
 TEMPORARY = ".tmp-"
 NAME_BYTES = 200
 """Maximum bytes of a composed file name; leaves room for a suffix and the prefix of temporary files."""
+FORBIDDEN = '/\\%:*?"<>|' if sys.platform == "win32" else "/\\%"
+"""Characters that file names cannot contain, and the escape character."""
 _REFUSED = re.compile(
     r"\(os error (\d+)\)|inline_container.*unexpected pos|PytorchStreamWriter failed|problem writing element"
 )
@@ -41,7 +43,8 @@ def write_json(path: str | Path, content: Mapping[str, Any] | list[Any]) -> None
 def as_file_name(name: str) -> str:
     """Turn a name from data, such as a language, into a unique and safe file name."""
     kept = "".join(
-        c if c.isprintable() and c not in "/\\%" else quote(c, safe="", errors="surrogatepass") for c in name
+        c if c.isprintable() and c not in FORBIDDEN else quote(c, safe="", errors="surrogatepass")
+        for c in name
     )
     if len(os.fsencode(kept)) <= NAME_BYTES:
         return kept
@@ -197,18 +200,28 @@ def _refused(number: int, path: Path, needs: int | None, written: int) -> OSErro
     Args:
         number: the error number; 0 if the library did not report it.
     """
-    limit, free = resource.getrlimit(resource.RLIMIT_FSIZE)[0], room(path)
+    limit, free = _largest_file(), room(path)
     if not number:
         full = free < max(needs or 0, written)
-        number = errno.ENOSPC if full else errno.EIO if limit == resource.RLIM_INFINITY else errno.EFBIG
+        number = errno.ENOSPC if full else errno.EIO if limit is None else errno.EFBIG
     said = os.strerror(number)
     if number in FULL:
         size = f"it needs {byte_size(needs)}" if needs else f"it needs more than {byte_size(written)}"
         there = f"{byte_size(free)} are free"
-        if number == errno.EFBIG and limit != resource.RLIM_INFINITY:
+        if number == errno.EFBIG and limit is not None:
             there = f"ulimit -f allows {byte_size(limit)} per file"
         said = f"{said} ({size}, and {there})"
     return OSError(number, said, str(path))
+
+
+def _largest_file() -> int | None:
+    """The bytes that `ulimit -f` allows a file; None without a limit."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    return None if limit == resource.RLIM_INFINITY else limit
 
 
 def _size(folder: Path) -> int:
@@ -217,8 +230,14 @@ def _size(folder: Path) -> int:
 
 
 def _sync(path: Path) -> None:
-    """Force a file, or a folder's list of names, to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Force a file, or a folder's list of names, to disk.
+
+    Windows cannot sync a folder, and syncs a file only if it is open for writing.
+    """
+    windows = sys.platform == "win32"
+    if windows and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -18,6 +18,7 @@ import torch
 
 from mrt5cli.benchmark.models import Shapes, float32_products
 from mrt5cli.benchmark.suite import Builder, Case, Memory
+from mrt5cli.errors import UserError
 from mrt5cli.models import MrT5ForConditionalGeneration
 from mrt5cli.stopping import end_with_parent
 from mrt5cli.text import first_line
@@ -51,7 +52,12 @@ def measure(
 
     Yields:
         A case's name and its memory.
+
+    Raises:
+        UserError: the system is not Linux.
     """
+    if not STATUS.is_file():
+        raise UserError("--memory on a CPU reads /proc, which only Linux has", "leave out --memory")
     os.environ.update(ENVIRONMENT)  # for the server, which starts with the first process
     context = get_context("forkserver")
     context.set_forkserver_preload([__name__])

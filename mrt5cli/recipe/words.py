@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import ErrorDetails
 
-from mrt5cli import __version__
+import mrt5cli
 from mrt5cli.own_code import why_missing
 from mrt5cli.recipe.schema import Recipe
 from mrt5cli.recipe.section import CODE, DURATION, NAME, ONE_LINE, PROSE, Misfit, when_kinds_are_added
@@ -83,7 +83,8 @@ def document() -> Node:
     whole = dict(schema())
     # Required keys may come from a base.
     whole["anyOf"] = [{"required": whole.pop("required")}, {"required": ["extends"]}]
-    return {"$schema": GenerateJsonSchema.schema_dialect, "$id": f"urn:mrt5cli:recipe:{__version__}", **whole}
+    name = f"urn:mrt5cli:recipe:{mrt5cli.__version__}"
+    return {"$schema": GenerateJsonSchema.schema_dialect, "$id": name, **whole}
 
 
 def all_keys() -> list[Key]:

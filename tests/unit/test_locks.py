@@ -210,9 +210,7 @@ def test_another_host_that_is_quicker_at_the_same_moment_has_it(
 
 
 def test_only_types_that_are_known_are_one_host_s() -> None:
-    descriptor = os.open("/proc", os.O_RDONLY)
-    assert not locks._is_local(descriptor)
-    os.close(descriptor)
+    assert not locks._is_local(os.stat("/proc"))
 
 
 def test_what_is_to_be_seen_of_another_host_goes_by_the_clock(path: Path) -> None:
