@@ -62,6 +62,8 @@ class Inspection:
         threshold: of its gate values.
         lowest: gate value that deletes, whatever the threshold; values run from it to 0, which keeps.
         fixed: why no other threshold has a meaning, after the model's name; None where it has one.
+        requested: deletion rate, 0 to 1, that the threshold requests; None unless the gate is conditioned on
+            a rate.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Inspection:
     rows: Sequence[InspectedRow]
     lowest: float = 0.0
     fixed: str | None = None
+    requested: float | None = None
 
     @property
     def movable(self) -> bool:
@@ -114,6 +117,8 @@ class Inspection:
             "deleted": int(self.rate.total),
             "deletion_rate": self.rate.value,
         }
+        if self.requested is not None:
+            document["requested_deletion_rate"] = self.requested
         if self.agreement is not None:
             document["gate_precision"], document["gate_recall"] = self.agreement
         if self.pools:

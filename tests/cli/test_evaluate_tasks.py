@@ -302,7 +302,7 @@ def test_all_of_tydis_languages_from_a_file_in_the_hubs_schema(runs: dict[str, P
     [
         (["{xnli}", "--languages", "en,xx,yy"], "the test split of xnli has no xx, yy, only en, fr, es"),
         (["{vowels}", "--languages", "en"], "the test split of vowel_removal has no en, only all"),
-        (["{xnli}", "{tydi}", "--compare", "{xnli}"], "--compare sets one run beside one other"),
+        (["{xnli}", "{tydi}", "--compare", "{xnli}"], "--compare compares one run with one other"),
         (
             ["{tydi}", "--constrained"],
             "--constrained chooses among the possible targets, and those of tydiqa",

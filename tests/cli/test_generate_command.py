@@ -437,7 +437,7 @@ def test_wrong_inputs(runs: dict[str, Path], tmp_path: Path) -> None:
         ("--raw --prompt {a}", ("--prompt", "--raw")),
         ("--add-column c", ("--add-column", "has lines")),
         ("--column c", ("--column", "has lines")),
-        ("--out lines.txt", ("--out lines.txt", "is the file of inputs")),
+        ("--out lines.txt", ("--out lines.txt", "is also the input file")),
         ("--add-column c --num-return 2 --sample", ("--add-column", "--num-return")),
         ("--resume", ("--resume", "--out")),
         ("--text x", ("--text", "FILE")),

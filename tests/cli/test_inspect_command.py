@@ -48,6 +48,19 @@ def ids_of(text: str) -> list[int]:
     return [byte + 3 for byte in text.encode()]
 
 
+def test_the_rate_that_a_threshold_requests_is_shown_and_stored(runs: dict[str, Path]) -> None:
+    for words, threshold, rate in (((), -15.0, 0.5), (("--threshold=-21",), -21.0, 0.3)):
+        result = inspect(runs["quantile_gate"], "--text", "abc", *words)
+        assert (
+            f"gate threshold {threshold:g}, which requests a deletion rate of {100 * rate:g} %"
+            in result.stdout
+        )
+        found = document(runs["quantile_gate"], "--text", "abc", *words)
+        assert (found["threshold"], found["requested_deletion_rate"]) == (threshold, pytest.approx(rate))
+    assert "requests" not in inspect(runs["mrt5"], "--text", "abc").stdout
+    assert "requested_deletion_rate" not in document(runs["mrt5"], "--text", "abc")
+
+
 def test_text(runs: dict[str, Path]) -> None:
     text = "Wo ist das? где это?"
     result = inspect(runs["mrt5"], "--text", text)

@@ -183,8 +183,8 @@ def test_too_little_memory_is_no_bug(
     with pytest.raises(SystemExit, match="1"):
         cli.main()
     assert capsys.readouterr().err.splitlines() == [
-        "error: the memory does not hold this",
-        "hint: take smaller batches, shorter texts or a smaller model",
+        "error: out of memory",
+        "hint: use smaller batches, shorter texts or a smaller model",
     ]
 
 
