@@ -240,14 +240,16 @@ def new(
             f"recipe new writes recipes for text2text, not {shortened(kind)!r}",
             "`mrt5 recipe list` shows recipes of other tasks, and `mrt5 recipe copy` copies one",
         )
-    from mrt5cli import drafting, runtime
+    from mrt5cli import runtime
+    from mrt5cli.drafting.pairs import inspect_pairs
+    from mrt5cli.drafting.recipe_text import to_yaml
 
-    draft = drafting.look(str(data), input_=input_, target=target, name=name, start=start)
+    draft = inspect_pairs(str(data), input_=input_, target=target, name=name, start=start)
     given = {"--data": str(data), "--input": input_, "--target": target, "--name": name, "--from": start}
     words = [word for key, value in given.items() if value is not None for word in (key, value)]
     own = [word for file in code or () for word in ("--code", str(file))]
     command = shlex.join(["mrt5", "recipe", "new", kind, *words, *own])
-    text = drafting.written(draft, command, runtime.device(device), start, own)
+    text = to_yaml(draft, command, runtime.device(device), start, own)
     print(text, end="") if out is None else _write(out, text, schema)
 
 

@@ -198,7 +198,7 @@ def test_without_matplotlib_a_page_says_how_to_get_figures(
 def test_two_files_of_one_name_are_refused(run: Path, tmp_path: Path) -> None:
     result = call("evaluate", run, "--html", tmp_path / "same", "--out", tmp_path / "same")
     assert result.exit_code == 2
-    assert "--out and --html are both" in result.stderr
+    assert "--out and --html both name" in result.stderr
 
 
 @pytest.mark.browser
