@@ -311,7 +311,7 @@ def test_the_best_is_of_runs_measured_alike_and_ties_keep_the_earlier(runs: Path
     best = choosing.rank(everything, "loss")
     assert [run.run.path.name for run, _ in best.runs] == ["c", "b", "a"] and best.best[1] == 0.2
     assert best.of == "vowel_removal, test split, 50 examples, hard deletion"
-    assert best.remarks == ["runs/d was evaluated under other conditions, and left out"]
+    assert best.remarks == ["left out runs/d, which was evaluated under other conditions"]
     assert choosing.rank(everything, "loss", soft=True).best[0].run.path.name == "d"
     assert choosing.rank(everything, "loss", split="validation").best[0].run.path.name == "d"
     assert choosing.rank(everything, "sequence_accuracy").best[0].run.path.name == "c"
@@ -319,8 +319,8 @@ def test_the_best_is_of_runs_measured_alike_and_ties_keep_the_earlier(runs: Path
     assert of_training.best[0].run.path.name == "e" and of_training.of == "of training, last logged line"
     for metric, said in {
         "f1": "none of 5 runs has f1 .*test data with hard deletion",
-        "deletion_rate": "neither more nor less",
-        "alpha": "neither more nor less",
+        "deletion_rate": "neither direction of this metric",
+        "alpha": "neither direction of this metric",
         "los": "'los' is no key",
     }.items():
         with pytest.raises(UserError, match=said) as caught:
@@ -597,7 +597,9 @@ def shlex_words(text: str) -> list[str]:
 def test_a_move_is_refused_where_no_recipe_could_start_from(runs: Path) -> None:
     run, follower = record(runs / "a"), record(runs / "b", start="runs/a")
     before = content(runs)
-    with pytest.raises(UserError, match=r"runs/b would start from runs/\{c\}, and a recipe's start takes no"):
+    with pytest.raises(
+        UserError, match=r"runs/b would start from runs/\{c\}, but a recipe's model.start cannot"
+    ):
         moving.move(run, Path("runs/{c}"))
     assert content(runs) == before and follower.recipe().model.start == "runs/a"
     moving.move(follower, Path("runs/{c}"))  # nothing starts from there
@@ -635,7 +637,7 @@ def test_a_move_is_refused_where_it_cannot_be_whole(runs: Path, monkeypatch: pyt
         check(old, copy)
 
     monkeypatch.setattr(moving, "_check_copy", cut)
-    with pytest.raises(UserError, match="was not copied as it is"):
+    with pytest.raises(UserError, match="differs from it; nothing was moved"):
         moving.move(run, runs / "z")
     (runs / "link").unlink()
     assert content(runs) == before and not (runs / "z").exists()
