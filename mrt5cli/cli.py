@@ -41,7 +41,7 @@ CLOSED_PIPE = 141
 """The exit code of a program that SIGPIPE ended; `mrt5 recipe list | head` is not a failure."""
 HEADINGS = PREPARE, TRAIN, MEASURE, USE, MACHINE = ("Prepare", "Train", "Measure", "Use", "This machine")
 """Groups of commands in the help, in the order in which a new user needs them."""
-USAGE_ERROR = cast("type[Exception]", typer.BadParameter.__base__)
+MISTYPED = cast("type[Exception]", typer.BadParameter.__base__)
 """What typer raises for an invalid command line: an unknown option, a missing value."""
 
 
@@ -55,7 +55,7 @@ class Boundary(TyperGroup):
     def make_context(self, *args: Any, **kwargs: Any) -> Any:
         try:
             return super().make_context(*args, **kwargs)  # prints --help and --version
-        except USAGE_ERROR as error:
+        except MISTYPED as error:
             raise _invalid(error) from None
         except BrokenPipeError:
             raise _closed_pipe() from None
@@ -64,7 +64,7 @@ class Boundary(TyperGroup):
         try:
             _check_working_directory()
             return super().invoke(ctx)
-        except USAGE_ERROR as error:
+        except MISTYPED as error:
             raise _invalid(error) from None
         except UserError as error:
             _report(error.message, error.hint)

@@ -276,14 +276,14 @@ def test_filters_and_orders(runs: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("stat=finished", "'stat' is no key"),
-        ("state=done", "no run is 'done'"),
+        ("stat=finished", "unknown name 'stat'"),
+        ("state=done", "'done' is not a state"),
         ("state<3", "state is text"),
-        ("step<many", "'many' is no number"),
-        ("loss=low", "'low' is no number"),
-        ("step>nan", "'nan' is no number"),
-        ("step=3,", "'3,' is no number"),
-        ("Step>3", "'Step' is no key"),
+        ("step<many", "'many' is not a number"),
+        ("loss=low", "'low' is not a number"),
+        ("step>nan", "'nan' is not a number"),
+        ("step=3,", "'3,' is not a number"),
+        ("Step>3", "unknown name 'Step'"),
     ],
 )
 def test_a_filter_that_means_nothing_is_refused(text: str, said: str) -> None:
@@ -321,7 +321,7 @@ def test_the_best_is_of_runs_measured_alike_and_ties_keep_the_earlier(runs: Path
         "f1": "none of 5 runs has f1 .*test data with hard deletion",
         "deletion_rate": "neither direction of this metric",
         "alpha": "neither direction of this metric",
-        "los": "'los' is no key",
+        "los": "unknown name 'los'",
     }.items():
         with pytest.raises(UserError, match=said) as caught:
             choosing.rank(everything, metric)
@@ -357,7 +357,7 @@ def test_curves_of_runs_of_other_lengths_fit(runs: Path, width: int, by: curves.
         assert ("*" in body) if plain else any("\u2801" <= c <= "\u28ff" for c in body)
     assert panels[1].curves[1].y[-1] == 50.0 and panels[1].curves[1].target == 50.0
     assert panels[0].curves[0].x[-1] == {"step": 40, "seconds": 80, "bytes": 80_000}[by]
-    with pytest.raises(UserError, match="'los' is no key"):
+    with pytest.raises(UserError, match="unknown name 'los'"):
         curves.panels([("a", entries[0])], ["los"])
 
 
@@ -401,7 +401,7 @@ def test_tags_outlive_a_training_that_writes_meta_at_its_end(runs: Path) -> None
     assert found.read(run.path).tags == ("b", "a") and run.meta()["status"] == "finished"
     assert found.tag(run, ["c"], ["b"]) == ["a", "c"]
     for add, remove, said in (
-        (["two words"], [], "is no tag"),
+        (["two words"], [], "is not a tag"),
         ([], ["x"], "no tag x"),
         (["\x1b[31m"], [], "no tag"),
     ):
@@ -610,8 +610,8 @@ def test_a_move_is_refused_where_it_cannot_be_whole(runs: Path, monkeypatch: pyt
     before = content(runs)
     (runs / "link").symlink_to("nowhere")
     for new, said in {
-        runs / "b": "is there already",
-        runs / "link": "is there already",
+        runs / "b": "already exists",
+        runs / "link": "already exists",
         runs / "a" / "x": "into itself",
         runs / "b" / "x": "inside the run",
     }.items():
