@@ -109,11 +109,11 @@ def evaluate(
 
       mrt5 evaluate runs/quickstart-mrt5-seed42
 
-      mrt5 evaluate runs/byt5-seed1 runs/mrt5-seed1 --limit 1000
+      mrt5 evaluate runs/quickstart-byt5-seed42 runs/quickstart-mrt5-seed42 --limit 1000
 
-      mrt5 evaluate runs/mrt5-seed1 --task vowel_removal --soft --json
+      mrt5 evaluate runs/quickstart-mrt5-seed42 --soft --json
 
-      mrt5 evaluate runs/mrt5-seed1 --deletion-rate 0,0.3,0.5,0.7 --html dial.html
+      mrt5 evaluate runs/quickstart-mrt5-seed42 --deletion-rate 0,0.1,0.2 --html dial.html
 
       mrt5 evaluate --task xnli --languages en,sw --constrained
 

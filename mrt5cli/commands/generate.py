@@ -18,8 +18,12 @@ from mrt5cli.errors import UserError
 from mrt5cli.text import counted, say_on_stderr
 
 if TYPE_CHECKING:
+    from mrt5cli.generation.cluster import Cluster
+    from mrt5cli.generation.generate import Job
+    from mrt5cli.generation.generate import OnError as OnErrorName
     from mrt5cli.generation.inputs import Source
     from mrt5cli.generation.outputs import Output
+    from mrt5cli.generation.table import Table
 
 Run = Annotated[str, argument(options.ANY_MODEL, "RUN")]
 File = Annotated[
@@ -203,9 +207,7 @@ def generate(
     from mrt5cli.generation.cluster import Cluster
     from mrt5cli.generation.generate import Job, Settings
     from mrt5cli.generation.inputs import Source
-    from mrt5cli.generation.outputs import Output
-    from mrt5cli.generation.table import Table, settings_of, write
-    from mrt5cli.generation.writing import WINDOW
+    from mrt5cli.generation.table import Table
     from mrt5cli.subject import find_subjects
 
     out = None if out == Path("-") else out
@@ -249,12 +251,31 @@ def generate(
         )
     if out is not None and out.exists() and Path(file).exists() and out.samefile(file):
         raise UserError(f"--out {out} is also the input file", "choose another name")
-    at_terminal = file == "-" and text is None and sys.stdin.isatty()
+    cluster = None if engine == "local" else Cluster(device, workers)
+    _write_outputs(job, inputs, table, out, cluster, resume=resume, on_error=on_error)
+
+
+def _write_outputs(
+    job: Job,
+    inputs: Source,
+    table: Table,
+    out: Path | None,
+    cluster: Cluster | None,
+    *,
+    resume: bool,
+    on_error: OnErrorName,
+) -> None:
+    """Generate on this machine or a cluster, with a progress bar unless outputs appear on the terminal."""
+    from mrt5cli.generation.outputs import Output
+    from mrt5cli.generation.table import settings_of, write
+    from mrt5cli.generation.writing import WINDOW
+
+    at_terminal = inputs.name == "stdin" and sys.stdin.isatty()
     if at_terminal:
         say_on_stderr("type one input per line; Ctrl-D ends")
     with ExitStack() as stack:
-        cluster = None if engine == "local" else stack.enter_context(Cluster(device, workers))
         if cluster is not None:
+            stack.enter_context(cluster)
             job = cluster.adapted(job)
             say_on_stderr(str(cluster))
         recorded = {} if out is None else settings_of(job, table, on_error)
@@ -263,8 +284,7 @@ def generate(
         stack.enter_context(_reported(output, out, inputs, job.options.input_length))
         pens = stack.enter_context(job.pens()) if cluster is None else cluster.started(job)
         before = output.done.inputs
-        # Outputs on a terminal show the progress themselves.
-        silent = at_terminal or text is not None or (out is None and sys.stdout.isatty())
+        silent = at_terminal or inputs.name == "--text" or (out is None and sys.stdout.isatty())
         bar = None if silent else stack.enter_context(bars("generating", "inputs"))
 
         def progress(done: int) -> None:

@@ -92,13 +92,13 @@ def inspect_deletions(
 
       mrt5 inspect-deletions runs/quickstart-mrt5-seed42
 
-      mrt5 inspect-deletions runs/mrt5-seed1 --text "Was bleibt, und was geht?"
+      mrt5 inspect-deletions runs/quickstart-mrt5-seed42 --text "Was bleibt, und was geht?"
 
-      mrt5 inspect-deletions runs/mrt5-seed1 --file book.txt --limit 3 --json
+      mrt5 inspect-deletions runs/quickstart-mrt5-seed42 --file book.txt --limit 3 --json
 
-      mrt5 inspect-deletions runs/mrt5-seed1 runs/bp-seed1 --html gates.html
+      mrt5 inspect-deletions runs/quickstart-mrt5-seed42 runs/quickstart-random-seed42 --html gates.html
 
-      mrt5 inspect-deletions runs/mrt5-seed1 --heatmap --limit 1
+      mrt5 inspect-deletions runs/quickstart-mrt5-seed42 --heatmap --limit 1
     """
     if sum(given is not None for given in (text, file, task)) > 1:
         raise UserError("--text, --file and --task exclude each other", "give one of them")

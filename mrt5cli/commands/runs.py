@@ -60,7 +60,7 @@ def _runs(context: typer.Context) -> None:
 
       mrt5 runs show quickstart-mrt5-seed42
 
-      mrt5 runs compare byt5-seed1 mrt5-seed1 --html both.html
+      mrt5 runs compare quickstart-byt5-seed42 quickstart-mrt5-seed42 --html both.html
 
       mrt5 evaluate $(mrt5 runs best --metric sequence_accuracy --quiet)
     """
@@ -119,9 +119,9 @@ def show(
 
       mrt5 runs show quickstart-mrt5-seed42
 
-      mrt5 runs show runs/mrt5-seed1 --metric grad_norm --metric learning_rate
+      mrt5 runs show quickstart-mrt5-seed42 --metric grad_norm --metric learning_rate
 
-      mrt5 runs show runs/mrt5-seed1 --html run.html --png run.png
+      mrt5 runs show quickstart-mrt5-seed42 --html run.html --png run.png
     """
     from mrt5cli.commands.runs_display import curve_rows, print_curves, print_words, write_pages
     from mrt5cli.runs import describing
@@ -163,7 +163,7 @@ def compare(
 
       mrt5 runs compare quickstart-mrt5-seed42 quickstart-random-seed42
 
-      mrt5 runs compare byt5-seed1 mrt5-seed1 --by seconds --html both.html
+      mrt5 runs compare quickstart-byt5-seed42 quickstart-mrt5-seed42 --by seconds --html both.html
 
       mrt5 runs compare mrt5-seed1 mrt5-seed2 --metric alpha --png seeds.png
     """
@@ -345,7 +345,7 @@ def tag(
 
       mrt5 runs tag quickstart-mrt5-seed42 baseline paper/table-2
 
-      mrt5 runs tag runs/mrt5-seed1 --remove baseline
+      mrt5 runs tag quickstart-mrt5-seed42 --remove baseline
 
       mrt5 runs list --filter tag=baseline
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 from mrt5cli import bounds
@@ -70,25 +71,15 @@ def pretrain(
     from mrt5cli.training.pretrain import assignments, training_of
 
     given = assignments(overrides, revision)
-    trainings: list[Training] = []
-    for name in recipe:
-        training = training_of(
-            name,
-            given,
-            continue_for=continue_for,
-            out=out,
-            resume=resume,
-            smoke=smoke,
-            device=device,
-            allow_pickle=not no_pickle,
-        )
+    read = partial(training_of, continue_for=continue_for, out=out, resume=resume, smoke=smoke, device=device)
+    trainings = [read(name, given, allow_pickle=not no_pickle) for name in recipe]
+    for name, training in zip(recipe, trainings, strict=True):
         chosen = training.recipe
         if chosen.is_finetuning:
             raise UserError(
                 f"{name} fine-tunes {chosen.model.start} on {chosen.task.kind}",
                 f"run `mrt5 finetune {name}`, or train from scratch with --set model.start=scratch",
             )
-        trainings.append(training)
     _carry_out(trainings, slurm, dry_run, as_json)
 
 
@@ -127,25 +118,15 @@ def finetune(
     from mrt5cli.training.pretrain import assignments, training_of
 
     given = assignments(overrides, revision, from_)
-    trainings: list[Training] = []
-    for name in recipe:
-        training = training_of(
-            name,
-            given,
-            continue_for=continue_for,
-            out=out,
-            resume=resume,
-            smoke=smoke,
-            device=device,
-            allow_pickle=not no_pickle,
-        )
+    read = partial(training_of, continue_for=continue_for, out=out, resume=resume, smoke=smoke, device=device)
+    trainings = [read(name, given, allow_pickle=not no_pickle) for name in recipe]
+    for name, training in zip(recipe, trainings, strict=True):
         chosen = training.recipe
         if chosen.model.start == "scratch":
             raise UserError(
                 f"{name} sets model.start: scratch, but fine-tuning starts from an existing model",
                 f"name one with --from, or train from scratch with `mrt5 pretrain {name}`",
             )
-        trainings.append(training)
     _carry_out(trainings, slurm, dry_run, as_json)
 
 

@@ -59,7 +59,9 @@ def check_key(option: str, key: str, known: Sequence[str]) -> None:
     if key not in known:
         near = difflib.get_close_matches(key, known, n=1)
         first = f"did you mean {near[0]}? " if near else ""
-        raise UserError(f"{option}: unknown name {shortened(key)!r}", f"{first}known names: {listed(known, 60)}")
+        raise UserError(
+            f"{option}: unknown name {shortened(key)!r}", f"{first}known names: {listed(known, 60)}"
+        )
 
 
 def condition(text: str) -> Callable[[Entry], bool]:

@@ -308,7 +308,7 @@ def test_new_writes_its_recipe_to_a_file_like_copy() -> None:
     assert mrt5(*words, "-o", "mine.yaml").stdout == "mine.yaml\n"
     assert Path("mine.yaml").read_text() == MODELINE + printed
     assert named_by(Path("mine.yaml")).is_file()
-    assert "mine.yaml exists already" in mrt5(*words, "--out", "mine.yaml", code=2).stderr
+    assert "mine.yaml already exists" in mrt5(*words, "--out", "mine.yaml", code=2).stderr
 
 
 # --- schema -------------------------------------------------------------------------------------------------

@@ -403,7 +403,7 @@ def test_tags_outlive_a_training_that_writes_meta_at_its_end(runs: Path) -> None
     for add, remove, said in (
         (["two words"], [], "is not a tag"),
         ([], ["x"], "no tag x"),
-        (["\x1b[31m"], [], "no tag"),
+        (["\x1b[31m"], [], "is not a tag"),
     ):
         with pytest.raises(UserError, match=said):
             found.tag(run, add, remove)
@@ -627,7 +627,7 @@ def test_a_move_is_refused_where_it_cannot_be_whole(runs: Path, monkeypatch: pyt
     other_file_system(monkeypatch)
     weights = run.model / "model.safetensors"
     weights.write_bytes(bytes(999) + b"1")
-    with pytest.raises(UserError, match=r"is not whole.*model\.safetensors"):
+    with pytest.raises(UserError, match=r"is damaged.*model\.safetensors"):
         moving.move(run, runs / "z")
     weights.write_bytes(bytes(1000))
     check = moving._check_copy
@@ -675,7 +675,7 @@ def test_names_are_found_and_slips_are_answered(runs: Path) -> None:
         "mrt5-seed2": "did you mean runs/suite/mrt5-seed1?",
         "runs/suite/mrt-seed1": "did you mean runs/suite/mrt5-seed1?",
         "suite": "runs in it: runs/suite/mrt5-seed1",
-        "wholly-else": "`mrt5 runs` lists",
+        "wholly-else": "run `mrt5 runs`",
         "": None,
     }.items():
         with pytest.raises(UserError) as caught:
