@@ -260,7 +260,7 @@ def resolve(text: str) -> RunDir:
         inside = [name for name, path in names.items() if path.is_relative_to(folder)]
         hint = f"runs in it: {', '.join(inside[:5])}" if inside else hint
         raise UserError(f"{text} is not a run: it has no {own_code.RECIPE} and {own_code.META}", hint)
-    raise UserError(f"there is no run {text}, here or below {DEFAULT_FOLDER}/", hint)
+    raise UserError(f"there is no run named {text}, here or below {DEFAULT_FOLDER}/", hint)
 
 
 # --- reading ------------------------------------------------------------------------------------------------

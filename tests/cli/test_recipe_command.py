@@ -273,7 +273,7 @@ def test_the_schema_that_a_copy_names_is_beside_it() -> None:
     Path("folder").mkdir()
     told = mrt5("copy", "quickstart", "folder/mine.yaml").stderr
     schema = named_by(Path("folder/mine.yaml"))
-    assert f"{schema} tells an editor" in told
+    assert f"wrote {schema}, with" in told
     assert json.loads(schema.read_text()) == json.loads(mrt5("schema", "--json").stdout)
     assert load("folder/mine.yaml") == load("quickstart")
     assert mrt5("check", "folder", "--no-build").stdout == "1 recipe, 0 problems\n"
