@@ -317,4 +317,4 @@ def _reported(output: Output, out: Path | None, inputs: Source, length: int) -> 
         say_on_stderr(f"{counted(done.cut, 'input')} truncated to {length:,} byte tokens")
     if done.threshold is not None:
         share = "" if done.reached is None else f": {100 * done.reached:.1f} % of the first inputs' positions"
-        say_on_stderr(f"deleted gate values up to {done.threshold:.4g}{share}")
+        say_on_stderr(f"gate values up to {done.threshold:.4g} were deleted{share}")

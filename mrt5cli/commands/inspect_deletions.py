@@ -157,11 +157,7 @@ def inspect_deletions(
 
 
 def _history(subject: Subject) -> list[Subject]:
-    """The checkpoints of its run, and the finished model.
-
-    Raises:
-        UserError: it is not a run, or has no checkpoints.
-    """
+    """The checkpoints and the finished model of a run; UserError if it is not a run, or has none."""
     from mrt5cli.subject import history
 
     if subject.run is None:

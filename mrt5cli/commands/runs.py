@@ -385,11 +385,7 @@ def _entry(text: str) -> Entry:
 
 
 def _ask(question: str) -> None:
-    """Ask for confirmation on the terminal.
-
-    Raises:
-        UserError: there is no terminal, or the answer is no.
-    """
+    """Ask for confirmation; UserError if the answer is no, or if there is no terminal."""
     if not sys.stdin.isatty():
         raise UserError(
             "nothing was removed: confirmation needs a terminal", "add --yes to remove without confirmation"

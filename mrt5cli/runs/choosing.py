@@ -51,11 +51,7 @@ def numbers() -> list[str]:
 
 
 def check_key(option: str, key: str, known: Sequence[str]) -> None:
-    """Check that a key is known.
-
-    Raises:
-        UserError: it is not; the hint lists the known keys.
-    """
+    """Raise UserError, with a hint that lists the known keys, unless a key is among them."""
     if key not in known:
         near = difflib.get_close_matches(key, known, n=1)
         first = f"did you mean {near[0]}? " if near else ""

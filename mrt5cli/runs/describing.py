@@ -328,11 +328,7 @@ def grouped(table: Words) -> Words:
 
 
 def check_comparable(runs: Sequence[Entry]) -> None:
-    """Check that all runs are readable.
-
-    Raises:
-        UserError: one is damaged.
-    """
+    """Raise UserError if a run is damaged."""
     for run in runs:
         if run.state == "damaged":
             raise UserError(f"{run.name} is damaged: {run.why}", "leave it out, or restore it from a copy")

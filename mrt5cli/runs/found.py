@@ -401,11 +401,7 @@ def size_of(folder: Path) -> int:
 
 
 def tags_of(path: Path) -> list[str]:
-    """The tags of a run.
-
-    Raises:
-        UserError: they cannot be read.
-    """
+    """The tags of a run; UserError if they cannot be read."""
     file = path / TAGS
     if not file.exists():
         return []

@@ -72,11 +72,7 @@ def _lock(run: RunDir, what: str) -> locks.Lock:
 
 
 def check_own_place(run: RunDir, what: str) -> None:
-    """Check that a path is a run and not a link to one.
-
-    Raises:
-        UserError: it is not a run, or is a link.
-    """
+    """Raise UserError unless a path is a run, and not a link to one."""
     if run.path.is_symlink():
         target = os.path.realpath(run.path)
         raise UserError(
@@ -88,11 +84,7 @@ def check_own_place(run: RunDir, what: str) -> None:
 
 
 def check_not_trained(run: RunDir, what: str) -> None:
-    """Check that a run is not being trained, before asking for confirmation.
-
-    Raises:
-        UserError: it is being trained.
-    """
+    """Raise UserError if a run is being trained; called before asking for confirmation."""
     if holder := run.holder():
         raise _trained(run, what, holder)
 
@@ -115,21 +107,13 @@ def outside(run: RunDir) -> list[Path]:
 
 
 def remove(run: RunDir) -> None:
-    """Remove a run atomically; the targets of links are kept.
-
-    Raises:
-        UserError: another process trains or reads it, or it is not a run.
-    """
+    """Remove a run atomically, and keep the targets of links. Raises UserError as `untouched`."""
     with untouched(run, "removed"):
         remove_directory(run.path)
 
 
 def check_has_model(run: RunDir) -> None:
-    """Check that a run has a model besides its checkpoints.
-
-    Raises:
-        UserError: it has no finished model.
-    """
+    """Raise UserError unless a run has a finished model besides its checkpoints."""
     if not (run.model / CONFIG).is_file():
         raise UserError(
             f"{run.path} has no finished model, only checkpoints",
@@ -138,11 +122,8 @@ def check_has_model(run: RunDir) -> None:
 
 
 def remove_checkpoints(run: RunDir) -> None:
-    """Remove the checkpoints of a run, and keep its model, metrics and results.
-
-    Raises:
-        UserError: it has no finished model; or as `remove`.
-    """
+    """Remove the checkpoints of a run, and keep its model, metrics and results. Raises UserError as
+    `untouched`, or if the run has no finished model."""
     check_has_model(run)
     checkpoints = [run.checkpoint(step) for step in run.saved_steps()]
     with untouched(run, "changed", only=tuple(checkpoints)):
@@ -255,11 +236,7 @@ def move(run: RunDir, new: Path) -> list[Path]:
 
 
 def _changes(run: RunDir, referring: list[RunDir], new: Path) -> dict[Path, str | dict[str, Any]]:
-    """The files that contain a run's path, with their new contents.
-
-    Raises:
-        UserError: a file cannot be read.
-    """
+    """The files that contain a run's path, with their new contents; UserError if one cannot be read."""
     from mrt5cli.recipe import strict_yaml
 
     old = run.path
@@ -322,11 +299,7 @@ def _relocate(old: Path, new: Path) -> None:
 
 
 def _check_copy(old: Path, copy: Path) -> None:
-    """Check that a copied run is identical to the original.
-
-    Raises:
-        UserError: a file differs or is missing, or the weights were damaged before.
-    """
+    """Raise UserError unless a copied run equals the original, and its weights match their manifests."""
     for path in (path for path in old.rglob("*") if path != RunDir(old).lock):
         there = copy / path.relative_to(old)
         if path.is_symlink() or path.is_dir():

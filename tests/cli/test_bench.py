@@ -77,7 +77,7 @@ def test_a_table_for_people_and_a_run_of_ones_own(tmp_path: Path):
     assert result.exit_code == 0, result.output
     assert "packed 50 % wide" in result.stdout
     assert "% of" in result.stdout
-    assert "dense: at most" in result.stdout
+    assert "dense: differs by at most" in result.stdout
     assert "timing forward" in result.stderr
 
 

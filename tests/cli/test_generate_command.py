@@ -166,7 +166,7 @@ def test_tables_hold_what_lines_hold(runs: dict[str, Path], lines: Path, tmp_pat
     assert result.exit_code == 0, result.output
     assert result.stdout == ""
     assert "7 inputs, 7 outputs" in result.stderr
-    assert "1 input cut to 16 byte tokens" in " ".join(result.stderr.split())
+    assert "1 input truncated to 16 byte tokens" in " ".join(result.stderr.split())
     assert [row["output"] for row in table_of(out)] == by_hand(runs["mrt5"], TEXTS, 16)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["lines.txt", out.name]
 
