@@ -101,6 +101,19 @@ def test_an_option_is_explained_in_the_same_words_everywhere() -> None:
     assert longer.startswith(one)
 
 
+def test_a_help_text_is_a_sentence_and_leaves_the_default_to_the_brackets(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, param in PARAMS:
+        assert re.fullmatch(r"[A-Z-].*\.", param.help) and "default" not in param.help.lower(), (
+            name,
+            param.name,
+        )
+    shown = " ".join(help_of("evaluate", monkeypatch, 100).split())
+    assert "[default: the recipe's]" in shown and "[default: test]" in shown
+    assert "{" not in help_of("convert", monkeypatch, 100).split("\n")[0]
+
+
 def test_out_and_version_have_a_letter() -> None:
     for name, param in PARAMS:
         assert ("--out" in param.opts) == ("-o" in param.opts), name
