@@ -201,7 +201,7 @@ def _check_shortens(config: MrT5Config, subject: Subject, threshold: float | Non
     if kind.refuses_inspection:
         raise UserError(
             f"{subject.name} {kind.refuses_inspection}",
-            "name a model with a shortener; `mrt5 pretrain local_text` trains one",
+            "inspect-deletions needs a run with a shortener; `mrt5 pretrain local_text` trains one",
         )
     if threshold is not None:
         check_threshold(config, subject.name, threshold)

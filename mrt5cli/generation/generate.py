@@ -150,7 +150,7 @@ class Settings:
             )
         if self.deletion_rate is not None and not 0 <= self.deletion_rate < 1:
             raise UserError(
-                f"--deletion-rate {self.deletion_rate:g}: expected a fraction of positions, 0 to below 1",
+                f"--deletion-rate {self.deletion_rate:g}: expected a share of positions, 0 to below 1",
                 "for example --deletion-rate 0.5",
             )
         moved = {"--threshold": self.threshold, "--deletion-rate": self.deletion_rate}
@@ -291,18 +291,18 @@ class Job:
             )
         if settings.deletion_rate is not None:
             options = replace(options, threshold=told_threshold(config, settings.deletion_rate))
-            if settings.deletion_rate == 0 and options.threshold is None:
-                name = model.name if isinstance(model, Subject) else "the model"
-                raise UserError(
-                    f"--deletion-rate 0: {name} has no gate conditioned on a deletion rate, and no threshold "
-                    "calibrated on texts deletes nothing",
-                    "choose a rate above 0, or --soft, which removes no bytes",
-                )
             if beyond := of_config(config).beyond_training(settings.deletion_rate):
                 warn_once(f"the model {beyond}, and is told {100 * settings.deletion_rate:g} %")
         prompt = choose_prompt(
             task.prompt, template=settings.prompt, column=settings.column, raw=settings.raw
         )
+        if settings.deletion_rate == 0 and options.threshold is None:
+            name = model.name if isinstance(model, Subject) else "the model"
+            raise UserError(
+                f"--deletion-rate 0: {name} has no gate conditioned on a deletion rate, and no threshold "
+                "calibrated on texts deletes nothing",
+                "choose a rate above 0, or --soft, which removes no bytes",
+            )
         return cls(model, settings, options, prompt, devices)
 
     @property

@@ -209,7 +209,7 @@ def test_a_long_file_is_cut_and_says_so(runs: dict[str, Path], tmp_path: Path) -
     ("arguments", "sentence"),
     [
         (["{byt5}", "--text", "abc"], "byt5-seed3 has no delete gate: a plain ByT5 deletes nothing"),
-        (["{byt5}"], "name a model with a shortener; `mrt5 pretrain local_text` trains one"),
+        (["{byt5}"], "needs a run with a shortener; `mrt5 pretrain local_text` trains one"),
         (["{gone}"], "gone-seed3 reads no source: its encoder sees a lone EOS, whatever the text is"),
         (["{gone}", "--threshold", "-3"], "gone-seed3 reads no source"),
         (["{bp}", "--threshold", "-3"], "bp-seed3 pools segments, whose ends no gate value decides, so"),
