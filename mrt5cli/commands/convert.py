@@ -56,11 +56,7 @@ Gate = Annotated[
 ]
 Softmax1 = Annotated[
     bool | None,
-    option(
-        "Attention function.",
-        "--softmax1/--softmax",
-        default="the source's; softmax1 with a new gate",
-    ),
+    option("Attention function.", "--softmax1/--softmax", default="the source's; softmax1 with a new gate"),
 ]
 RecipeOfGate = Annotated[
     str | None, named("Recipe whose shortener and attention function to add.", metavar="RECIPE")

@@ -33,13 +33,11 @@ Text = Annotated[
     path("File or folder of English sentences.", default="the documentation of Python's standard library"),
 ]
 Misspellings = Annotated[
-    Path | None,
-    path("File of lines `wrong->right`.", metavar="FILE", default="codespell's dictionary"),
+    Path | None, path("File of lines `wrong->right`.", metavar="FILE", default="codespell's dictionary")
 ]
 Window = Annotated[int, amount("Maximum bytes of a source or target; 62 bytes fit in 64 tokens.", 62, 16)]
 Common = Annotated[
-    int | None,
-    amount("Number of most common words to misspell.", bounds.HELD_EXAMPLES, default="all words"),
+    int | None, amount("Number of most common words to misspell.", bounds.HELD_EXAMPLES, default="all words")
 ]
 PerPair = Annotated[int, amount("Maximum training examples per misspelling of a word.", bounds.HELD_EXAMPLES)]
 Unchanged = Annotated[
@@ -167,11 +165,7 @@ def dates(
 
 @build.command(short_help="Declaration of Human Rights in 15 languages.")
 def udhr(
-    out: Out,
-    archive: Archive = None,
-    seed: Seed = 42,
-    overwrite: Overwrite = False,
-    as_json: AsJson = False,
+    out: Out, archive: Archive = None, seed: Seed = 42, overwrite: Overwrite = False, as_json: AsJson = False
 ) -> None:
     """Build a corpus of the Universal Declaration of Human Rights in the paper's 15 languages.
 

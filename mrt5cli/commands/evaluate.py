@@ -25,11 +25,7 @@ Runs = Annotated[
 ]
 Task = Annotated[
     str | None,
-    named(
-        "Task to evaluate on: the name of a task, or a recipe.",
-        metavar="TASK",
-        default="the first run's",
-    ),
+    named("Task to evaluate on: the name of a task, or a recipe.", metavar="TASK", default="the first run's"),
 ]
 Split = Annotated[Literal["validation", "test"], option("Held-out split.")]
 Languages = Annotated[
@@ -49,8 +45,7 @@ Rule = Annotated[
     ),
 ]
 Other = Annotated[
-    str | None,
-    named("Run to compare with, including a significance test.", "--compare", metavar="RUN"),
+    str | None, named("Run to compare with, including a significance test.", "--compare", metavar="RUN")
 ]
 Rates = Annotated[
     str | None,
@@ -62,16 +57,14 @@ Rates = Annotated[
 ]
 Runtime = Annotated[bool, option("Also time forward passes.", "--runtime")]
 Predictions = Annotated[
-    Path | None,
-    written("Also write each generated answer and its scores to this .jsonl, .csv or .tsv file."),
+    Path | None, written("Also write each generated answer and its scores to this .jsonl, .csv or .tsv file.")
 ]
 Limit = Annotated[
     int | None, amount("Maximum examples per language.", bounds.EXAMPLES, default="the recipe's")
 ]
 BatchSize = Annotated[int | None, amount("Examples per batch.", bounds.BATCH, default="the recipe's")]
 Html = Annotated[
-    Path | None,
-    written("Also write tables and figures to this file, a self-contained HTML page.", "--html"),
+    Path | None, written("Also write tables and figures to this file, a self-contained HTML page.", "--html")
 ]
 
 
@@ -135,9 +128,11 @@ def evaluate(
         (say_on_stderr if as_json else say)(f"newest finished run: {newest.name}")
         assert newest.run is not None
         runs = [str(newest.run.path)]
+    if compare_with is not None and len(runs) > 1:
+        raise UserError("--compare compares one run with one other", f"give one RUN, not {len(runs)}")
     with ExitStack() as last:
         comparison = measure(
-            _named(runs, compare_with),
+            [*runs, *filter(None, [compare_with])],
             task,
             data=data,
             split=split,
@@ -182,12 +177,3 @@ def _show(comparison: Comparison, out: Path | None, html: Path | None, as_json: 
             page = to_page(comparison)
         write_text(html, page)
         say_on_stderr(f"saved {html}")
-
-
-def _named(runs: list[str], compare_with: str | None) -> list[str]:
-    """All runs of the command line, the one to compare with last."""
-    if compare_with is None:
-        return runs
-    if len(runs) > 1:
-        raise UserError("--compare compares one run with one other", f"give one RUN, not {len(runs)}")
-    return [*runs, compare_with]

@@ -53,8 +53,7 @@ Prompt = Annotated[
 ]
 Raw = Annotated[bool, option("Pass inputs to the model unchanged, without the task's prompt.", "--raw")]
 Out = Annotated[
-    Path | None,
-    written("Write to this file, replacing an existing one.", "--out", "-o", default="stdout"),
+    Path | None, written("Write to this file, replacing an existing one.", "--out", "-o", default="stdout")
 ]
 Format = Annotated[
     Literal["lines", "jsonl", "csv", "tsv"] | None,
@@ -65,8 +64,7 @@ Format = Annotated[
     ),
 ]
 AddColumn = Annotated[
-    str | None,
-    option("Write the input table with the outputs in a new column of this name.", metavar="NAME"),
+    str | None, option("Write the input table with the outputs in a new column of this name.", metavar="NAME")
 ]
 Resume = Annotated[bool, option("Resume an unfinished --out file.", "--resume")]
 OnError = Annotated[
@@ -78,15 +76,10 @@ OnError = Annotated[
 ]
 NumBeams = Annotated[
     int | None,
-    amount(
-        "Width of the beam search; 1 is greedy decoding.",
-        bounds.BEAMS,
-        default="the recipe's, or 1",
-    ),
+    amount("Width of the beam search; 1 is greedy decoding.", bounds.BEAMS, default="the recipe's, or 1"),
 ]
 MaxNewTokens = Annotated[
-    int | None,
-    amount("Maximum bytes of an output.", bounds.LENGTH, default="the recipe's, or 256"),
+    int | None, amount("Maximum bytes of an output.", bounds.LENGTH, default="the recipe's, or 256")
 ]
 Sample = Annotated[
     bool, option("Sample each byte from the model's distribution instead of the likeliest.", "--sample")

@@ -35,7 +35,6 @@ PIECES = 20
 LENGTH_WITHOUT_RECIPE = 1024
 FEW_CHECKPOINTS = 3
 MANY_POSITIONS = 100_000
-FINISHED = "finished"
 
 
 Runs = Annotated[list[str], argument(f"{options.ANY_MODEL[:-1]}; several are compared.", "RUN")]
@@ -134,7 +133,9 @@ def inspect_deletions(
     else:
         look = _at_text(subjects, configs, content, limit or PIECES, threshold)
     found = _inspected(subjects, look, threshold, runtime.device(device))
-    labels = [_label(subject, heatmap) for subject in subjects]
+    labels = [subject.name for subject in subjects]
+    if heatmap:
+        labels = ["finished" if one.step is None else f"step {one.step:,}" for one in subjects]
     if html is not None:
         _write_page(html, found, labels, subjects[0].run.path.name if heatmap and subjects[0].run else None)
     if as_json:
@@ -183,13 +184,6 @@ def _history(subject: Subject) -> list[Subject]:
             f"{training.save_steps}; to see more, train with a larger keep_checkpoints or smaller save_steps"
         )
     return history(subject)
-
-
-def _label(subject: Subject, heatmap: bool) -> str:
-    """A model's name in a comparison."""
-    if not heatmap:
-        return subject.name
-    return FINISHED if subject.step is None else f"step {subject.step:,}"
 
 
 def _check_shortens(config: MrT5Config, subject: Subject, threshold: float | None) -> None:

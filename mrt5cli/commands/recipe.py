@@ -210,8 +210,7 @@ def new(
         ),
     ] = None,
     name: Annotated[
-        str | None,
-        option("Name of the recipe and its runs.", metavar="NAME", default="the name of the data"),
+        str | None, option("Name of the recipe and its runs.", metavar="NAME", default="the name of the data")
     ] = None,
     start: Annotated[
         str | None,

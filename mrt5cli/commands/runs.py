@@ -305,8 +305,7 @@ def remove(
 
 @app.command("mv", short_help="Move a run, and update references to it.")
 def move(
-    run: Run,
-    new: Annotated[str, argument("New name in the same folder, or a path (with a /).", "DEST")],
+    run: Run, new: Annotated[str, argument("New name in the same folder, or a path (with a /).", "DEST")]
 ) -> None:
     """Move a run directory, and update its own files and the recipes of runs that start from it.
 

@@ -29,8 +29,7 @@ From = Annotated[
 ContinueFor = Annotated[
     int | None,
     options.amount(
-        "Steps to add to a finished run; give the run directory in place of RECIPE.",
-        bounds.STEPS,
+        "Steps to add to a finished run; give the run directory in place of RECIPE.", bounds.STEPS
     ),
 ]
 

@@ -158,11 +158,7 @@ def _length(tokens: Sequence[int], most: int) -> int:
 
 
 def _setup(
-    draft: Draft,
-    lengths: Sequence[int],
-    device: torch.device,
-    start: str | None,
-    before: ModelSection | None,
+    draft: Draft, lengths: Sequence[int], device: torch.device, start: str | None, before: ModelSection | None
 ) -> Setup:
     """The model and training settings for sources and targets of these lengths in byte tokens.
 
