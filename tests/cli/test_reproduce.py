@@ -94,7 +94,7 @@ def test_a_suite_from_nothing_to_its_report_and_then_nothing_is_left(house: Path
     assert results["models"][0]["run_ended"] == meta["ended"]
     again = reproduce(path)
     assert again.exit_code == 0, again.output
-    assert "nothing left to do" in again.stderr
+    assert "all jobs are done" in again.stderr
     assert again.stdout.strip().endswith("report.md")
 
 
