@@ -60,7 +60,7 @@ def _runs(context: typer.Context) -> None:
 
       mrt5 runs show quickstart-mrt5-seed42
 
-      mrt5 runs compare quickstart-byt5-seed42 quickstart-mrt5-seed42 --html both.html
+      mrt5 runs compare byt5-seed1 mrt5-seed1 --html both.html
 
       mrt5 evaluate $(mrt5 runs best --metric sequence_accuracy --quiet)
     """
@@ -119,7 +119,7 @@ def show(
 
       mrt5 runs show quickstart-mrt5-seed42
 
-      mrt5 runs show quickstart-mrt5-seed42 --metric grad_norm --metric learning_rate
+      mrt5 runs show runs/mrt5-seed1 --metric grad_norm --metric learning_rate
 
       mrt5 runs show quickstart-mrt5-seed42 --html run.html --png run.png
     """
@@ -163,7 +163,7 @@ def compare(
 
       mrt5 runs compare quickstart-mrt5-seed42 quickstart-random-seed42
 
-      mrt5 runs compare quickstart-byt5-seed42 quickstart-mrt5-seed42 --by seconds --html both.html
+      mrt5 runs compare byt5-seed1 mrt5-seed1 --by seconds --html both.html
 
       mrt5 runs compare mrt5-seed1 mrt5-seed2 --metric alpha --png seeds.png
     """
