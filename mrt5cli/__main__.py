@@ -1,4 +1,4 @@
-"""The `mrt5` command, and `python -m mrt5cli`: signals are taken before anything else is imported."""
+"""The `mrt5` command and `python -m mrt5cli`: installs signal handlers before anything else is imported."""
 
 import signal
 
@@ -6,7 +6,7 @@ from mrt5cli import stopping
 
 
 def main() -> None:
-    """Do what the command line says; a signal that comes before or after that ends the process at once."""
+    """Run the command line; a signal before or after it ends the process at once."""
     for number in stopping.SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, stopping.end_at_once)

@@ -1,6 +1,6 @@
-"""The `mrt5` command: the Typer app, its commands, and the one boundary where errors become sentences.
+"""The `mrt5` command: the Typer app, its commands, and the one place where errors become messages.
 
-Nothing here or in `commands/` imports torch or transformers before a command runs: help must feel instant.
+Neither this module nor `commands/` imports torch or transformers before a command runs, so help is instant.
 """
 
 from __future__ import annotations
@@ -40,38 +40,34 @@ from mrt5cli.runtime import leads
 from mrt5cli.text import columns, say_on_stderr, wrapped
 
 CLOSED_PIPE = 141
-"""What a shell reports for a program that SIGPIPE ended: in `mrt5 recipe list | head`, nothing failed."""
-
-
+"""The exit code of a program that SIGPIPE ended; `mrt5 recipe list | head` is not a failure."""
 HEADINGS = PREPARE, TRAIN, MEASURE, USE, HELP = ("Prepare", "Train", "Measure", "Use", "Help")
-"""Of the commands in the help, in the order of a newcomer's way."""
-
-
+"""Groups of commands in the help, in the order in which a new user needs them."""
 MISTYPED = cast("type[Exception]", typer.BadParameter.__base__)
-"""What typer raises for a command line that is none: an option that there is not, a value that is missing."""
+"""What typer raises for an invalid command line: an unknown option, a missing value."""
 
 
 class Boundary(TyperGroup):
-    """Turns what a user can cause into a sentence and an exit code; everything else goes up to `main`."""
+    """Turns errors that a user can cause into a message and an exit code; others propagate to `main`."""
 
     def main(self, args: Any = None, prog_name: str | None = None, *more: Any, **kwargs: Any) -> Any:
-        # Also for `python -m mrt5cli`: what it says can be typed, and shells ask the same way.
+        # `python -m mrt5cli` is called mrt5 too, so that the commands it prints can be typed.
         return super().main(args, prog_name or "mrt5", *more, **kwargs)
 
     def make_context(self, *args: Any, **kwargs: Any) -> Any:
         try:
             return super().make_context(*args, **kwargs)  # prints --help and --version
         except MISTYPED as error:
-            raise _mistyped(error) from None
+            raise _invalid(error) from None
         except BrokenPipeError:
             raise _closed_pipe() from None
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            _check_place()
+            _check_working_directory()
             return super().invoke(ctx)
         except MISTYPED as error:
-            raise _mistyped(error) from None
+            raise _invalid(error) from None
         except UserError as error:
             _report(error.message, error.hint)
             raise typer.Exit(error.exit_code) from None
@@ -82,7 +78,7 @@ class Boundary(TyperGroup):
             raise
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """The commands a line each, under the headings that they were given."""
+        """Write one line per command, grouped under headings."""
         width = max(map(len, self.commands))
         groups: dict[str, list[tuple[str, str]]] = {heading: [] for heading in HEADINGS}
         for name, command in self.commands.items():
@@ -96,7 +92,7 @@ class Boundary(TyperGroup):
 
 
 class Notes(logging.Handler):
-    """What the library logs, a line each on stderr, from the leading process only."""
+    """Prints log messages of the library to stderr, one line each, in the leading process only."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if leads():
@@ -108,7 +104,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
     rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
 
@@ -125,51 +121,56 @@ def _mrt5(
         typer.Option("--version", "-V", callback=_version, is_eager=True, help="Show the version and exit."),
     ] = False,
 ) -> None:
-    """Train, evaluate and inspect MrT5: byte-level language models that delete the bytes they do not need."""
+    """Train, evaluate and run MrT5: byte-level language models that learn which bytes to delete."""
     ours = logging.getLogger("mrt5cli")
     if not any(isinstance(handler, Notes) for handler in ours.handlers):
         ours.addHandler(Notes(logging.WARNING))
 
 
 app.add_typer(
-    recipe.app, name="recipe", short_help="List, show, check, copy, explain recipes.", rich_help_panel=PREPARE
+    recipe.app,
+    name="recipe",
+    short_help="List, check, copy, write, explain recipes.",
+    rich_help_panel=PREPARE,
 )
-app.add_typer(data.app, name="data", short_help="Make data sets without a data hub.", rich_help_panel=PREPARE)
+app.add_typer(
+    data.app, name="data", short_help="Build data sets without a data hub.", rich_help_panel=PREPARE
+)
 app.add_typer(
     runs.app, name="runs", short_help="List, show, compare, tag, move, remove runs.", rich_help_panel=MEASURE
 )
 for function, group, line in (
-    (training.pretrain, TRAIN, "Train a model as its recipe says."),
+    (training.pretrain, TRAIN, "Train a model from a recipe."),
     (training.finetune, TRAIN, "Fine-tune an existing model on a task."),
-    (reproduce.reproduce, TRAIN, "Reproduce the paper, or its claims in miniature."),
-    (evaluate.evaluate, MEASURE, "Measure loss, accuracy and deletion."),
+    (reproduce.reproduce, TRAIN, "Reproduce the paper, or its claims at toy scale."),
+    (evaluate.evaluate, MEASURE, "Measure loss, accuracy and deletion rate."),
     (inspect_deletions.inspect_deletions, MEASURE, "Show which bytes a model deletes."),
-    (bench.bench, MEASURE, "Time models against each other."),
-    (generate.generate, USE, "Write outputs for a file of inputs."),
-    (convert.convert, USE, "Write a checkpoint in another layout."),
+    (bench.bench, MEASURE, "Benchmark speed, memory and precision."),
+    (generate.generate, USE, "Generate outputs for a file of inputs."),
+    (convert.convert, USE, "Convert a checkpoint to another layout."),
     (docs.docs, HELP, "Read the documentation."),
-    (env.env, HELP, "Say what a report of a bug needs."),
+    (env.env, HELP, "Print what a bug report needs."),
 ):
     app.command(short_help=line, rich_help_panel=group)(function)
 
 
-def _give_manners(group: typer.Typer) -> None:
-    """Have every command of a group, and of the groups in it, be a `Command`."""
+def _use_command_class(group: typer.Typer) -> None:
+    """Make every command of a group and of its subgroups a `Command`."""
     for command in group.registered_commands:
         command.cls = Command
     for inner in group.registered_groups:
         assert inner.typer_instance is not None
-        _give_manners(inner.typer_instance)
+        _use_command_class(inner.typer_instance)
 
 
-_give_manners(app)
+_use_command_class(app)
 
 
 def main() -> None:
     """The console command.
 
-    Exit codes: 0 done, 1 the run or the program failed, 2 bad input, or a model or data that cannot be had at
-    the start, 128 + its number where a signal stopped it: 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP, 138 SIGUSR1.
+    Exit codes: 0, success; 1, the run or the program failed; 2, invalid input, or a model or data unavailable
+    at the start; 128 + N, stopped by signal N (130 Ctrl-C, 143 SIGTERM, 129 SIGHUP, 138 SIGUSR1).
     """
     try:
         with stopping.raised():
@@ -177,7 +178,7 @@ def main() -> None:
     except KeyboardInterrupt as error:
         sys.exit(stopping.exit_code(error))
     except SystemExit as end:
-        # typer makes a code of its own of an interruption, the same for all signals.
+        # typer exits with the same code for every signal.
         cause = end.__context__ and end.__context__.__cause__
         if isinstance(cause, KeyboardInterrupt):
             sys.exit(stopping.exit_code(cause))
@@ -199,23 +200,23 @@ def _run() -> None:
         _report(message, hint)
         try:
             sys.stdout.flush()
-        except OSError:  # a full disk, say
+        except OSError:  # such as a full disk
             lead_nowhere(sys.stdout)
         sys.exit(code)
 
 
 def _unexpected(error: Exception) -> tuple[str, str, int]:
-    """A sentence, a hint and an exit code for an error that nobody foresaw."""
+    """A message, a hint and an exit code for an error that is not a `UserError`."""
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("mrt5cli"):
-        return f"the package {error.name!r} is not installed", "`pip check` lists what is missing", 1
+        return f"the package {error.name!r} is not installed", "`pip check` lists missing packages", 1
     text = " ".join(str(error).split())
     if "InvalidCxxCompiler" in text:
         return (
-            "torch.compile needs a C++ compiler on a CPU, and finds none",
-            "install g++ or clang++, or name another one with the variable CXX",
+            "torch.compile needs a C++ compiler on a CPU, and none was found",
+            "install g++ or clang++, or set the environment variable CXX to another compiler",
             UserError.exit_code,
         )
-    # On a CPU torch raises a RuntimeError like others.
+    # On a CPU torch raises a plain RuntimeError.
     full = "OutOfMemory" in type(error).__name__ or "can't allocate memory" in text
     if full or isinstance(error, MemoryError):
         return "out of memory", "use smaller batches, shorter texts or a smaller model", 1
@@ -225,37 +226,41 @@ def _unexpected(error: Exception) -> tuple[str, str, int]:
     what = f"{type(error).__name__}: {text}" if text else type(error).__name__
     own = own_code.place_in(error)
     if own is not None:
-        return f"{own}: {what}", "MRT5_DEBUG=1 shows how it got there", 1
-    return what, "this is a bug in mrt5cli; MRT5_DEBUG=1 shows where it happened", 1
+        return f"{own}: {what}", "set MRT5_DEBUG=1 for the traceback", 1
+    return what, "this is a bug in mrt5cli; set MRT5_DEBUG=1 for the traceback, and please report it", 1
 
 
-def _mistyped(error: Any) -> Exception:
-    """The end when a command line is none, told like every error; where it is empty, typer shows help."""
+def _invalid(error: Any) -> Exception:
+    """Report an invalid command line like every error; an empty one shows the help."""
     if error.ctx is not None and error.message == error.ctx.get_help():
         return error
     message = " ".join(error.format_message().split())
-    message = message.replace("Value error, ", "")  # pydantic's, which checks for typer
-    shown = None if error.ctx is None else f"`{error.ctx.command_path} --help` shows what it takes"
+    message = message.replace("Value error, ", "")  # pydantic's prefix; typer validates with it
+    shown = (
+        None if error.ctx is None else f"run `{error.ctx.command_path} --help` for its arguments and options"
+    )
     _report(message[:1].lower() + message[1:].rstrip("."), shown)
     return typer.Exit(UserError.exit_code)
 
 
 def _closed_pipe() -> typer.Exit:
-    """The end when nobody reads on."""
+    """The exit when the reader of stdout has closed it."""
     lead_nowhere(sys.stdout)
     return typer.Exit(CLOSED_PIPE)
 
 
-def _check_place() -> None:
-    """Refuse to work in a folder that is gone, where libraries fail in ways of their own."""
+def _check_working_directory() -> None:
+    """Refuse to run in a deleted folder, where libraries fail with obscure errors."""
     try:
         os.getcwd()
     except FileNotFoundError:
-        raise UserError("the current folder is gone: it was removed or moved", "cd to another one") from None
+        raise UserError(
+            "the current folder no longer exists: it was removed or moved", "cd to another folder"
+        ) from None
 
 
 def _report(message: str, hint: str | None = None) -> None:
-    """Print a problem to stderr; with MRT5_DEBUG=1, after the traceback of the exception at hand."""
+    """Print an error to stderr; with MRT5_DEBUG=1, after the traceback of the current exception."""
     if os.environ.get("MRT5_DEBUG", "0") not in ("", "0"):
         traceback.print_exc()
     for label, text in (("error:", message), ("hint:", hint)):

@@ -65,6 +65,8 @@ class Inspection:
         rows: the inspected rows.
         lowest: the lowest gate value, which always deletes; values range from it to 0 (keep).
         fixed: predicate that explains why other thresholds have no meaning; None if they do.
+        requested: deletion rate, 0 to 1, that the threshold requests; None unless the gate is conditioned on
+            a rate.
     """
 
     name: str
@@ -73,6 +75,7 @@ class Inspection:
     rows: Sequence[InspectedRow]
     lowest: float = 0.0
     fixed: str | None = None
+    requested: float | None = None
 
     @property
     def movable(self) -> bool:
@@ -117,6 +120,8 @@ class Inspection:
             "deleted": int(self.rate.total),
             "deletion_rate": self.rate.value,
         }
+        if self.requested is not None:
+            document["requested_deletion_rate"] = self.requested
         if self.agreement is not None:
             document["gate_precision"], document["gate_recall"] = self.agreement
         if self.pools:

@@ -1,4 +1,4 @@
-"""`mrt5 bench`: how fast, against what, and how far from what the saved arithmetic allows."""
+"""`mrt5 bench`: the speed of models relative to each other and to the ideal, the ratio of arithmetic."""
 
 from __future__ import annotations
 
@@ -28,32 +28,37 @@ PRECISIONS = ("fp32", "bf16", "tf32")
 Run = Annotated[str | None, argument(options.ANY_MODEL, "RUN")]
 Size = Annotated[
     str,
-    option("Without RUN: random weights of this size: byt5-small, -base, -large or tiny.", metavar="SIZE"),
+    option(
+        "Size of a model with random weights, used without RUN: byt5-small, byt5-base, byt5-large or tiny.",
+        metavar="SIZE",
+    ),
 ]
-What = Annotated[str, option(f"Which of {', '.join(KINDS)}, with commas.", metavar="KIND,...")]
-Rates = Annotated[str, option("Deletion rates, with commas, 0 to below 1.", metavar="RATE,...")]
+What = Annotated[str, option(f"Benchmarks to run, among {', '.join(KINDS)}.", metavar="KIND,...")]
+Rates = Annotated[str, option("Deletion rates, each from 0 to below 1.", metavar="RATE,...")]
 Rows = Annotated[
     str,
     option(
-        "Kept lengths of a batch's rows: even, wide (very different ones), or even,wide.", metavar="KIND,..."
+        "Spread of the kept lengths within a batch: even, wide (very different lengths), or even,wide.",
+        metavar="KIND,...",
     ),
 ]
-BatchSize = Annotated[int, amount("Examples a batch.", bounds.BATCH)]
-Length = Annotated[int, amount("Source positions of an example.", bounds.LENGTH, 8)]
-TargetLength = Annotated[int, amount("Target positions of an example.", bounds.LENGTH, 2)]
-Rounds = Annotated[int, amount("Rounds that count, after those that warm up.", bounds.ROUNDS)]
+BatchSize = Annotated[int, amount("Examples per batch.", bounds.BATCH)]
+Length = Annotated[int, amount("Source positions per example.", bounds.LENGTH, 8)]
+TargetLength = Annotated[int, amount("Target positions per example.", bounds.LENGTH, 2)]
+Rounds = Annotated[int, amount("Measured rounds, after the warm-up.", bounds.ROUNDS)]
 Precisions = Annotated[
     str | None,
     option(
-        "Of matrix products: which of fp32, bf16, tf32, with commas. Default: fp32; on a GPU bf16.",
+        "Precisions of matrix products, among fp32, bf16 and tf32.",
         metavar="PRECISION,...",
+        default="fp32; bf16 on a GPU",
     ),
 ]
 Memory = Annotated[
-    bool, option("Also the memory of each case; on a CPU, in a process of its own.", "--memory")
+    bool, option("Also measure the memory of each case, on a CPU in a separate process.", "--memory")
 ]
-Limit = Annotated[int, amount("Examples a subset, of what precision measures.", bounds.EXAMPLES)]
-Threads = Annotated[int | None, amount("Threads of the CPU. Default: as many as it may use.", bounds.THREADS)]
+Limit = Annotated[int, amount("Maximum examples per subset, for --what precision.", bounds.EXAMPLES)]
+Threads = Annotated[int | None, amount("CPU threads.", bounds.THREADS, default="all available")]
 
 
 def bench(
@@ -77,12 +82,12 @@ def bench(
     as_json: options.AsJson = False,
     out: options.Document = None,
 ) -> None:
-    """Time models against each other, in turn, in one process, and say how far each is from the ideal.
+    """Benchmark speed, memory and precision of models, side by side in one process.
 
-    Ratios are taken within a round; their median and range are given, and the ratio of both sides' fastest
-    rounds. The ideal is the ratio of multiply-accumulates. Results of the fast paths are checked against
-    the plain one in the same run: where one is not its equal, the command fails with exit code 1. What is
-    measured is in --out after every round, and printed when the command is stopped.
+    Models run in turn, and a speedup is computed within each round; the table shows its median and range, the
+    ratio of the fastest rounds, and the ideal: the ratio of multiply-accumulate operations. The same run
+    compares the results of each fast path with the plain one; if they differ, the exit code is 1. --out is
+    updated after every round, and an interrupted command prints what it measured.
 
     Examples:
 
@@ -103,7 +108,7 @@ def bench(
     precisions = [] if precision is None else _words("--precision", precision, PRECISIONS)
     precisions = precisions or ["fp32" if chosen.type == "cpu" else "bf16"]
     if "tf32" in precisions and chosen.type == "cpu":
-        raise UserError("--precision tf32 rounds products on a GPU, and this is a CPU", "leave it out")
+        raise UserError("--precision tf32 requires a GPU, and the device is a CPU", "leave tf32 out")
     deleted = shares("--deletion-rate", deletion_rate, or_none=True)
     shapes = Shapes(batch_size, length, target_length, deleted, spreads, cast("list[Precision]", precisions))
     subjects = find_subjects([] if run is None else [run], revision, allow_pickle=not no_pickle)
@@ -118,21 +123,19 @@ def bench(
         if report.suites:
             print_json(report.to_json()) if as_json else present(report)
     if problems := report.problems():
-        raise RunFailed("not everything could be timed: " + "; ".join(problems))
+        raise RunFailed("some cases could not be measured: " + "; ".join(problems))
     if broken := report.broken_parity():
         raise RunFailed(
-            "a fast path does not compute what the plain one does: " + "; ".join(broken),
-            "its times mean nothing; please report the machine and the versions",
+            "the results of a fast path differ from the plain one's: " + "; ".join(broken),
+            "ignore its times, and please report this with the output of `mrt5 env`",
         )
 
 
 def _words(name: str, text: str, known: tuple[str, ...]) -> list[str]:
-    """The words that an option lists, each once."""
+    """The words that an option lists, without repeats."""
     words = list(dict.fromkeys(word.strip() for word in text.split(",")))
     if not set(words) <= set(known):
-        raise UserError(
-            f"{name} '{shortened(text)}': expected words of {', '.join(known)}, with commas between them"
-        )
+        raise UserError(f"{name} '{shortened(text)}': expected a comma-separated list of {', '.join(known)}")
     return words
 
 
@@ -167,12 +170,12 @@ PRECISE: Columns[PrecisionRow] = {
     },
     "argmaxes\nflipped %": lambda row: percent(row.argmax_flipped, 3),
     "gates\nflipped %": lambda row: percent(row.gate_flipped, 3),
-    "logits off\nat most": lambda row: number(row.logits, 3),
+    "max logit\ndifference": lambda row: number(row.logits, 3),
 }
 
 
 def present(report: Report) -> None:
-    """Print a table for each kind of thing that was measured."""
+    """Print a table for each benchmark."""
     setting = report.setting
     size = "" if setting["parameters"] is None else f", {setting['parameters']:,} parameters"
     say(
@@ -187,10 +190,10 @@ def present(report: Report) -> None:
         else:
             _print_timings(suite.cases)
         for name, found in suite.parity.items():
-            what = "" if found.holds else f" MORE THAN THE {found.allowed:.1e} THAT ARE ROUNDING"
-            say(f"{name}: at most {found.difference:.1e} off, on values up to {found.size:.1f}{what}")
+            what = "" if found.holds else f", MORE THAN ROUNDING EXPLAINS ({found.allowed:.1e})"
+            say(f"{name}: differs by at most {found.difference:.1e}, on values up to {found.size:.1f}{what}")
         for name, why in suite.problems.items():
-            say(f"{name}: could not be run, {why}")
+            say(f"{name}: could not run, {why}")
         for note in suite.notes:
             say(note)
         say()
@@ -209,7 +212,7 @@ def _rate(operations: float | None) -> str:
 
 
 def _print_timings(cases: Mapping[str, Case]) -> None:
-    """A line a case and baseline; columns that no case has anything for are left out."""
+    """Print one line per case and baseline, without the columns that are empty in every line."""
     lines = []
     for name, case in cases.items():
         own = [name, *_cells(TIMED, case)]

@@ -1,4 +1,4 @@
-"""What all commands have in common: how their help looks, and what may be typed in place of `--set`."""
+"""What all commands share: the layout of their help, and assignments without `--set`."""
 
 from __future__ import annotations
 
@@ -12,23 +12,29 @@ from typing import Any
 from typer.core import TyperCommand
 
 ASSIGNMENT = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*=", re.ASCII)
-"""How what sets a key of a recipe begins; see `recipe.loading.KEY`."""
+"""The beginning of an assignment to a recipe key; see `recipe.loading.KEY`."""
 _EXAMPLE = re.compile(r"\s+(echo .* \| )?mrt5 ")
 _WORD = re.compile(r"""(?:'[^']*'|"[^"]*"|[^\s'"])+""")
 
 
 class Command(TyperCommand):
-    """A command whose help can be read and pasted from, and which takes `a.b=c` for `--set a.b=c`."""
+    """A command whose examples can be pasted, and which reads `a.b=c` as `--set a.b=c`."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         for param in self.params:
             hidden: Any = param
             if param.param_type_name == "argument":
-                # A metavar says what it is; typer would add Python's type.
+                # The metavar is enough; typer would add the Python type.
                 hidden.display_type_rich = lambda ctx: None
-            # Bounds keep nonsense out, and are no advice: 1<=x<=100000000000. Whoever is beyond is told.
+            # Bounds such as 1<=x<=100000000000 only reject nonsense; the error message names them.
             hidden._get_number_range_help_str = lambda: None
+            if isinstance(hidden.show_default, str):  # typer would add parentheses
+                hidden._get_default_string = lambda default=hidden.show_default, **_: default
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        # typer puts braces around required arguments: {RUN}.
+        return [re.sub(r"^\{(.*)\}", r"\1", piece) for piece in super().collect_usage_pieces(ctx)]
 
     def format_help_text(self, ctx: Any, formatter: Any) -> None:
         paragraphs = inspect.cleandoc(self.help or "").split("\n\n")
@@ -61,9 +67,9 @@ class Command(TyperCommand):
 
 
 def pasteable(line: str, width: int) -> str:
-    """A command that can be pasted into a shell, in lines of at most `width` where its words permit.
+    """A shell command wrapped to `width` characters where its words permit, with `\\` at the line ends.
 
-    It is broken between words, an option staying with its value.
+    An option and its value stay on one line.
     """
     indent = " " * (len(line) - len(line.lstrip()))
     parts: list[str] = []

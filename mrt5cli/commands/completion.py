@@ -1,6 +1,6 @@
-"""What a shell completes behind `mrt5`: recipes, runs, tasks, devices, keys of a recipe and their values.
+"""Shell completion for `mrt5`: recipes, runs, tasks, devices, recipe keys and their values.
 
-It answers at once, so nothing here imports torch, or reads more than which files there are.
+Completion must be instant, so nothing here imports torch, or reads more than file names.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
     from mrt5cli.recipe.words import Key, Node
 
 ASKED_BY_BASH = "_MRT5_COMPLETE", "complete_bash"
-"""The variable by which bash asks, and its value; see `answer_bash`."""
+"""The environment variable with which bash asks for completions, and its value; see `answer_bash`."""
 BREAKS = re.compile("[:=@]+")
-"""A word that bash has cut out of another one."""
+"""A separator at which bash splits words."""
 
 
 def of(metavar: str | None) -> Callable[..., list[str]] | None:
-    """The function that completes what a metavar stands for; None leaves that to the shell."""
+    """The function that completes values of a metavar; None leaves completion to the shell."""
     return _FOUND_BY.get(metavar or "")
 
 
 def runs(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Directories of runs, and of weights; in a folder that is neither, those in it. Behind an @ the
-    checkpoints of a run; where none is of one, as in `mrt5 runs`, names below runs/ are runs, too."""
+    """Run and checkpoint directories, also inside other folders; after an @, the checkpoints of a run. For
+    `mrt5 runs`, names below runs/ instead of checkpoints."""
     from mrt5cli.rundir import DEFAULT_FOLDER
 
     found = _printable(_models(incomplete, deeper=True))
@@ -67,8 +67,7 @@ def _checkpoints(begun: str) -> Iterator[str]:
 
 
 def recipes(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Shipped recipes and files of YAML; where there are none, the keys that may be set beside a recipe. What
-    trains on is a run."""
+    """Shipped recipes and YAML files; if none match, recipe keys to set. With --continue-for, runs."""
     if ctx.params.get("continue_for"):
         return runs(ctx, incomplete)
     from mrt5cli.recipe.loading import shipped
@@ -81,21 +80,21 @@ def recipes(ctx: typer.Context, incomplete: str) -> list[str]:
 
 
 def tasks(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Kinds of tasks, and recipes."""
+    """Names of tasks, and recipes."""
     from mrt5cli.recipe.tasks import kinds
 
     return [*_printable(kinds(), incomplete), *recipes(ctx, incomplete)]
 
 
 def suites(incomplete: str) -> list[str]:
-    """Shipped suites; files are left to the shell."""
+    """Shipped suites; the shell completes files."""
     from mrt5cli.suite.suites import suite_names
 
     return _printable(suite_names(), incomplete)
 
 
 def devices(incomplete: str) -> list[str]:
-    """Devices, the GPUs as their driver counts them; behind a comma, another one."""
+    """Devices, with the GPUs that the driver lists; after a comma, another device."""
     before, comma, begun = incomplete.rpartition(",")
     gpus = len(list(runtime.DRIVER.glob("gpus/*")))
     known = ["auto", "cpu", *(["cuda"] if gpus else []), *(f"cuda:{number}" for number in range(gpus))]
@@ -115,22 +114,22 @@ def key_names(incomplete: str) -> list[str]:
 
 
 def keys(incomplete: str) -> list[str]:
-    """Keys of a recipe with an equals sign; of a single one, the values that it may have, as far as known."""
+    """Recipe keys with an equals sign; for a single match, its values as far as they are known."""
     name, equals, _ = incomplete.partition("=")
     known = {path: found for path, found in _keys().items() if "[]" not in path}
     matching = [name] * (name in known) if equals else _printable(known, name)
     if len(matching) > 1:
-        # A section is no value, but for those who write it whole.
+        # Leave out sections, because their keys are in the list.
         return [f"{path}=" for path in matching if not any(other.startswith(f"{path}.") for other in known)]
     found = [f"{path}={value}" for path in matching for value in _values(known[path])]
     if not equals:
-        # Were there but one answer, a shell would end the word with a space.
+        # A second answer, because after a single one the shell ends the word with a space.
         found = [*(f"{path}=" for path in matching), *(found or [f"{path}=..." for path in matching])]
     return _printable(found, incomplete)
 
 
 def _keys() -> dict[str, list[Key]]:
-    """The keys of a recipe by their paths, with all sections that have one there."""
+    """The keys of a recipe by path, from all kinds of sections with a key at that path."""
     from mrt5cli.recipe import words
 
     found: dict[str, list[Key]] = {}
@@ -140,7 +139,7 @@ def _keys() -> dict[str, list[Key]]:
 
 
 def _values(found: Iterable[Key]) -> list[str]:
-    """What a key may be set to, as far as its schemas list it, and its defaults."""
+    """The values that the schemas of a key list, and its defaults."""
 
     def of_schema(node: Node) -> Iterator[Any]:
         for option in node.get("anyOf", [node]):
@@ -154,7 +153,7 @@ def _values(found: Iterable[Key]) -> list[str]:
 
 
 def _printable(names: Iterable[str], begun: str = "") -> list[str]:
-    """The names that begin so, each once, and none that would be several lines to a shell."""
+    """The distinct names with this beginning, without names that contain line breaks."""
     return [name for name in dict.fromkeys(names) if name.startswith(begun) and name.isprintable()]
 
 
@@ -168,10 +167,10 @@ _FOUND_BY: dict[str, Callable[..., list[str]]] = {
 
 
 def answer_bash(app: Callable[..., Any]) -> None:
-    """Have typer answer bash, in whose way of asking colons and equals signs cut words, and spaces an answer.
+    """Answer a completion request of bash, which splits words at colons and equals signs.
 
-    bash hands over `cuda:1` as three words, and takes for an answer what stands in place of the last one;
-    what it is given is inserted as it is. typer reads the words as if none were cut, and quotes nothing.
+    bash passes `cuda:1` as three words, and inserts an answer unquoted in place of the last one. typer
+    expects complete words, and does not quote its answers.
     """
     cut = os.environ["COMP_WORDS"].split("\n")[: int(os.environ["COMP_CWORD"]) + 1]
     words, kept = whole_words(cut)
@@ -189,7 +188,7 @@ def answer_bash(app: Callable[..., Any]) -> None:
 
 
 def whole_words(cut: list[str]) -> tuple[list[str], str]:
-    """The words that were cut, and what of the last one's value stands before the place of an answer."""
+    """The complete words, and the part of the last word's value that precedes the inserted answer."""
     words = [cut[0]]
     kept, glued = "", False
     for word in cut[1:]:
@@ -201,14 +200,14 @@ def whole_words(cut: list[str]) -> tuple[list[str], str]:
             words.append(word)
             kept = ""
         glued = breaks
-    kept = kept.removesuffix("@")  # bash cuts there, too, and replaces it with what follows
+    kept = kept.removesuffix("@")  # bash splits there too, but replaces the @ with the answer
     if kept.startswith("-"):
-        kept = kept.partition("=")[2]  # of --device=cuda:1 typer answers with the value alone
+        kept = kept.partition("=")[2]  # for --device=cuda:1, typer answers with the value alone
     return words, _unquoted(kept)
 
 
 def _unquoted(word: str) -> str:
-    """A word as a shell reads it that may not be complete."""
+    """A word without its quotes, the last of which may be missing."""
     for rest in ("", "'", '"', "\\"):
         try:
             return "".join(shlex.split(word + rest))

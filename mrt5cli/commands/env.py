@@ -1,4 +1,4 @@
-"""`mrt5 env`: what a report of a bug needs to say about the machine and what is installed on it."""
+"""`mrt5 env`: the information about a machine and its packages that a bug report needs."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ from mrt5cli.text import MISSING, announced, byte_size, say, say_on_stderr
 
 Facts = dict[str, str | int | bool | None]
 PATIENCE = 60
-"""Seconds that torch and transformers may take to be imported; a cold network drive needs some."""
+"""Seconds to wait for the import of torch and transformers, which is slow from a cold network drive."""
 NAMED = re.compile(
     r"(MRT5|HF|HUGGINGFACE|TRANSFORMERS|OMP|MKL|KMP|CUDA|NVIDIA|NCCL|TORCH|PYTORCH|TRITON|RAY|SLURM|WANDB|TRACKIO"
     r"|TENSORBOARD|LC|XDG|PYTHON)\w*|LANG|TMPDIR|CXX|COLUMNS|NO_COLOR|\w+_(PROXY|proxy)|RANK|WORLD_SIZE"
 )
-"""Environment variables that decide something here or in a library below."""
+"""Environment variables that this toolkit or one of its libraries reads."""
 SECRET = re.compile(r"TOKEN|KEY|SECRET|PASS|CREDENTIAL|AUTH|JWT", re.IGNORECASE)
 LOOKS_SECRET = re.compile(
     r"(?<=//)[^/\s]+(?=@)|^[^/\s]+:[^/\s]*(?=@)|\bhf_\w{8,}|(?<=token=)[^&\s]+|(?<=key=)[^&\s]+",
     re.IGNORECASE,
 )
-"""A user and a password in a URL, or in a proxy's without `http://`, a token or a key in its query, and a
-token of the Hub, wherever they stand."""
+"""User and password in a URL (or in a proxy address without `http://`), a token or key in its query, and a
+Hub token anywhere."""
 HIDDEN = "(hidden)"
 
 
 def env(as_json: AsJson = False) -> None:
-    """Say what a report of a bug needs: versions, machine, GPUs, what is installed and set.
+    """Print what a bug report needs: versions, machine, GPUs, packages and environment variables.
 
-    Tokens and passwords are hidden, and so is the name of your home directory. Nothing is sent anywhere.
+    Tokens, passwords and the path of your home directory are hidden. Nothing is sent anywhere.
 
     Examples:
 
@@ -66,8 +66,8 @@ def env(as_json: AsJson = False) -> None:
         say(title)
         width = max(map(len, facts), default=0)
         for name, value in facts.items():
-            told = ("no", "yes")[value] if isinstance(value, bool) else MISSING if value is None else value
-            say(f"  {name:<{width}}  {told}")
+            shown = ("no", "yes")[value] if isinstance(value, bool) else MISSING if value is None else value
+            say(f"  {name:<{width}}  {shown}")
 
 
 def _ours() -> Facts:
@@ -89,13 +89,13 @@ def _system() -> Facts:
     return {
         "os": platform.platform(),
         "cpu": runtime.cpu_name(),
-        "cores": f"{os.cpu_count()}, of which {runtime.usable_cpus()} may be used",
-        "memory": f"{byte_size(memory.total)}, {byte_size(memory.available)} of it free",
+        "cores": f"{os.cpu_count()}, {runtime.usable_cpus()} available",
+        "memory": f"{byte_size(memory.total)}, {byte_size(memory.available)} free",
         "disk here": f"{byte_size(places.room(Path()))} free",
         "gpu": runtime.installed_gpu() or None,
         "driver": _driver(),
         "locale": f"{locale.setlocale(locale.LC_CTYPE)}, file names in {sys.getfilesystemencoding()}",
-        "stdout": f"{sys.stdout.encoding}, {'a terminal' if sys.stdout.isatty() else 'no terminal'}",
+        "stdout": f"{sys.stdout.encoding}, {'a terminal' if sys.stdout.isatty() else 'not a terminal'}",
     }
 
 
@@ -109,24 +109,24 @@ def _driver() -> str | None:
 
 
 def _packages() -> Facts:
-    """The versions of what mrt5cli always needs."""
+    """The versions of the required packages."""
     from importlib import metadata
 
     try:
         needed = [line for line in metadata.requires("mrt5cli") or () if "extra ==" not in line]
     except metadata.PackageNotFoundError:
-        return {"mrt5cli": "not installed, it runs from its folder"}
+        return {"mrt5cli": "not installed; running from its source folder"}
     return {name: _version(name) for name in map(_name, needed)}
 
 
 def _extras() -> Facts:
-    """Of every extra the versions of its packages, or how to install them."""
+    """The package versions of each extra, or how to install it."""
     found: Facts = {}
     for extra, packages in extras.extras().items():
         versions = {name: _version(name) for name in map(_name, packages) if name != "mrt5cli"}
         whole = None not in versions.values()
-        told = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
-        found[extra] = told if whole else f"not installed: {extras.how_to_install(extra)}"
+        shown = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
+        found[extra] = shown if whole else f"not installed: {extras.how_to_install(extra)}"
     return found
 
 
@@ -151,43 +151,43 @@ def _variables(environment: Mapping[str, str]) -> Facts:
 def _caches() -> Facts:
     from huggingface_hub import constants
 
-    folders = {"models of the Hub": constants.HF_HUB_CACHE, "Hugging Face": constants.HF_HOME}
+    folders = {"Hub models": constants.HF_HUB_CACHE, "Hugging Face": constants.HF_HOME}
     return {
-        name: f"{_shown(folder)}, {'there' if Path(folder).is_dir() else 'not there'}"
+        name: f"{_shown(folder)}, {'exists' if Path(folder).is_dir() else 'does not exist'}"
         for name, folder in folders.items()
     }
 
 
 def _shown(text: str | Path) -> str:
-    """A value that may be made public: without the name of who is at home here, and without passwords."""
+    """A value that is safe to publish, without the home directory and without passwords."""
     home = os.path.expanduser("~")
     return LOOKS_SECRET.sub(HIDDEN, str(text).replace(home, "~") if len(home) > 1 else str(text))
 
 
-# --- what only torch knows ----------------------------------------------------------------------------------
+# --- torch --------------------------------------------------------------------------------------------------
 
 
 def _of_libraries() -> dict[str, Facts]:
-    """What torch and the code above it say, asked in a process of its own: a broken torch may end that."""
+    """The facts about torch and the fast paths, from a separate process, which a broken torch may crash."""
     titles = ("torch", "fast paths")
-    code = f"from {__name__} import _tell; _tell()"
+    code = f"from {__name__} import _print_facts; _print_facts()"
     try:
-        asked = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, errors="replace", timeout=PATIENCE
         )
-        lines, told, code_ = asked.stdout.splitlines(), asked.stderr, asked.returncode
+        lines, errors, status = process.stdout.splitlines(), process.stderr, process.returncode
     except subprocess.TimeoutExpired as late:
-        lines, told, code_ = (late.stdout or b"").decode().splitlines(), f"no answer in {PATIENCE} s", 1
+        lines, errors, status = (late.stdout or b"").decode().splitlines(), f"no answer in {PATIENCE} s", 1
     found = {title: json.loads(line) for title, line in zip(titles, lines, strict=False)}
-    if code_:
-        ended = signal.Signals(-code_).name if code_ < 0 else None
-        why = f"ended by {ended}" if ended else (told.strip().splitlines() or ["it ended without a word"])[-1]
-        found[titles[len(found)]] = {"broken": _shown(why)}
+    if status:
+        ended = signal.Signals(-status).name if status < 0 else None
+        last = (errors.strip().splitlines() or [f"exit code {status} without a message"])[-1]
+        found[titles[len(found)]] = {"broken": _shown(f"ended by {ended}" if ended else last)}
     return found
 
 
-def _tell() -> None:
-    """Print what torch says and what serves our models, a line of JSON each, as soon as it is known."""
+def _print_facts() -> None:
+    """Print the facts about torch and the fast paths, one line of JSON each, as soon as they are known."""
     print(json.dumps(dict(_torch())), flush=True)
     print(json.dumps(dict(_fast_paths())), flush=True)
 
@@ -212,7 +212,7 @@ def _torch() -> Iterator[tuple[str, str | int | bool | None]]:
 
 
 def _fast_paths() -> Iterator[tuple[str, str | int | bool | None]]:
-    """What serves a model of ByT5-small's shape here."""
+    """The fast paths for a model of ByT5-small's shape on this machine."""
     import torch
 
     from mrt5cli.models import BYT5_SHAPES, MrT5Config
@@ -228,13 +228,13 @@ def _fast_paths() -> Iterator[tuple[str, str | int | bool | None]]:
     yield "device", str(device)
     yield (
         "our kernels",
-        "run, once they have checked their numbers" if hindered is None else f"no: {hindered}",
+        "used, after a self-check of their results" if hindered is None else f"no: {hindered}",
     )
     if hindered is not None:
         chosen = choose(config, device, torch.float32, drops=True, score_per=None, trains=True)
         yield "attention", str(chosen)
     states, weight = torch.zeros(2, config.d_model), torch.zeros(config.d_ff, config.d_model)
     yield (
-        "products on the CPU",
-        "oneDNN, where they are wide" if suits_onednn(states, weight) else "PyTorch's",
+        "matrix products on the CPU",
+        "oneDNN where they are wide" if suits_onednn(states, weight) else "PyTorch",
     )

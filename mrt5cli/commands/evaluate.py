@@ -1,4 +1,4 @@
-"""`mrt5 evaluate`: runs on held-out data, in one table."""
+"""`mrt5 evaluate`: measure runs on held-out data, in one table."""
 
 from __future__ import annotations
 
@@ -21,46 +21,50 @@ if TYPE_CHECKING:
 
 Runs = Annotated[
     list[str] | None,
-    argument("Runs, checkpoint directories or Hub ids. Default: the newest finished run.", "RUN"),
+    argument("Runs, checkpoint directories or Hub ids.", "RUN", default="the newest finished run"),
 ]
 Task = Annotated[
     str | None,
-    named("A kind of task, or a recipe whose task to use. Default: the first run's own.", metavar="TASK"),
+    named("Task to evaluate on: the name of a task, or a recipe.", metavar="TASK", default="the first run's"),
 ]
-Split = Annotated[Literal["validation", "test"], option("Which held-out split.")]
+Split = Annotated[Literal["validation", "test"], option("Held-out split.")]
 Languages = Annotated[
-    str | None, option("Only these languages, or parts of the test. Default: all.", metavar="NAME,...")
+    str | None, option("Languages or test subsets to evaluate.", metavar="NAME,...", default="all")
 ]
-Data = Annotated[Path | None, path("Examples in local files, in place of the task's own.")]
+Data = Annotated[
+    Path | None, path("Local file or folder of examples that replaces the task's data.", default="the task's")
+]
 Constrained = Annotated[
-    bool, option("Also choose the likeliest of the possible targets (xnli).", "--constrained")
+    bool, option("Also score the likeliest of the possible targets (xnli).", "--constrained")
 ]
 Rule = Annotated[
     Literal["squad", "multilingual", "none"] | None,
-    option("How exact match and F1 compare answers. Default: the task's; squad, as published, or none."),
+    option(
+        "Normalization of answers for exact match and F1; squad is the published one.",
+        default="the task's: squad or none",
+    ),
 ]
 Other = Annotated[
-    str | None,
-    named("Set this one beside the run, and test whether they differ.", "--compare", metavar="RUN"),
+    str | None, named("Run to compare with, including a significance test.", "--compare", metavar="RUN")
 ]
 Rates = Annotated[
     str | None,
     option(
-        "Also run it at these deletion rates, by a threshold found on validation data, untrained; 0 deletes "
-        "nothing. A model with a quantile gate is told the rate.",
+        "Deletion rates to evaluate as well, without training; 0 deletes nothing. The gate's threshold is "
+        "calibrated on validation data; a quantile gate is conditioned on the rate instead.",
         metavar="RATE,...",
     ),
 ]
 Runtime = Annotated[bool, option("Also time forward passes.", "--runtime")]
 Predictions = Annotated[
-    Path | None,
-    written("Also write generated answers to this .jsonl, .csv or .tsv, a row an example, with its scores."),
+    Path | None, written("Also write each generated answer and its scores to this .jsonl, .csv or .tsv file.")
 ]
-Limit = Annotated[int | None, amount("Examples a language. Default: the recipe's.", bounds.EXAMPLES)]
-BatchSize = Annotated[int | None, amount("Examples a batch. Default: the recipe's.", bounds.BATCH)]
+Limit = Annotated[
+    int | None, amount("Maximum examples per language.", bounds.EXAMPLES, default="the recipe's")
+]
+BatchSize = Annotated[int | None, amount("Examples per batch.", bounds.BATCH, default="the recipe's")]
 Html = Annotated[
-    Path | None,
-    written("Also write tables and figures as one HTML page that needs nothing else.", "--html"),
+    Path | None, written("Also write tables and figures to this file, a self-contained HTML page.", "--html")
 ]
 
 
@@ -88,20 +92,21 @@ def evaluate(
     out: options.Document = None,
     html: Html = None,
 ) -> None:
-    """Measure runs on held-out data: quality and deletion together, and what the source is worth.
+    """Measure loss, accuracy and deletion rate on held-out data.
 
-    Results of a run are also saved in its eval/ folder. Where a later language or run fails, what was
-    measured before is printed, and saved in eval/unfinished/.
+    The table also shows how much the loss rises when the source is removed: a model that hardly reads its
+    source can delete it for free. The results of a run are saved in its eval/ folder. If a language or run
+    fails, the results before it are printed, and saved in eval/unfinished/.
 
     Examples:
 
       mrt5 evaluate runs/quickstart-mrt5-seed42
 
-      mrt5 evaluate runs/byt5-seed1 runs/mrt5-seed1 --limit 1000
+      mrt5 evaluate runs/quickstart-byt5-seed42 runs/quickstart-mrt5-seed42 --limit 1000
 
-      mrt5 evaluate runs/mrt5-seed1 --task vowel_removal --soft --json
+      mrt5 evaluate runs/quickstart-mrt5-seed42 --soft --json
 
-      mrt5 evaluate runs/mrt5-seed1 --deletion-rate 0,0.3,0.5,0.7 --html dial.html
+      mrt5 evaluate runs/quickstart-mrt5-seed42 --deletion-rate 0,0.1,0.2 --html dial.html
 
       mrt5 evaluate --task xnli --languages en,sw --constrained
 
@@ -112,9 +117,9 @@ def evaluate(
     written = {"--predictions": predictions, "--out": out, "--html": html}
     for (one, file), (other, same) in combinations(written.items(), 2):
         if file is not None and same is not None and file.resolve() == same.resolve():
-            raise UserError(f"{one} and {other} are both {file}", "choose another name for one of them")
+            raise UserError(f"{one} and {other} both name {file}", "choose another name for one of them")
     rates = [] if deletion_rate is None else shares("--deletion-rate", deletion_rate, or_none=True)
-    # After what needs no torch, which takes seconds to import.
+    # After the checks above, because torch takes seconds to import.
     from mrt5cli.evaluation.request import evaluate as measure
     from mrt5cli.subject import newest_subject
 
@@ -123,9 +128,11 @@ def evaluate(
         (say_on_stderr if as_json else say)(f"newest finished run: {newest.name}")
         assert newest.run is not None
         runs = [str(newest.run.path)]
+    if compare_with is not None and len(runs) > 1:
+        raise UserError("--compare compares one run with one other", f"give one RUN, not {len(runs)}")
     with ExitStack() as last:
         comparison = measure(
-            _named(runs, compare_with),
+            [*runs, *filter(None, [compare_with])],
             task,
             data=data,
             split=split,
@@ -149,7 +156,7 @@ def evaluate(
 
 
 def _show(comparison: Comparison, out: Path | None, html: Path | None, as_json: bool) -> None:
-    """Save and print what was measured; what cannot be written is an error when all else is done."""
+    """Save and print the results; a file that cannot be written is an error only after everything else."""
     from mrt5cli.commands.evaluation_tables import present, to_page
     from mrt5cli.writing import write_json, write_text
 
@@ -170,12 +177,3 @@ def _show(comparison: Comparison, out: Path | None, html: Path | None, as_json: 
             page = to_page(comparison)
         write_text(html, page)
         say_on_stderr(f"saved {html}")
-
-
-def _named(runs: list[str], compare_with: str | None) -> list[str]:
-    """The runs that the command line names, the one to compare with last."""
-    if compare_with is None:
-        return runs
-    if len(runs) > 1:
-        raise UserError("--compare sets one run beside one other", f"give one RUN, not {len(runs)}")
-    return [*runs, compare_with]

@@ -1,4 +1,4 @@
-"""What `mrt5 evaluate` shows, in sections: the terminal prints them, and a page has them with figures."""
+"""The output of `mrt5 evaluate`, in sections, for the terminal and, with figures, for an HTML page."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     Column = tuple[str, Callable[[Line], str]]
 
 HARDLY_READ = 0.1
-"""A source whose removal costs less than this share of the loss is hardly read; see `_result_note`."""
+"""Fraction of the loss; a model hardly reads its source if removing it costs less. See `_result_note`."""
 
 
 def present(comparison: Comparison) -> None:
-    """Print one table: a line a run, or a line a language of a single run, and what there is beside them."""
+    """Print the results, one line per run or, for a single run, per language, and the other sections."""
     blocks: list[str | Table] = []
     for section in _sections(comparison):
         about = [section.about, *(f"  {command}" for command in section.commands)]
@@ -45,7 +45,7 @@ def present(comparison: Comparison) -> None:
 
 
 def to_page(comparison: Comparison) -> str:
-    """The same as an HTML page that needs nothing else, with figures, and each run's table of languages."""
+    """The same as a self-contained HTML page, with figures, and a table per run of its languages."""
     from mrt5cli.extras import how_to_install
     from mrt5cli.report.page import NO_FIGURES, can_draw
 
@@ -54,7 +54,7 @@ def to_page(comparison: Comparison) -> str:
     lead = "" if unfinished is None else f"Unfinished: {unfinished}. "
     if not can_draw():
         lead += NO_FIGURES.format(how_to_install("plots"))
-    if unfinished is not None:  # a section of each run that was measured, of the languages that were
+    if unfinished is not None:  # runs may have different languages, so each gets a section
         sections = [
             replace(section, title=f"{section.title}: {result.label}")
             for result in results
@@ -80,10 +80,10 @@ def _drawings(comparison: Comparison) -> list[Drawing]:
 
 
 def _sections(comparison: Comparison) -> list[Section]:
-    """Of the results; of what sets two runs apart; of the thresholds that were found; of what was published.
+    """Sections on results, export commands for calibrated thresholds, differences, and published results.
 
-    Tasks of text and of strings also get a line without the source; tasks with measures of their own get the
-    published numbers. Two runs that are compared get a table of differences for each number.
+    Text and string tasks also get a line for the removed source; tasks with their own metrics, the published
+    numbers; two compared runs, a table of differences per metric.
     """
     options, under = comparison.options, comparison.results[0].conditions
     examples = f"{comparison.summary.examples:,} examples"
@@ -100,7 +100,7 @@ def _sections(comparison: Comparison) -> list[Section]:
     table, notes = _results(comparison), _notes(comparison)
     found = [Section("Results", ", ".join(heading), tables=[table], notes=notes)]
     if commands := _commands(comparison.results):
-        about = "To write one of these rates into an export:"
+        about = "To export a model with one of these deletion rates:"
         found.append(Section("Export", about, commands=commands))
     if comparison.differences:
         found.append(_differences(comparison))
@@ -110,7 +110,7 @@ def _sections(comparison: Comparison) -> list[Section]:
 
 
 def _results(comparison: Comparison) -> Table:
-    """A line a run, or a line a language of a single run, without columns that have nothing in them."""
+    """One line per run or, for a single run, per language, without empty columns."""
     results, alone = comparison.results, len(comparison.results) == 1
     first = results[0]
     by_subset = alone and (len(first.rows) > 1 or bool(comparison.measures or comparison.unfinished))
@@ -134,7 +134,7 @@ def _results(comparison: Comparison) -> Table:
 
 
 def _columns(comparison: Comparison, by_subset: bool) -> list[Column]:
-    """Headers and what fills the cells under them; a column no cell of which is filled is not shown."""
+    """Headers, each with a function from a line to a cell; `_results` leaves out empty columns."""
     several, kind = len(comparison.results) > 1, comparison.task["kind"]
     first: Column = "", lambda line: line[0]
     target: Column = "target\n%", lambda line: percent(line[2].target_deletion_rate if line[2] else None, 1)
@@ -146,7 +146,7 @@ def _columns(comparison: Comparison, by_subset: bool) -> list[Column]:
             target,
             ("validation\n%", lambda line: percent(_reached(line[2]), 1)),
         ]
-    if comparison.measures:  # of its own, each with its interval, then shortening and time
+    if comparison.measures:  # the task's metrics, each with its interval, then shortening and time
         cut: Column = "cut", lambda line: f"{line[1].truncated:,}" if line[1].truncated else MISSING
         own = [
             column
@@ -166,13 +166,13 @@ def _columns(comparison: Comparison, by_subset: bool) -> list[Column]:
         "new_length": not several,
     }
     rest = (_metric(name) for name in METRICS if shown.get(name, True))
-    if moved:  # of one run, all trained for as long
+    if moved:  # lines of one run, with the same training time
         return [first, *moved, _metric("deletion_rate"), *rest]
     return [first, _metric("deletion_rate"), target, *rest, *([trained] if several else [])]
 
 
 def _label(result: Result) -> str:
-    """In a table; of a model that was set to a rate, which stands in the line above, just that."""
+    """The name in a table; for a calibrated model, whose name is in the line above, the rate alone."""
     return result.label if result.calibration is None else f"at {100 * result.calibration.rate:g} %"
 
 
@@ -181,7 +181,7 @@ def _threshold(result: Result | None) -> str:
 
 
 def _reached(result: Result | None) -> float | None:
-    """The share that a threshold deletes of the validation text that it was found on."""
+    """The deletion rate, 0 to 1, of a calibrated threshold on its validation data."""
     return None if result is None or result.calibration is None else result.calibration.reached
 
 
@@ -197,14 +197,14 @@ def _interval(name: str, line: Line) -> str:
 
 
 def _differences(comparison: Comparison) -> Section:
-    """A table for each number: both runs, first minus second with its interval, and a p-value."""
+    """A table per metric: both runs, the first minus the second with its interval, and a p-value."""
     first, second = (result.subject.name for result in comparison.results)
     tables = []
     for measure in dict.fromkeys(one.measure for one in comparison.differences):
         rows = [one for one in comparison.differences if one.measure == measure]
         metric = METRICS[measure].on(comparison.task["kind"])
         shown = metric.text
-        title = metric.heading + (" a token" if metric.unit == "nats" else "")
+        title = metric.heading + (" per token" if metric.unit == "nats" else "")
         test = "McNemar's exact test" if rows[0].test == "mcnemar" else "paired bootstrap"
         lines = [
             (
@@ -220,14 +220,14 @@ def _differences(comparison: Comparison) -> Section:
         headers = ("", first, second, "difference", "95 %\ninterval", "p")
         tables.append(Table(headers, lines, f"{title} ({test})"))
     note = (
-        f"difference: {first} minus {second} on the same examples; p: of a difference at least as large if "
-        "there were none"
+        f"difference: {first} minus {second} on the same examples; p: probability of a difference at least "
+        "as large if the models were equal"
     )
     return Section("Differences", tables=tables, notes=[note])
 
 
 def _published(comparison: Comparison) -> Section:
-    """The paper's numbers of the same experiment: a line a language of one model, or a line a model."""
+    """The paper's results for the same experiment: one line per language of a single model, or per model."""
     rows = comparison.published
     models = list(dict.fromkeys(map(_model_of, rows)))
     alone = len(models) == 1
@@ -242,8 +242,8 @@ def _published(comparison: Comparison) -> Section:
         label = row.subset if alone else _model_of(row) + ("" if totals else f", {row.subset}")
         lines.append((label, *(metric.text(row.numbers.get(metric.name), 2) for metric in shown)))
     note = (
-        "published: arXiv 2410.20771, its authors' notebooks; one run each on the whole published test; "
-        "v3 is the camera-ready, v1 the first version"
+        "published: arXiv 2410.20771, from the authors' notebooks; one run each on the full test set; "
+        "v3 is the camera-ready version, v1 the first"
     )
     table = Table(("", *(metric.column for metric in shown)), lines)
     about = f"published for this task{f': {models[0]}' if alone else ''}"
@@ -251,7 +251,7 @@ def _published(comparison: Comparison) -> Section:
 
 
 def _commands(results: Sequence[Result]) -> list[str]:
-    """What writes an export that deletes at each of the rates."""
+    """The commands that export the model with each deletion rate."""
     found = []
     for result in results:
         moved, subject = result.calibration, result.subject
@@ -266,7 +266,7 @@ def _commands(results: Sequence[Result]) -> list[str]:
 
 
 def _made(comparison: Comparison) -> Section:
-    """The conditions of the results, a row each."""
+    """The conditions of the results, one per row."""
     document, under = comparison.document(), comparison.results[0].conditions
     versions = ", ".join(f"{name} {version}" for name, version in document["versions"].items())
     facts = {
@@ -291,7 +291,7 @@ def _model_of(row: PublishedRow) -> str:
 
 
 def _notes(comparison: Comparison) -> list[str]:
-    """What the numbers are of, and a warning about every model that hardly reads its source."""
+    """Definitions of the columns, and a warning about each model that hardly reads its source."""
     results, options = comparison.results, comparison.options
     pooling = [result.subject.name for result in results if result.shortener.pools]
     notes = [
@@ -303,53 +303,54 @@ def _notes(comparison: Comparison) -> list[str]:
     elif WHOLE_TARGETS in comparison.measures:
         header = METRICS[WHOLE_TARGETS].on(comparison.task["kind"]).header.replace("\n", " ")
         notes.append(
-            f"{header}: every target token is right, given the true ones before it; loss: nats a token"
+            f"{header}: every target token is right, given the correct previous ones; loss: nats per token"
         )
     elif not comparison.measures:
         notes.append(
-            f"source removed: the same targets while the encoder of {results[0].subject.name} sees a lone "
-            "EOS; losses in nats"
+            f"source removed: the same targets, while the encoder of {results[0].subject.name} reads "
+            "a single EOS; losses in nats per token"
         )
     moved = [result.calibration for result in results if result.calibration is not None]
     if moved:
+        text = f"validation: deleted fraction of {moved[0].positions:,} validation positions"
         told = any(one.told for one in moved)
-        text = f"{moved[0].positions:,} positions"
-        text = f"{text}; the model is told the rate" if told else f"the {text} that set thresholds"
-        notes.append(f"validation: the same of {text}")
+        how = "the gate is conditioned on the rate" if told else "which the thresholds were calibrated on"
+        notes.append(f"{text}{'; ' if told else ', '}{how}")
     if any(result.summary.gate_recall is not None for result in results):
-        notes.append("gate precision, recall: deleted letters against those the target does not need, 0 to 1")
+        notes.append(
+            "gate precision and recall, 0 to 1: deleted letters compared with those the target does not need"
+        )
     if pooling and not options.hard_delete:
         notes.append(f"pooling has no soft mode; pooled as with --hard: {', '.join(pooling)}")
     return notes + [note for result in results if (note := _result_note(result))]
 
 
 def _notes_of_answers(comparison: Comparison) -> list[str]:
-    """How answers were generated, and what counts the measures of them that the toolkit does not itself."""
+    """How answers were generated and scored, and the libraries that compute external metrics."""
     generated = [metric for name in comparison.measures if (metric := metric_of(name)).answers]
     beams = comparison.options.generation.num_beams
-    how = "greedily generated answers" if beams == 1 else f"answers found by {beams} beams"
+    how = "greedy decoding" if beams == 1 else f"beam search with {beams} beams"
     headers = ", ".join(metric.header.replace(".\n", ".").replace("\n", " ") for metric in generated)
-    told = (
-        f"{headers}: {how} against the best of the accepted ones; loss: of the first accepted one, in nats a "
-        "token"
+    scored = (
+        f"{headers}: answers from {how}, scored against the best-matching reference; loss: of the first "
+        "reference, in nats per token"
     )
-    made = [f"{metric_of(name).header}: {by}" for name, by in comparison.made_by.items()]
-    return [told, *made]
+    return [scored, *(f"{metric_of(name).header}: {by}" for name, by in comparison.made_by.items())]
 
 
 def _result_note(result: Result) -> str | None:
-    """That a rate cannot be reached or was not learned, or that a model hardly reads its source."""
+    """A note on a rate that is out of reach or untrained, or on a model that hardly reads its source."""
     name, moved, row = result.subject.name, result.calibration, result.summary
     if moved is not None:
         return f"{result.label}: {moved.in_words()}" if moved.missed or moved.beyond else None
     if not result.shortener.reads_source:
-        return f"{name} reads a lone EOS whatever its source is: nothing to remove"
+        return f"{name} reads a single EOS instead of its source, so there is no source to remove"
     if row.loss is None or row.source_removed_loss is None:
         return None
     worth = row.source_removed_loss - row.loss
     if worth >= HARDLY_READ * row.source_removed_loss:
         return None
     return (
-        f"warning: removing its source raises the loss of {name} by {max(worth, 0.0):.2f} nats: it hardly "
-        "reads its input, so deleting bytes looks free and says little"
+        f"warning: removing the source raises the loss of {name} by only {max(worth, 0.0):.2f} nats: it "
+        "hardly reads its input, so deleting bytes looks free and proves little"
     )

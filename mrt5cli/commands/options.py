@@ -1,4 +1,8 @@
-"""The options and arguments that several commands have."""
+"""Options and arguments that several commands share.
+
+A help text shows the default in one way only: `[default: ...]`, which typer appends. The parameter `default`
+describes one that depends on the model, the recipe or the machine.
+"""
 
 from __future__ import annotations
 
@@ -14,47 +18,55 @@ from mrt5cli.errors import UserError
 from mrt5cli.text import shortened
 
 
-def argument(text: str, metavar: str, parser: Callable[[str], str | Path] = places.place) -> Any:
-    """An argument that names a run, a model, a task or a recipe, or with `places.path` a file or a folder."""
-    return typer.Argument(parser=parser, metavar=metavar, help=text, autocompletion=of(metavar))
+def argument(
+    text: str, metavar: str, parser: Callable[[str], str | Path] = places.place, default: str | None = None
+) -> Any:
+    """An argument that names a run, model, task or recipe; with `places.path`, a file or folder."""
+    return typer.Argument(
+        parser=parser, metavar=metavar, help=text, show_default=default or True, autocompletion=of(metavar)
+    )
 
 
-def option(text: str, *names: str, metavar: str | None = None) -> Any:
-    """An option that is taken as it is typed, or a flag."""
-    return typer.Option(*names, metavar=metavar, help=text, autocompletion=of(metavar))
+def option(
+    text: str, *names: str, metavar: str | None = None, default: str | None = None, **more: Any
+) -> Any:
+    """An option whose text is used unchanged, or a flag."""
+    return typer.Option(
+        *names, metavar=metavar, help=text, show_default=default or True, autocompletion=of(metavar), **more
+    )
 
 
-def named(text: str, *names: str, metavar: str) -> Any:
-    """An option that names a run, a model, a task or a recipe."""
-    return typer.Option(*names, parser=places.place, metavar=metavar, help=text, autocompletion=of(metavar))
+def named(text: str, *names: str, metavar: str, default: str | None = None) -> Any:
+    """An option that names a run, model, task or recipe."""
+    return option(text, *names, metavar=metavar, default=default, parser=places.place)
 
 
-def path(text: str, *names: str, metavar: str = "PATH") -> Any:
-    """An option that takes a file (FILE), a folder (DIR), or either of them (PATH)."""
-    return typer.Option(*names, parser=places.path, metavar=metavar, help=text)
+def path(text: str, *names: str, metavar: str = "PATH", default: str | None = None) -> Any:
+    """An option that names a file (FILE), a folder (DIR), or either (PATH)."""
+    return option(text, *names, metavar=metavar, default=default, parser=places.path)
 
 
-def amount(text: str, most: float, least: float = 1, *names: str, metavar: str = "N") -> Any:
-    """An option that takes a number, a whole one where its metavar is N."""
-    return typer.Option(*names, min=least, max=most, metavar=metavar, help=text)
+def written(text: str, *names: str, default: str | None = None) -> Any:
+    """An option that names a file to write at the end; see `places.new_file`."""
+    return option(text, *names, metavar="FILE", default=default, parser=places.new_file)
 
 
-def written(text: str, *names: str) -> Any:
-    """An option that names a file to write when all is done; see `places.new_file`."""
-    return typer.Option(*names, parser=places.new_file, metavar="FILE", help=text)
+def amount(
+    text: str, most: float, least: float = 1, *names: str, metavar: str = "N", default: str | None = None
+) -> Any:
+    """An option that is a number from `least` to `most`, an integer where its metavar is N."""
+    return option(text, *names, metavar=metavar, default=default, min=least, max=most)
 
 
-ANY_MODEL = "A run, a checkpoint directory or a Hub id."
-RecipeName = Annotated[str, argument("A recipe file, or the name of a shipped recipe.", "RECIPE")]
-RecipeNames = Annotated[
-    list[str],
-    argument("A recipe file, or the name of a shipped recipe; several with --slurm.", "RECIPE"),
-]
+ANY_MODEL = "Run, checkpoint directory or Hub id."
+A_RECIPE = "Recipe file, or name of a shipped recipe"
+RecipeName = Annotated[str, argument(f"{A_RECIPE}.", "RECIPE")]
+RecipeNames = Annotated[list[str], argument(f"{A_RECIPE}; several with --slurm.", "RECIPE")]
 Slurm = Annotated[
     list[str] | None,
     option(
-        "Train as a job of Slurm, several recipes as an array; needs submitit. Keys are sbatch's options, "
-        "time among them, and gpus, of each node. May be repeated.",
+        "Submit the training as a Slurm job, several recipes as a job array (needs submitit). Keys are "
+        "options of sbatch, such as time, and gpus, the GPUs per node. May be repeated.",
         "--slurm",
         metavar="KEY=VALUE,...",
     ),
@@ -62,69 +74,77 @@ Slurm = Annotated[
 Overrides = Annotated[
     list[str] | None,
     option(
-        "Change a key of the recipe, e.g. training.max_steps=100; a mapping, KEY={a: b}, takes the place of "
-        "all that stood there. May be repeated, and --set may be left out.",
+        "Recipe key to change, such as training.max_steps=100. A mapping, KEY={a: b}, replaces the whole "
+        "section. May be repeated; --set itself may be left out.",
         "--set",
         metavar="KEY=VALUE",
     ),
 ]
 Out = Annotated[
-    Path | None, path("The run directory. Default: runs/NAME-seedSEED.", "--out", "-o", metavar="DIR")
+    Path | None, path("Run directory.", "--out", "-o", metavar="DIR", default="runs/NAME-seedSEED")
 ]
 Document = Annotated[Path | None, written("Also write the JSON document to this file.", "--out", "-o")]
 Hard = Annotated[
     bool | None,
-    option("Delete for real, or gate softly as in training. Default: the recipe's.", "--hard/--soft"),
+    option(
+        "Hard deletion, which removes bytes, or soft deletion, which masks them as in training.",
+        "--hard/--soft",
+        default="the recipe's",
+    ),
 ]
 Threshold = Annotated[
     float | None,
     amount(
-        "Delete gate values up to this one. Default: the model's own threshold.",
+        "Gate value at or below which a byte is deleted.",
         bounds.COEFFICIENT,
         -bounds.COEFFICIENT,
         metavar="NUMBER",
+        default="the model's",
     ),
 ]
 Resume = Annotated[bool, option("Resume from the latest checkpoint.", "--resume")]
-Smoke = Annotated[bool, option("Shrink each recipe to seconds on a CPU, to see that it runs.", "--smoke")]
-DryRun = Annotated[bool, option("Check everything, print the plan, and stop.", "--dry-run")]
-DEVICE = "cpu, cuda, cuda:1 (a GPU's number) or auto: a GPU if there is one."
+Smoke = Annotated[bool, option("Shrink each recipe to a few seconds on a CPU, as a smoke test.", "--smoke")]
+DryRun = Annotated[bool, option("Check everything, print the plan and exit.", "--dry-run")]
+DEVICE = "Device: cpu, cuda, cuda:1 (a GPU by its number), or auto (a GPU if available)."
 Device = Annotated[str, option(DEVICE, "--device", metavar="DEVICE")]
 Precision = Annotated[
-    Literal["fp32", "bf16"], option("The precision of weights and products; bf16 is meant for GPUs.")
+    Literal["fp32", "bf16"], option("Precision of weights and matrix products; bf16 is meant for GPUs.")
 ]
-AsJson = Annotated[bool, option("Print one JSON document on stdout instead.", "--json")]
+AsJson = Annotated[bool, option("Print one JSON document to stdout instead.", "--json")]
 Revision = Annotated[
-    str | None, option("Branch, tag or commit of a Hub model. Default: main.", metavar="REVISION")
+    str | None, option("Branch, tag or commit of a Hub model.", metavar="REVISION", default="main")
 ]
-Overwrite = Annotated[bool, option("Replace what an earlier command made there.", "--overwrite")]
-
+Overwrite = Annotated[bool, option("Replace the output of an earlier command.", "--overwrite")]
 NoPickle = Annotated[
-    bool, option("Refuse pickled weights, though no code in them is ever run.", "--no-pickle")
+    bool,
+    option("Reject pickled weights, which are otherwise read without running their code.", "--no-pickle"),
 ]
 
 
 def shares(option: str, text: str, *, or_none: bool = False) -> list[float]:
-    """The shares of positions that an option lists, 0 to below 1, each once, in the order given.
+    """The deletion rates that an option lists, each from 0 to below 1, without repeats, in the given order.
 
     Args:
-        or_none: 0 is one of them.
+        or_none: 0 is allowed.
+
+    Raises:
+        UserError: a rate is not a number or out of range.
     """
     try:
         found = list(dict.fromkeys(float(part) for part in text.split(",")))
     except ValueError:
         found = [-1.0]
     if not all(0 < share < 1 or (or_none and share == 0) for share in found):
-        least = "0 to" if or_none else "above 0 and"
+        least = "from 0 to" if or_none else "above 0 and"
         raise UserError(
-            f"{option} '{shortened(text)}': a rate is a share of positions, {least} below 1",
+            f"{option} '{shortened(text)}': a deletion rate is a fraction of positions, {least} below 1",
             f"for example {option} 0.3,0.5,0.7",
         )
     return found
 
 
 def _import_code(context: typer.Context, files: list[Path] | None) -> list[Path] | None:
-    # A shell that completes the line must not run it.
+    # Shell completion must not run the file.
     for file in () if context.resilient_parsing else files or ():
         own_code.import_file(file)
     return files
@@ -136,10 +156,10 @@ Code = Annotated[
         "--code",
         parser=places.path,
         metavar="FILE",
-        # Before any other option: what it registers may be what they name.
+        # Eager, because other options may name what the file registers.
         is_eager=True,
         callback=_import_code,
-        help="A Python file of your own to import first, which may register tasks, shorteners and metrics. "
-        "A run remembers it. May be repeated.",
+        help="Python file to import first, which may register custom tasks, shorteners and metrics. "
+        "The run remembers it. May be repeated.",
     ),
 ]

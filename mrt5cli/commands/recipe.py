@@ -1,4 +1,4 @@
-"""`mrt5 recipe`: list, show, check, copy recipes, and explain their keys."""
+"""`mrt5 recipe`: list, show, check, copy and write recipes, and explain their keys."""
 
 from __future__ import annotations
 
@@ -36,32 +36,35 @@ if TYPE_CHECKING:
     from mrt5cli.recipe import Recipe
     from mrt5cli.recipe.words import Key
 
-app = typer.Typer(no_args_is_help=True, help="List, show, check and copy recipes, and explain their keys.")
+app = typer.Typer(
+    no_args_is_help=True, help="List, show, check, copy and write recipes, and explain their keys."
+)
 
 SCHEMA = "mrt5-recipe.schema.json"
-"""The file beside a recipe that the line in it names by which an editor finds it; it is written anew."""
+"""The schema file next to a recipe, which the recipe's first line names for editors."""
 MODELINE = re.compile(r"^#\s*yaml-language-server\s*:.*\n", re.MULTILINE)
 WithSchema = Annotated[
-    bool, option(f"Also write {SCHEMA} beside it, by which editors check it.", "--schema/--no-schema")
+    bool,
+    option(f"Also write {SCHEMA} next to the recipe, for validation in editors.", "--schema/--no-schema"),
 ]
 LEAST_OF_LAST = 24
-"""Columns of the descriptions in `recipe list` below which they are not worth cutting."""
+"""Minimum width of the descriptions in `recipe list`; a narrower terminal gets paragraphs."""
 
 
 @dataclass
 class Checked:
-    """What `check` found out about one file."""
+    """The findings of `check` about one file."""
 
     file: str
     recipe: Recipe | None = None
     problems: list[tuple[str, str]] = field(default_factory=list)
     excepted: list[str] = field(default_factory=list)
-    """What could not be looked at here, though the recipe is fine: "its model, which ...", "its data"."""
+    """Data and models that are missing on this machine, so that the recipe could not be checked fully."""
 
 
-@app.command("list", short_help="List the recipes that come with mrt5.")
+@app.command("list", short_help="List the shipped recipes.")
 def list_(as_json: AsJson = False) -> None:
-    """List the recipes that come with the toolkit, in groups, with the command that runs each.
+    """List the shipped recipes in groups, with the command that runs each.
 
     Examples:
 
@@ -94,7 +97,7 @@ def list_(as_json: AsJson = False) -> None:
 
 @app.command(short_help="Print a recipe with all its defaults.")
 def show(name: RecipeName, set_: Overrides = None, code: Code = None, as_json: AsJson = False) -> None:
-    """Print a recipe as it would run: bases and overrides applied, every default spelt out.
+    """Print a recipe as it would run, with bases and overrides applied and every default spelled out.
 
     Examples:
 
@@ -119,14 +122,14 @@ def check(
     set_: Overrides = None,
     build: Annotated[
         bool,
-        option("Also build each model, without its weights, and look for local data.", "--build/--no-build"),
+        option("Also build each model without its weights, and look for local data.", "--build/--no-build"),
     ] = True,
     code: Code = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check recipes and count them; the exit code is 2 if any has a problem.
+    """Find every problem in recipes; the exit code is 2 if there is one.
 
-    That data or a model to start from is not here is no problem: such a recipe is "ok, except".
+    Missing data or a missing starting model is not a problem: such a recipe is reported as "ok, except".
 
     Examples:
 
@@ -135,7 +138,7 @@ def check(
       mrt5 recipe check recipes/ --no-build
     """
     checked = _check_all(paths, set_ or ())
-    # Building imports torch, which takes seconds: a recipe with a typing mistake is answered before that.
+    # Building imports torch, which takes seconds; a recipe with a typo is reported before that.
     if build and not any(item.problems for item in checked):
         with announced(f"building {counted(len(checked), 'model')} without weights ...", say_on_stderr):
             _build_all(checked)
@@ -157,14 +160,14 @@ def check(
         raise typer.Exit(UserError.exit_code)
 
 
-@app.command(short_help="Copy a recipe to make it your own.")
+@app.command(short_help="Copy a recipe to edit it.")
 def copy(
     name: RecipeName,
-    destination: Annotated[Path, argument("A new file, or a directory to put it in.", "DEST", places.path)],
+    destination: Annotated[Path, argument("New file, or an existing directory.", "DEST", places.path)],
     schema: WithSchema = True,
     code: Code = None,
 ) -> None:
-    """Copy a recipe to make it your own; a recipe with a base is written out whole.
+    """Copy a recipe to edit it; if it extends another recipe, write the combined recipe.
 
     Examples:
 
@@ -182,35 +185,48 @@ def copy(
         print(text, end="")
     else:
         _write(destination / source.name if destination.is_dir() else destination, text, schema)
-    say_on_stderr(f"its runs go to runs/{recipe.name}-seed{recipe.seed}; change `name:` in it")
+    say_on_stderr(f"its runs go to runs/{recipe.name}-seed{recipe.seed}; edit `name:` to change that")
 
 
-@app.command(short_help="Write a recipe for a table of pairs.")
+@app.command(short_help="Write a recipe for your own pairs of texts.")
 def new(
-    kind: Annotated[str, argument("The kind of task: text2text.", "KIND", str)],
+    kind: Annotated[str, argument("Kind of task: text2text.", "KIND", str)],
     data: Annotated[
-        Path, path("A file of pairs, or a folder with a file a split: jsonl, csv, tsv or parquet.")
+        Path, path("Table of pairs (.jsonl, .csv, .tsv or .parquet), or a folder with one file per split.")
     ],
     input_: Annotated[
         str | None,
-        option("What the model reads, columns in braces: 'Correct: {noisy}'.", "--input", metavar="TEMPLATE"),
+        option(
+            "Template of the source, with columns in braces: 'Correct: {noisy}'.",
+            "--input",
+            metavar="TEMPLATE",
+            default="a column found by its name",
+        ),
     ] = None,
-    target: Annotated[str | None, option("What it is to write: '{clean}'.", metavar="TEMPLATE")] = None,
+    target: Annotated[
+        str | None,
+        option(
+            "Template of the target: '{clean}'.", metavar="TEMPLATE", default="a column found by its name"
+        ),
+    ] = None,
     name: Annotated[
-        str | None, option("Name of the recipe and its runs. Default: as the data.", metavar="NAME")
+        str | None, option("Name of the recipe and its runs.", metavar="NAME", default="the name of the data")
     ] = None,
     start: Annotated[
         str | None,
-        named("The model to start from, or scratch. Default: by the device.", "--from", metavar="RUN"),
+        named("Model to start from, or scratch.", "--from", metavar="RUN", default="by the device"),
     ] = None,
     out: Annotated[
-        Path | None, path("Write to this new file, not to stdout.", "--out", "-o", metavar="FILE")
+        Path | None,
+        path("Write the recipe to this new file.", "--out", "-o", metavar="FILE", default="stdout"),
     ] = None,
     schema: WithSchema = True,
     device: Device = "auto",
     code: Code = None,
 ) -> None:
-    """Look at a table of pairs and write a recipe for it that runs, with comments on what was found.
+    """Inspect a table of pairs, and write a recipe for it that is ready to run.
+
+    Comments in the recipe describe the columns that were found, and why each setting was chosen.
 
     Examples:
 
@@ -223,14 +239,16 @@ def new(
             f"recipe new writes recipes for text2text, not {shortened(kind)!r}",
             "`mrt5 recipe list` shows recipes of other tasks, and `mrt5 recipe copy` copies one",
         )
-    from mrt5cli import drafting, runtime
+    from mrt5cli import runtime
+    from mrt5cli.drafting.pairs import inspect_pairs
+    from mrt5cli.drafting.recipe_text import to_yaml
 
-    draft = drafting.look(str(data), input_=input_, target=target, name=name, start=start)
+    draft = inspect_pairs(str(data), input_=input_, target=target, name=name, start=start)
     given = {"--data": str(data), "--input": input_, "--target": target, "--name": name, "--from": start}
     words = [word for key, value in given.items() if value is not None for word in (key, value)]
     own = [word for file in code or () for word in ("--code", str(file))]
     command = shlex.join(["mrt5", "recipe", "new", kind, *words, *own])
-    text = drafting.written(draft, command, runtime.device(device), start, own)
+    text = to_yaml(draft, command, runtime.device(device), start, own)
     print(text, end="") if out is None else _write(out, text, schema)
 
 
@@ -238,12 +256,12 @@ def new(
 def schema(
     key: Annotated[
         str | None,
-        argument("Only this key, section or kind of section: training, task.text2text.", "KEY", str),
+        argument("Key, section or kind of section, such as task.text2text.", "KEY", str, default="all keys"),
     ] = None,
     as_json: Annotated[bool, option("Print the JSON schema instead.", "--json")] = False,
     code: Code = None,
 ) -> None:
-    """Explain every key of a recipe: what it may be, its default, what it means.
+    """Explain the keys of a recipe: allowed values, default and meaning.
 
     Examples:
 
@@ -266,7 +284,9 @@ def schema(
         near = words.nearest(str(key), [*(item.path for item in known), *kinds, *leaves])
         raise UserError(
             f"no key {key!r} in a recipe",
-            f"did you mean {leaves.get(near, near)}?" if near else "`mrt5 recipe schema` lists all",
+            f"did you mean {leaves.get(near, near)}?"
+            if near
+            else "run `mrt5 recipe schema` to list all keys",
         )
     if as_json and key is None:
         return print_json(words.document())
@@ -279,7 +299,7 @@ def schema(
 
 
 def _write(file: Path, text: str, schema: bool) -> None:
-    """Write a recipe to a new file, with a schema beside it where that is wanted, and say where they are."""
+    """Write a recipe to a new file, with a schema next to it if requested, and print the paths."""
     from mrt5cli.recipe import words
 
     beside = file.with_name(SCHEMA)
@@ -294,21 +314,21 @@ def _write(file: Path, text: str, schema: bool) -> None:
             own_code.take_in_packages()
             write_json(beside, words.document())
     except FileExistsError:
-        raise UserError(f"{file} exists already", "give another name, or remove it first") from None
+        raise UserError(f"{file} already exists", "choose another name, or remove it first") from None
     except OSError as error:
         if made:
             file.unlink()
         raise not_written(error) from None
     print(file)
     if schema:
-        say_on_stderr(f"{beside} tells an editor what its keys may be")
+        say_on_stderr(f"wrote {beside}, with which editors validate the recipe")
 
 
 # --- list ---------------------------------------------------------------------------------------------------
 
 
 def what_is_trained(recipe: Recipe) -> str:
-    """The model of a recipe in a few words: "MrT5 50 % (pi)"."""
+    """A short description of a recipe's model, such as "MrT5 50 % (pi)"."""
     words, target = recipe.model.shortener.listed(), recipe.target_deletion_rate
     if target is not None:
         return f"{words} {100 * target:g} % ({recipe.controller.kind})"
@@ -317,10 +337,9 @@ def what_is_trained(recipe: Recipe) -> str:
 
 
 def _print_columns(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Aligned columns; in a terminal the last one is cut to fit, in a pipe it is whole.
+    """Print aligned columns, with an empty line between folders; a terminal truncates the last column.
 
-    Rows of one folder stand together: what comes from another one begins after an empty line. Where hardly
-    anything of the last column would be seen, rows become paragraphs.
+    If hardly anything of the last column would remain, rows become paragraphs.
     """
     widths = [max(len(line[place]) for line in (headers, *rows)) for place in range(len(headers) - 1)]
     limit = columns(sys.stdout)
@@ -340,7 +359,7 @@ def _print_columns(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Non
 
 
 def _check_all(paths: Sequence[str], overrides: Sequence[str]) -> list[Checked]:
-    """What is found out about the recipes meant by files, directories and names, each of them once."""
+    """The findings about all recipes that the files, directories and names stand for, each recipe once."""
     from mrt5cli.recipe import find
 
     checked: dict[Path, Checked] = {}
@@ -350,7 +369,7 @@ def _check_all(paths: Sequence[str], overrides: Sequence[str]) -> list[Checked]:
             inside = sorted([*folder.rglob("*.yaml"), *folder.rglob("*.yml")])
             files = inside if folder.is_dir() else [find(text)]
             if not files:
-                raise UserError(f"{text} holds no recipes (.yaml files)")
+                raise UserError(f"{text} contains no recipes (.yaml files)")
         except UserError as error:
             problem = "; ".join(filter(None, (error.message, error.hint)))
             checked[folder] = Checked(text, problems=[("", problem)])
@@ -373,7 +392,7 @@ def _check(path: Path, overrides: Sequence[str]) -> Checked:
 
 
 def _build_all(checked: Sequence[Checked]) -> None:
-    """Build every distinct model on the meta device; notes what cannot be built, here or anywhere."""
+    """Build each distinct model on the meta device, and record problems and missing data or models."""
     from mrt5cli.models import BYT5_SHAPES, build
     from mrt5cli.recipe import ModelSection
     from mrt5cli.rundir import resolve_model
@@ -389,7 +408,7 @@ def _build_all(checked: Sequence[Checked]) -> None:
     for item in checked:
         assert item.recipe is not None
         item.excepted = [
-            f"for its data, {path}, which is not here"
+            f"its data, {path}, does not exist"
             for path in _local_data(item.recipe)
             if not Path(path).exists()
         ]
@@ -397,11 +416,11 @@ def _build_all(checked: Sequence[Checked]) -> None:
         if section.start not in ("scratch", *BYT5_SHAPES):
             try:
                 where, _ = resolve_model(section.start)
-                absent = None if Path(where).is_dir() else f"{where} is no folder here"
+                absent = None if Path(where).is_dir() else f"{where} does not exist"
             except UserError as error:
                 absent = error.message
             if absent:
-                item.excepted.append(f"for its model, whose start is not here: {absent}")
+                item.excepted.append(f"its starting model was not found: {absent}")
                 continue
             section = section.model_copy(update={"start": where})
         if problem := problem_with(section.model_dump_json()):
@@ -409,7 +428,7 @@ def _build_all(checked: Sequence[Checked]) -> None:
 
 
 def _local_data(recipe: Recipe) -> list[str]:
-    """The files and folders that a recipe reads its examples from, each once."""
+    """The distinct files and folders from which a recipe reads its examples."""
 
     def found(tree: object) -> Iterator[str]:
         if isinstance(tree, dict) and tree.get("kind") == "files":
@@ -425,12 +444,12 @@ def _print_checked(checked: Sequence[Checked]) -> None:
         if item.problems:
             say(f"{RecipeError(item.file, item.problems).message}\n")
         elif item.excepted:
-            say(f"{item.file}: ok, except {', and '.join(item.excepted)}")
+            say(f"{item.file}: ok, except that {', and '.join(item.excepted)}")
         for remark in item.recipe.remarks() if item.recipe else ():
             say(f"{item.file}: note: {remark}")
     problems = sum(len(item.problems) for item in checked)
     excepted = sum(bool(item.excepted) for item in checked)
-    rest = f"; {excepted} ok, except for what is not here" if excepted else ""
+    rest = f"; {excepted} ok, except for missing data or models" if excepted else ""
     say(f"{counted(len(checked), 'recipe')}, {counted(problems, 'problem')}{rest}")
 
 
@@ -438,13 +457,13 @@ def _print_checked(checked: Sequence[Checked]) -> None:
 
 
 def _is_of(item: Key, key: str) -> bool:
-    """Whether a key is the one that is asked for, or within that section or kind of section."""
+    """Whether a key is the requested one, or inside the requested section or kind of section."""
     path, key = (text.replace("[]", "") for text in (item.path, key))
     return path == key or path.startswith(f"{key}.") or key in item.within
 
 
 def _meaning(item: Key) -> str:
-    """What a key may be, its default, and what it means, a line each."""
+    """A key's allowed values, default and description."""
     from mrt5cli.recipe import words
 
     text = words.expected(item.schema)

@@ -1,4 +1,4 @@
-"""`mrt5 reproduce`: a whole suite of experiments, from nothing to a report."""
+"""`mrt5 reproduce`: run a suite of experiments and report the results."""
 
 from __future__ import annotations
 
@@ -26,39 +26,55 @@ if TYPE_CHECKING:
 PAPER = "paper"
 SMOKE = "smoke"
 SHOWN = ("id", "kind", "status", "reason", "experiments", "gigabytes")
-"""Of a job, in the JSON document."""
+"""Attributes of a job in the JSON document."""
 
 
-Suite = Annotated[str, argument("paper, miniature, or a file like theirs.", "SUITE")]
+Suite = Annotated[str, argument("Suite: paper, miniature, or a YAML file in the same format.", "SUITE")]
 Only = Annotated[
     list[str] | None,
     option(
-        "Only these experiments and recipes, and what they need. May be repeated.", "--only", metavar="GLOB"
+        "Experiments and recipes to include, with everything they need. May be repeated.",
+        "--only",
+        metavar="GLOB",
+        default="all",
     ),
 ]
 Jobs = Annotated[
     int | None,
-    amount("Jobs at a time. Default: one a GPU; with 1, a training takes all GPUs.", bounds.WORKERS),
+    amount(
+        "Number of jobs to run at a time; with 1, each training uses all GPUs.",
+        bounds.WORKERS,
+        default="one per GPU",
+    ),
 ]
 Budget = Annotated[
     float | None,
     amount(
-        "Leave out what does not fit into so many of the hours that the plan estimates.",
+        "Total of estimated hours; jobs beyond it are left out.",
         1e9,
         0.0,
         metavar="HOURS",
+        default="unlimited",
     ),
 ]
 Speed = Annotated[
     float | None,
-    amount("Sustained speed of a GPU, for the estimates.", 1e9, 0.001, metavar="TFLOPS"),
+    amount(
+        "Sustained speed of a GPU, for the estimates.",
+        1e9,
+        0.001,
+        metavar="TFLOPS",
+        default="by the GPU's name",
+    ),
 ]
 KeepChanged = Annotated[
-    bool, option("Let finished runs and results of changed code stand.", "--keep-changed")
+    bool, option("Keep finished runs and results whose code has changed.", "--keep-changed")
 ]
-Runs = Annotated[Path | None, path("Folder of the runs. Default: runs, or inside it.", metavar="DIR")]
-Reports = Annotated[Path, path("Folder of the reports.", "--out", "-o", metavar="DIR")]
-ReportOnly = Annotated[bool, option("Train nothing; report on the results that exist.", "--report-only")]
+Runs = Annotated[
+    Path | None, path("Folder for the runs.", metavar="DIR", default="runs, or a folder in it by suite")
+]
+Reports = Annotated[Path, path("Folder for the reports.", "--out", "-o", metavar="DIR")]
+ReportOnly = Annotated[bool, option("Train nothing; report on the existing results.", "--report-only")]
 
 
 def reproduce(
@@ -77,11 +93,11 @@ def reproduce(
     report_only: ReportOnly = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Train, evaluate and analyse all that a suite needs, and set the results beside the published ones.
+    """Run a suite of experiments, and report the results next to the published ones.
 
-    What is done is skipped, what is half done is resumed, and what fails stops only what needs it. Ctrl-C
-    saves; the same command resumes. Every job has a log in the logs/ folder of the runs. Hosts that share
-    that folder share the jobs: give each the same command.
+    Finished jobs are skipped, and interrupted jobs resume; a failed job skips only its dependents. Ctrl-C
+    saves checkpoints, and the same command resumes. Each job writes a log to the logs/ folder of the runs.
+    To share the jobs among several hosts, run the same command on each with a common --runs folder.
 
     Examples:
 
@@ -103,7 +119,7 @@ def reproduce(
     experiments = load_suite(suite)
 
     if dry_run and report_only:
-        raise UserError("--dry-run prints the plan, and --report-only writes the report", "give one of them")
+        raise UserError("--dry-run and --report-only exclude each other", "give one of them")
     works = not (dry_run or report_only)
     pages = out / (f"{name}-{SMOKE}" if smoke else name)
     for place in [pages] if report_only else [root, pages]:
@@ -123,7 +139,7 @@ def reproduce(
         print_json(_document(plan, None, [])) if as_json else _print_plan(plan, summary)
         return
     if outcome is not None and outcome.signal:
-        say_on_stderr("to resume: the same command again; for a report on what there is: --report-only")
+        say_on_stderr("run the same command to resume, or add --report-only to report on the results so far")
         raise Stopped(outcome.signal)
     from mrt5cli.report.page import write_report
 
@@ -138,38 +154,39 @@ def reproduce(
 
 
 def _execute(plan: SuitePlan, device: str, jobs: int | None) -> SuiteOutcome:
-    """Do what is to be done, with words about it on stderr."""
+    """Run the remaining jobs, with progress on stderr."""
     from mrt5cli.suite.display import Display
     from mrt5cli.suite.executing import SuiteOutcome, execute
     from mrt5cli.suite.processes import launcher_for
 
     to_do = [job for job in plan.jobs if job.to_do]
     if not to_do:
-        say_on_stderr("nothing left to do")
+        say_on_stderr("all jobs are done")
         return SuiteOutcome()
     launcher = launcher_for(plan, device, jobs)
     say_on_stderr(f"{launcher}; runs and logs in {plan.root}")
     needed, free = 1e9 * sum(job.gigabytes for job in to_do), room(plan.root)
     if free < needed:
-        sizes = f"{byte_size(needed)} will be needed in {plan.root}, {byte_size(free)} are free"
-        say_on_stderr(f"note: {sizes}")
+        say_on_stderr(
+            f"note: the jobs need {byte_size(needed)} in {plan.root}, which has {byte_size(free)} free"
+        )
     display = Display(plan)
     with display.bars:
         return execute(plan, launcher, display)
 
 
 def _failed(outcome: SuiteOutcome) -> RunFailed:
-    """What failed, why, where to read on, and what that kept from being done."""
+    """An error that lists each failed job, its error, its log and the jobs it blocks."""
     lines = [f"{counted(len(outcome.failures), 'job')} failed"]
     for failure in outcome.failures:
         lines.append(f"  {failure.job}: {failure.error}\n    log: {failure.log}")
         if failure.blocked:
             lines.append(f"    blocks: {listed(failure.blocked, 3)}")
-    return RunFailed("\n".join(lines), "the same command tries them again, and leaves what is done as it is")
+    return RunFailed("\n".join(lines), "run the same command to retry them; finished jobs are kept")
 
 
 def _print_plan(plan: SuitePlan, summary: str) -> None:
-    """A table for each experiment, of the jobs that no earlier one shows, and the summary."""
+    """Print a table of jobs per experiment, each job once, and the summary."""
     from mrt5cli.commands.tables import print_table
     from mrt5cli.suite.planning import NOT_ASKED_FOR, NOT_NEEDED
 
@@ -192,27 +209,27 @@ def _print_plan(plan: SuitePlan, summary: str) -> None:
 
 
 def _summary(plan: SuitePlan, beyond: list[Job], assumed: str) -> str:
-    """The plan in three lines: how many jobs in which state, what is left to do, what that rests on."""
+    """The plan in a few lines: jobs by status, remaining work, and the assumptions of the estimate."""
     left = [job for job in plan.jobs if job.to_do]
     states = [job.status for job in plan.jobs]
     counts = ", ".join(f"{states.count(status)} {status}" for status in dict.fromkeys(states))
     hours, space = sum(job.hours for job in left), sum(job.gigabytes for job in left)
     lines = [
-        f"suite {plan.suite}{', smoke: the numbers will mean nothing' if plan.smoke else ''}: "
-        f"{len(plan.jobs)} jobs, {counts}",
-        f"to do: {len(left)} jobs, {_amount(hours, '0')} {plan.machine.upper()} hours, "
+        f"suite {plan.suite}{', smoke test with meaningless numbers' if plan.smoke else ''}: "
+        f"{counted(len(plan.jobs), 'job')}, {counts}",
+        f"to do: {counted(len(left), 'job')}, {_amount(hours, '0')} {plan.machine.upper()} hours, "
         f"{_amount(space, '0')} GB; {assumed}",
     ]
     replaced = sum(job.kind == "train" and job.status == "changed" for job in left)
     if replaced:
         lines.append(
-            f"note: {counted(replaced, 'run')} will be replaced, because recipe, code or start changed; "
-            "--keep-changed keeps finished ones of other code"
+            f"note: {counted(replaced, 'run')} will be replaced, because the recipe, code or starting model "
+            "changed; --keep-changed keeps finished runs whose code has changed"
         )
     if beyond:
         trained = [shlex.quote(job.name) for job in beyond if job.kind == "train"]
         shown = listed(trained, 5) or "no training"
-        lines.append(f"left out, beyond the budget: {len(beyond)} jobs ({shown})")
+        lines.append(f"left out, beyond the budget: {counted(len(beyond), 'job')} ({shown})")
     return "\n".join(lines)
 
 
@@ -223,7 +240,7 @@ def _amount(value: float, nothing: str = "-") -> str:
 
 
 def _document(plan: SuitePlan, outcome: SuiteOutcome | None, written: list[Path]) -> Json:
-    """Plan and outcome for scripts."""
+    """Plan and outcome as a JSON document."""
     return {
         "suite": plan.suite,
         "smoke": plan.smoke,

@@ -1,4 +1,4 @@
-"""`mrt5 runs`: what runs there are, how they went, and which is the best."""
+"""`mrt5 runs`: list, show, compare, rank, tag, move and remove runs."""
 
 from __future__ import annotations
 
@@ -11,55 +11,46 @@ import typer
 
 from mrt5cli import places
 from mrt5cli.commands.options import AsJson, argument, option, written
-from mrt5cli.commands.tables import GAP, print_table
 from mrt5cli.errors import UserError
 from mrt5cli.output import print_json
-from mrt5cli.text import MISSING, byte_size, columns, counted, listed, number, say, say_on_stderr, visible
+from mrt5cli.text import byte_size, counted, listed, say, say_on_stderr, visible
 
 if TYPE_CHECKING:
-    from mrt5cli.runs.curves import Panel
-    from mrt5cli.runs.describing import Words
     from mrt5cli.runs.found import Entry
 
 FILTERS = (
-    "Only runs of which this holds: a part or pattern of their names, KEY=WORD,... or KEY!=WORD,... (name, "
-    "state, tag, task, shortener, start), or KEY<NUMBER and the like (step, target, size, or any metric). "
+    "Condition that runs must meet: part of a name, a pattern, KEY=WORD,... or KEY!=WORD,... (name, state, "
+    "tag, task, shortener, start), or a comparison such as KEY<NUMBER (step, target, size, or any metric). "
     "May be repeated."
 )
-LEAST_COLUMNS = 5
-"""Of a list, up to the deletion rate: where fewer fit beside the names, these stand in lines of their own."""
-Run = Annotated[str, argument("A run directory, or its name below runs/.", "RUN")]
+Run = Annotated[str, argument("Run directory, or its name below runs/.", "RUN")]
 Runs = Annotated[list[str], argument("Run directories, or their names below runs/.", "RUN")]
-Folder = Annotated[Path | None, argument("Where to look. Default: runs/.", "DIR", places.path)]
+Folder = Annotated[Path | None, argument("Folder to search.", "DIR", places.path, default="runs")]
 Filters = Annotated[list[str] | None, option(FILTERS, "--filter", metavar="CONDITION")]
 Sort = Annotated[
-    str, option("Sort by name, state, tag, task, step, size, age, or any metric.", "--sort", metavar="COLUMN")
+    str,
+    option("Sort key: name, state, tag, task, step, size, age, or any metric.", "--sort", metavar="COLUMN"),
 ]
 Metrics = Annotated[
     list[str] | None,
     option(
-        "Draw this number of metrics.jsonl. Default: cross_entropy, deletion_rate, alpha. May be repeated.",
+        "Metric of metrics.jsonl to plot. May be repeated.",
         "--metric",
         metavar="NAME",
+        default="cross_entropy, deletion_rate, alpha",
     ),
 ]
-Html = Annotated[
-    Path | None,
-    written("Also write a page, which needs nothing else.", "--html"),
-]
-Png = Annotated[
-    Path | None,
-    written("Also write the curves as a picture.", "--png"),
-]
-Along = Annotated[Literal["step", "seconds", "bytes"], option("What curves are drawn by.", "--by")]
-Yes = Annotated[bool, option("Do not ask.", "--yes", "-y")]
+Html = Annotated[Path | None, written("Also write a self-contained HTML page to this file.", "--html")]
+Png = Annotated[Path | None, written("Also write the curves to this file, a PNG image.", "--png")]
+Along = Annotated[Literal["step", "seconds", "bytes"], option("Horizontal axis of the curves.", "--by")]
+Yes = Annotated[bool, option("Do not ask for confirmation.", "--yes", "-y")]
 
 app = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
 
 
 @app.callback()
 def _runs(context: typer.Context) -> None:
-    """List, show, compare, find, tag, move and remove runs; alone, list those below runs/.
+    """List, show, compare, rank, tag, move and remove runs. Without a command, list the runs below runs/.
 
     Examples:
 
@@ -82,13 +73,13 @@ def list_runs(
     folder: Folder = None,
     filters: Filters = None,
     sort: Sort = "age",
-    reverse: Annotated[bool, option("The other way round.", "--reverse", "-r")] = False,
+    reverse: Annotated[bool, option("Reverse the order.", "--reverse", "-r")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List the runs below a folder, a line each: state, steps, cross-entropy, deletion, result, age.
+    """List the runs below a folder, with state, steps, cross-entropy, deletion rate, result and age.
 
-    A run is running while a process holds its lock; stale where meta.json says so and nobody does; damaged
-    where its meta.json or recipe.yaml cannot be read.
+    A run is "running" while a process holds its lock, and "stale" if it was killed: meta.json states that it
+    is running, but no process holds the lock. The meta.json or recipe.yaml of a "damaged" run is unreadable.
 
     Examples:
 
@@ -98,6 +89,7 @@ def list_runs(
 
       mrt5 runs list runs/miniature --filter 'deletion_rate>0.4' --json
     """
+    from mrt5cli.commands.runs_display import print_list
     from mrt5cli.runs.choosing import chosen, ordered
 
     everything = _entries(folder)
@@ -105,14 +97,14 @@ def list_runs(
     if as_json:
         print_json([run.document() for run in runs])
     elif runs:
-        _print_list(runs)
+        print_list(runs)
     elif everything:
         say(_none_meets(everything, filters))
     else:
-        say(f"there are no runs below {_folder(folder)}/; train one: mrt5 pretrain quickstart_byt5")
+        say(f"no runs below {_folder(folder)}/; train one with `mrt5 pretrain quickstart_byt5`")
 
 
-@app.command("show", short_help="Show a run: what it is, how it goes, its curves.")
+@app.command("show", short_help="Show a run's state, results and curves.")
 def show(
     run: Run,
     metric: Metrics = None,
@@ -121,7 +113,7 @@ def show(
     png: Png = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a run is, its state, sessions, checkpoints and evaluations, and its curves.
+    """Show a run: its model, state, sessions, checkpoints, evaluations and curves.
 
     Examples:
 
@@ -129,8 +121,9 @@ def show(
 
       mrt5 runs show runs/mrt5-seed1 --metric grad_norm --metric learning_rate
 
-      mrt5 runs show runs/mrt5-seed1 --html run.html --png run.png
+      mrt5 runs show quickstart-mrt5-seed42 --html run.html --png run.png
     """
+    from mrt5cli.commands.runs_display import curve_rows, print_curves, print_words, write_pages
     from mrt5cli.runs import describing
     from mrt5cli.runs.curves import panels
 
@@ -138,7 +131,7 @@ def show(
     drawn = panels([(one.name, one)], metric or [], by) if one.state != "damaged" else []
     facts, tables = describing.facts(one), [describing.sessions(one), describing.evaluations(one)]
     if as_json:
-        more = {"recipe": describing.tree_of(one), "meta": one.meta, "curves": _as_json(drawn)}
+        more = {"recipe": describing.tree_of(one), "meta": one.meta, "curves": curve_rows(drawn)}
         print_json(one.document() | more)
     else:
         say(visible(one.name, lines=False))
@@ -146,16 +139,16 @@ def show(
         for label, text in facts:
             say(f"  {label:<{width}}  {text}")
         for table in tables:
-            _print_words(table)
-        _print_curves(drawn)
+            print_words(table)
+        print_curves(drawn)
         for note in one.all_notes:
             say_on_stderr(f"note: {note}")
-    _write(
-        one.name, drawn, [describing.Words("What it is", ("", ""), facts, 2, prose=True), *tables], html, png
+    write_pages(
+        one.name, drawn, [describing.Words("Summary", ("", ""), facts, 2, prose=True), *tables], html, png
     )
 
 
-@app.command("compare", short_help="Compare runs: curves, numbers, recipes, versions.")
+@app.command("compare", short_help="Compare curves, results, recipes and versions.")
 def compare(
     runs: Runs,
     metric: Metrics = None,
@@ -164,7 +157,7 @@ def compare(
     png: Png = None,
     as_json: AsJson = False,
 ) -> None:
-    """Draw the curves of runs over each other, and list their last numbers and all in which they differ.
+    """Compare runs: plot their curves together, and list their final numbers and all their differences.
 
     Examples:
 
@@ -174,11 +167,12 @@ def compare(
 
       mrt5 runs compare mrt5-seed1 mrt5-seed2 --metric alpha --png seeds.png
     """
+    from mrt5cli.commands.runs_display import as_rows, curve_rows, print_curves, print_words, write_pages
     from mrt5cli.runs import describing
     from mrt5cli.runs.curves import panels
 
     if len(runs) < 2:
-        raise UserError("there is one run, and nothing to compare it with", "name two or more")
+        raise UserError("one run has nothing to be compared with", "name at least two runs")
     found = [_entry(text) for text in runs]
     places = [one.run.path.resolve() for one in found]
     if twice := [one.name for one, place in zip(found, places, strict=True) if places.count(place) > 1]:
@@ -195,36 +189,37 @@ def compare(
         print_json(
             {
                 "runs": [one.document() for one in found],
-                "recipe_differences": _as_rows(tables[1]),
-                "origin_differences": _as_rows(tables[2]),
-                "curves": _as_json(drawn),
+                "recipe_differences": as_rows(tables[1]),
+                "origin_differences": as_rows(tables[2]),
+                "curves": curve_rows(drawn),
             }
         )
     else:
         say("\n".join(visible(line, lines=False) for line in named))
-        _print_curves(drawn)
+        print_curves(drawn)
         for table in tables:
-            _print_words(table)
+            print_words(table)
     legend = describing.Words("Runs", ("", "run"), [(line[0], line[3:]) for line in named], 2)
-    _write(f"{counted(len(found), 'run')} compared", drawn, [legend, *tables], html, png)
+    write_pages(f"{counted(len(found), 'run')} compared", drawn, [legend, *tables], html, png)
 
 
-@app.command("best", short_help="Name the best run by a metric.")
+@app.command("best", short_help="Print the best run by a metric.")
 def best(
     metric: Annotated[
         str,
-        option("A metric of evaluations, or of training, such as cross_entropy.", "--metric", metavar="NAME"),
+        option("Metric of evaluations, or of training, such as cross_entropy.", "--metric", metavar="NAME"),
     ] = "loss",
     folder: Folder = None,
     filters: Filters = None,
-    split: Annotated[Literal["validation", "test"], option("Of evaluations, on which split.")] = "test",
-    soft: Annotated[bool, option("Of evaluations, with soft gates.", "--soft/--hard")] = False,
-    quiet: Annotated[bool, option("Say nothing but the run.", "--quiet", "-q")] = False,
+    split: Annotated[Literal["validation", "test"], option("Split of the evaluations to compare.")] = "test",
+    soft: Annotated[bool, option("Deletion mode of the evaluations to compare.", "--soft/--hard")] = False,
+    quiet: Annotated[bool, option("Print nothing but the run.", "--quiet", "-q")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Print the run that is the best by a metric, of runs that were evaluated alike; nothing else on stdout.
+    """Print the name of the best run by a metric, among runs evaluated under the same conditions.
 
-    Which direction is better, the metric says. Of equal runs it is the one that ended first.
+    stdout receives the name alone; the value goes to stderr. The metric determines whether lower or higher is
+    better. Ties keep the run that ended first.
 
     Examples:
 
@@ -238,11 +233,9 @@ def best(
 
     everything = _entries(folder)
     if not everything:
-        raise UserError(
-            f"there are no runs below {_folder(folder)}/", "train one: mrt5 pretrain quickstart_byt5"
-        )
+        raise UserError(f"no runs below {_folder(folder)}/", "train one with `mrt5 pretrain quickstart_byt5`")
     if not (runs := chosen(everything, filters or [])):
-        raise UserError(_none_meets(everything, filters), "leave out a condition; `mrt5 runs` lists all")
+        raise UserError(_none_meets(everything, filters), "drop a condition; `mrt5 runs` lists all runs")
     ranked = rank(runs, metric, split=split, soft=soft)
     first, value = ranked.best
     if as_json:
@@ -265,11 +258,11 @@ def best(
 def remove(
     runs: Runs,
     checkpoints: Annotated[
-        bool, option("Only their checkpoints; model, metrics and results stay.", "--checkpoints")
+        bool, option("Remove checkpoints only; keep model, metrics and results.", "--checkpoints")
     ] = False,
     yes: Yes = False,
 ) -> None:
-    """Remove runs, having asked. One that is being trained or read is refused; links are not followed.
+    """Remove runs, after confirmation. Runs in use by another process are refused; links are not followed.
 
     Examples:
 
@@ -294,30 +287,29 @@ def remove(
         size = size_of(run.checkpoints if checkpoints else run.path)
         total += size
         lines.append(f"{run.path}{'/checkpoints' * checkpoints}: {byte_size(size)}")
-        gone = {other.path for other in found}
         if not checkpoints:
-            others = [other.path for other in moving.starting_from(run) if other.path not in gone]
+            removed = {other.path for other in found}
+            others = [other.path for other in moving.starting_from(run) if other.path not in removed]
             if others:
                 start = "starts" if len(others) == 1 else "start"
-                lines.append(f"  {listed(others)} {start} from it, and could not be trained anew")
+                lines.append(f"  {listed(others)} {start} from it, and cannot be trained again without it")
             if links := moving.outside(run):
-                lines.append(f"  what {listed(links)} leads to stays")
+                lines.append(f"  the targets of links are kept: {listed(links)}")
     say_on_stderr("\n".join(lines))
     if not yes:
-        _ask(f"remove {counted(len(found), 'run')}{' of checkpoints' * checkpoints}, {byte_size(total)}?")
+        _ask(f"remove {'the checkpoints of ' * checkpoints}{counted(len(found), 'run')}, {byte_size(total)}?")
     for run in found:
         moving.remove_checkpoints(run) if checkpoints else moving.remove(run)
         say(f"removed {run.path}{'/checkpoints' * checkpoints}")
 
 
-@app.command("mv", short_help="Move a run, and keep what refers to it.")
+@app.command("mv", short_help="Move a run, and update references to it.")
 def move(
-    run: Run,
-    new: Annotated[str, argument("A new name beside it, or with a / in it, a path.", "DEST")],
+    run: Run, new: Annotated[str, argument("New name in the same folder, or a path (with a /).", "DEST")]
 ) -> None:
-    """Move a run's directory; recipes that start from it and its own files then name the new one.
+    """Move a run directory, and update its own files and the recipes of runs that start from it.
 
-    The name in its recipe stays, and so does the command line that started it.
+    The name in its recipe and its recorded command line do not change.
 
     Examples:
 
@@ -330,29 +322,29 @@ def move(
 
     found = resolve(run)
     if new in ("", ".", ".."):
-        raise UserError(f"{new!r} is no name for a run", "for example first, or kept/first")
+        raise UserError(f"{new!r} is not a name for a run", "for example first, or kept/first")
     target = Path(new) if "/" in new else found.path.with_name(new)
     referring = moving.move(found, target)
     say(f"moved {found.path} to {target}")
     if referring:
-        say(f"{listed(referring)} {'starts' if len(referring) == 1 else 'start'} from there now")
+        say(f"updated the starting model of {listed(referring)}")
 
 
-@app.command("tag", short_help="Tag a run, or show its tags.")
+@app.command("tag", short_help="Tag a run, or print its tags.")
 def tag(
     run: Run,
-    tags: Annotated[list[str] | None, argument("Words to add.", "TAG", str)] = None,
+    tags: Annotated[list[str] | None, argument("Tags to add.", "TAG", str)] = None,
     remove: Annotated[
-        list[str] | None, option("Take this tag away. May be repeated.", "--remove", metavar="TAG")
+        list[str] | None, option("Tag to remove. May be repeated.", "--remove", metavar="TAG")
     ] = None,
 ) -> None:
-    """Tag a run, which lists show and filter; without a tag, print those it has, a line each.
+    """Add tags to a run, or remove them, and print its tags. `mrt5 runs list` shows and filters by tags.
 
     Examples:
 
       mrt5 runs tag quickstart-mrt5-seed42 baseline paper/table-2
 
-      mrt5 runs tag runs/mrt5-seed1 --remove baseline
+      mrt5 runs tag quickstart-mrt5-seed42 --remove baseline
 
       mrt5 runs list --filter tag=baseline
     """
@@ -377,7 +369,7 @@ def _entries(folder: Path | None) -> list[Entry]:
 
     where = _folder(folder)
     if folder is not None and not where.is_dir():
-        raise UserError(f"{where} is not a folder", "name one with runs in it; by default it is runs/")
+        raise UserError(f"{where} is not a folder", "name a folder that contains runs; the default is runs/")
     return [read(path) for path in find(where)] if where.is_dir() else []
 
 
@@ -392,134 +384,10 @@ def _entry(text: str) -> Entry:
 
 
 def _ask(question: str) -> None:
-    """Go on after a yes from a person.
-
-    Raises:
-        UserError: nobody is there to ask, or the answer is no.
-    """
+    """Ask for confirmation; UserError if the answer is no, or if there is no terminal."""
     if not sys.stdin.isatty():
         raise UserError(
-            "nothing was removed: there is no terminal to ask on", "add --yes to remove without asking"
+            "nothing was removed: confirmation needs a terminal", "add --yes to remove without confirmation"
         )
     if not typer.confirm(question, err=True):
         raise UserError("nothing was removed")
-
-
-# --- writing ------------------------------------------------------------------------------------------------
-
-
-def _print_list(runs: Sequence[Entry]) -> None:
-    """A line a run: as many columns as fit, the most important ones first."""
-    from mrt5cli.runs import describing
-
-    cells: list[tuple[str, list[str]]] = [
-        ("run", [visible(run.name, lines=False) for run in runs]),
-        ("state", [run.state for run in runs]),
-        ("step", [f"{run.step}/{run.steps}" if run.steps else str(run.step) for run in runs]),
-        ("cross-\nentropy", [number(run.logged.get("cross_entropy"), 4) for run in runs]),
-        ("deleted/\ntarget %", [describing.deleted(run) for run in runs]),
-        ("age", [describing.ago(run.age).removesuffix(" ago") for run in runs]),
-        ("tags", [visible(" ".join(run.tags), lines=False) or MISSING for run in runs]),
-        ("result", [describing.result(run) for run in runs]),
-        ("size", [byte_size(run.size) for run in runs]),
-        ("task", [visible(run.task or MISSING, lines=False) for run in runs]),
-    ]
-    filled = [cell for cell in cells if {*cell[1]} != {MISSING}]
-    names: Sequence[str] = ()
-    fitting = _fitting(filled)
-    if len(fitting) < min(LEAST_COLUMNS, len(filled)):  # names are too long: each has a line of its own
-        names, fitting = filled[0][1], _fitting(filled[1:], indent=GAP)
-    left_words = {"run", "state", "tags", "result", "task"}
-    print_table(
-        [header for header, _ in fitting],
-        [*zip(*(texts for _, texts in fitting), strict=True)],
-        [place for place, (header, _) in enumerate(fitting) if header in left_words],
-        above=names,
-    )
-    if left := [header.replace("\n", "") for header, _ in filled[1:] if header not in dict(fitting)]:
-        say(f"\nnot shown at this width: {', '.join(left)}")
-    remarks = [(run, str(run.holder)) for run in runs if run.holder]
-    remarks += [(run, run.why or "") for run in runs if run.state == "damaged"]
-    if remarks:
-        say()
-    for run, text in remarks:
-        say(f"{visible(run.name, lines=False)}: {run.state}, {text}")
-    for note in (note for run in runs for note in run.all_notes):
-        say_on_stderr(f"note: {note}")
-
-
-def _fitting(cells: Sequence[tuple[str, list[str]]], indent: int = 0) -> list[tuple[str, list[str]]]:
-    from rich.cells import cell_len
-
-    limit = columns(sys.stdout)
-    kept: list[tuple[str, list[str]]] = []
-    used = indent - GAP
-    for header, texts in cells:
-        width = GAP + max(cell_len(text) for text in (*header.split("\n"), *texts))
-        if limit is not None and used + width > limit and len(kept) > 1:
-            break
-        kept, used = [*kept, (header, texts)], used + width
-    return kept
-
-
-def _print_words(table: Words) -> None:
-    if not table.rows:
-        return
-    say(f"\n{table.title}")
-    if table.differs:
-        from mrt5cli.runs.describing import grouped
-
-        width = max(len(key) for key, *_ in table.rows)
-        for key, values in grouped(table).rows:
-            say(f"  {key:<{width}}  {values}")
-        return
-    rows = [tuple(visible(cell, lines=False) for cell in row) for row in table.rows]
-    print_table(table.headers, rows, range(table.text_columns), only_filled=True)
-
-
-def _print_curves(drawn: Sequence[Panel]) -> None:
-    from mrt5cli.runs.curves import drawn as as_text
-
-    width = min(columns(sys.stdout) or 80, 140)
-    plain = False
-    try:
-        "\N{BRAILLE PATTERN DOTS-135}".encode(sys.stdout.encoding or "ascii")
-    except UnicodeEncodeError:
-        plain = True
-    for panel in drawn:
-        print()
-        print(visible(as_text(panel, max(width, 40), plain=plain)))
-
-
-def _as_rows(table: Words) -> list[dict[str, str]]:
-    return [dict(zip(table.headers, row, strict=True)) for row in table.rows]
-
-
-def _as_json(drawn: Sequence[Panel]) -> list[dict[str, object]]:
-    return [
-        {
-            "metric": panel.metric,
-            "by": panel.by,
-            "run": curve.label,
-            "target": curve.target,
-            "x": curve.x,
-            "y": curve.y,
-        }
-        for panel in drawn
-        for curve in panel.curves
-    ]
-
-
-def _write(
-    title: str, drawn: Sequence[Panel], tables: Sequence[Words], html: Path | None, png: Path | None
-) -> None:
-    if html is None and png is None:
-        return
-    from mrt5cli.report.run_pages import write_page, write_picture
-
-    if html is not None:
-        write_page(html, title, drawn, tables)
-        say_on_stderr(f"saved {html}")
-    if png is not None:
-        write_picture(png, drawn)
-        say_on_stderr(f"saved {png}")

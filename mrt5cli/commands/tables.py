@@ -1,4 +1,4 @@
-"""Tables on stdout: nothing is cut off to fit; one wider than the terminal is written row by row."""
+"""Tables on stdout. Nothing is truncated: a table wider than the terminal is printed row by row."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def print_table(
 ) -> None:
     """Print a table; the first column is text, the others are numbers. A header may have two lines.
 
-    Where the terminal has too few columns for it, each row becomes a paragraph: its first cell, and below
-    that the others that have something in them, each behind its header.
+    If the terminal is too narrow, each row becomes a paragraph: its first cell, then one line for each other
+    cell with a value, after its header.
 
     Args:
-        text_columns: the columns that are text, if others.
-        only_filled: leave out the columns that no row has a value for.
-        above: a line above each row, however wide it is.
+        text_columns: indices of the columns to align left, as text.
+        only_filled: leave out columns without values.
+        above: a line to print above each row, of any width.
     """
     from rich.cells import cell_len  # rich's own tables take seconds for a thousand rows
 
@@ -67,7 +67,7 @@ def _print_paragraphs(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     names = [header.replace("/\n", "/").replace("\n", " ") for header in headers]
     width = max(map(len, names[1:]), default=0)
     for number, (first, *others) in enumerate(rows):
-        if first:  # else it continues the row above
+        if first:  # an empty one continues the row above
             say(f"{chr(10) * (number > 0)}{f'{names[0]}: ' if names[0] else ''}{first}")
         for name, cell in zip(names[1:], others, strict=True):
             if cell not in ("", MISSING):

@@ -1,10 +1,11 @@
-"""`mrt5 pretrain` and `mrt5 finetune`: train a model as its recipe says."""
+"""`mrt5 pretrain` and `mrt5 finetune`: train a model from a recipe."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 from mrt5cli import bounds
@@ -19,16 +20,16 @@ if TYPE_CHECKING:
 From = Annotated[
     str | None,
     options.named(
-        "The model to start from; as --set model.start=. Default: the recipe's.",
+        "Model to start from; short for --set model.start=RUN.",
         "--from",
         metavar="RUN[@STEP]",
+        default="the recipe's",
     ),
 ]
 ContinueFor = Annotated[
     int | None,
     options.amount(
-        "Train a finished run, whose directory is named in place of a recipe, so many steps more.",
-        bounds.STEPS,
+        "Steps to add to a finished run; give the run directory in place of RECIPE.", bounds.STEPS
     ),
 ]
 
@@ -48,11 +49,11 @@ def pretrain(
     slurm: options.Slurm = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Train a model as its recipe says.
+    """Train a model from a recipe.
 
-    Writes a run directory: the resolved recipe, metrics, checkpoints and the model in Hugging Face layout.
-    Ctrl-C, SIGTERM, SIGHUP or a scheduler's SIGUSR1 saves a checkpoint and prints the command that resumes
-    the run.
+    Writes a run directory with the resolved recipe, metrics, checkpoints and the model in Hugging Face
+    format. Ctrl-C, SIGTERM, SIGHUP or a scheduler's SIGUSR1 saves a checkpoint and prints the command that
+    resumes the run.
 
     Examples:
 
@@ -69,25 +70,15 @@ def pretrain(
     from mrt5cli.training.pretrain import assignments, training_of
 
     given = assignments(overrides, revision)
-    trainings: list[Training] = []
-    for name in recipe:
-        training = training_of(
-            name,
-            given,
-            continue_for=continue_for,
-            out=out,
-            resume=resume,
-            smoke=smoke,
-            device=device,
-            allow_pickle=not no_pickle,
-        )
+    read = partial(training_of, continue_for=continue_for, out=out, resume=resume, smoke=smoke, device=device)
+    trainings = [read(name, given, allow_pickle=not no_pickle) for name in recipe]
+    for name, training in zip(recipe, trainings, strict=True):
         chosen = training.recipe
         if chosen.is_finetuning:
             raise UserError(
                 f"{name} fine-tunes {chosen.model.start} on {chosen.task.kind}",
-                f"mrt5 finetune {name}; to train on this task from nothing: --set model.start=scratch",
+                f"run `mrt5 finetune {name}`, or train from scratch with --set model.start=scratch",
             )
-        trainings.append(training)
     _carry_out(trainings, slurm, dry_run, as_json)
 
 
@@ -107,11 +98,11 @@ def finetune(
     slurm: options.Slurm = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Fine-tune an existing model on a task, as a recipe says.
+    """Fine-tune an existing model on a task.
 
-    The model is a run, a checkpoint or a Hub model; an MrT5 keeps its gate, and the controller keeps
-    steering. Where the recipe has a training.best_metric, the model that comes out is the one that was best
-    on validation data. Everything else is as in `mrt5 pretrain`.
+    The model is a run, a checkpoint or a Hub model. An MrT5 keeps its gate, and the controller keeps
+    adjusting its deletion rate. If the recipe sets training.best_metric, the result is the model with the
+    best value on validation data. Everything else works as in `mrt5 pretrain`.
 
     Examples:
 
@@ -126,35 +117,25 @@ def finetune(
     from mrt5cli.training.pretrain import assignments, training_of
 
     given = assignments(overrides, revision, from_)
-    trainings: list[Training] = []
-    for name in recipe:
-        training = training_of(
-            name,
-            given,
-            continue_for=continue_for,
-            out=out,
-            resume=resume,
-            smoke=smoke,
-            device=device,
-            allow_pickle=not no_pickle,
-        )
+    read = partial(training_of, continue_for=continue_for, out=out, resume=resume, smoke=smoke, device=device)
+    trainings = [read(name, given, allow_pickle=not no_pickle) for name in recipe]
+    for name, training in zip(recipe, trainings, strict=True):
         chosen = training.recipe
         if chosen.model.start == "scratch":
             raise UserError(
-                f"{name} has model.start: scratch, and fine-tuning starts from an existing model",
-                f"give one with --from; to train from nothing: mrt5 pretrain {name}",
+                f"{name} sets model.start: scratch, but fine-tuning starts from an existing model",
+                f"name one with --from, or train from scratch with `mrt5 pretrain {name}`",
             )
-        trainings.append(training)
     _carry_out(trainings, slurm, dry_run, as_json)
 
 
 def _carry_out(trainings: Sequence[Training], slurm: list[str] | None, dry_run: bool, as_json: bool) -> None:
-    """Train as planned, have Slurm do so, or say what would be done."""
+    """Train, submit to Slurm, or print the plan."""
     from mrt5cli import recipe as recipes
     from mrt5cli import runtime
 
     importing = announced("importing torch and transformers ..." if runtime.leads() else None, say_on_stderr)
-    # Where WANDB_MODE is offline, transformers says so on being imported.
+    # With WANDB_MODE=offline, transformers prints a message on import.
     with importing, redirect_stdout(sys.stderr):
         from mrt5cli.training.record import outcome
         from mrt5cli.training.run import execute
@@ -162,7 +143,10 @@ def _carry_out(trainings: Sequence[Training], slurm: list[str] | None, dry_run: 
     if slurm is not None:
         return _submit(trainings, slurm, dry_run, as_json)
     if len(trainings) > 1:
-        raise UserError(f"{len(trainings)} recipes at a time are for Slurm", "add --slurm, or name one")
+        raise UserError(
+            f"{len(trainings)} recipes were given, but only Slurm trains several",
+            "add --slurm, or name one recipe",
+        )
     plan = trainings[0].plan()
     if not dry_run:
         run = execute(plan)
@@ -172,11 +156,11 @@ def _carry_out(trainings: Sequence[Training], slurm: list[str] | None, dry_run: 
         print_json(plan.document)
     else:
         say_on_stderr(f"{plan.text}\n")
-        print(recipes.dump(plan.recipe), end="")  # for a file that can be trained
+        print(recipes.dump(plan.recipe), end="")  # can be redirected to a recipe file
 
 
 def _submit(trainings: Sequence[Training], slurm: list[str], dry_run: bool, as_json: bool) -> None:
-    """Queue trainings as jobs, or show the script that would be queued."""
+    """Submit trainings as jobs, or print the script that would be submitted."""
     from mrt5cli.training.slurm import Request, prepare
 
     prepared = prepare(trainings, Request.of(slurm))
@@ -185,7 +169,7 @@ def _submit(trainings: Sequence[Training], slurm: list[str], dry_run: bool, as_j
         print_json({"script": prepared.script, "runs": runs})
     elif dry_run:
         say_on_stderr("\n".join(f"job {number}: {run}" for number, run in enumerate(runs)))
-        print(prepared.script)  # which begins with the line that names its shell
+        print(prepared.script)  # last, since it begins with a shebang line
     else:
         ids = prepared.submit()
         jobs = [

@@ -177,7 +177,7 @@ def check_threshold(config: MrT5Config, name: str, threshold: float) -> None:
         why = refusal.format_map(dict(shortener))
         raise UserError(f"{name} {why}, so --threshold {threshold:g} has no meaning", "leave --threshold out")
     lowest = shortener.lowest_gate_value
-    if not lowest < threshold < 0:
+    if not lowest < threshold < 0 and threshold != SHORTENERS[config.deletion_type].threshold_at(config, 0.0):
         raise UserError(
             f"--threshold {threshold:g} is not a gate value that parts deleted from kept bytes",
             f"gate values run from {lowest:g} (delete) to 0 (keep); this model parts at "

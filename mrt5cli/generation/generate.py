@@ -148,9 +148,9 @@ class Settings:
                 f"{self.num_return} outputs",
                 f"add --num-beams {self.num_return}, or --sample",
             )
-        if self.deletion_rate is not None and not 0 < self.deletion_rate < 1:
+        if self.deletion_rate is not None and not 0 <= self.deletion_rate < 1:
             raise UserError(
-                f"--deletion-rate {self.deletion_rate:g}: a rate is a share of positions, above 0, below 1",
+                f"--deletion-rate {self.deletion_rate:g}: expected a share of positions, 0 to below 1",
                 "for example --deletion-rate 0.5",
             )
         moved = {"--threshold": self.threshold, "--deletion-rate": self.deletion_rate}
@@ -296,6 +296,13 @@ class Job:
         prompt = choose_prompt(
             task.prompt, template=settings.prompt, column=settings.column, raw=settings.raw
         )
+        if settings.deletion_rate == 0 and options.threshold is None:
+            name = model.name if isinstance(model, Subject) else "the model"
+            raise UserError(
+                f"--deletion-rate 0: {name} has no gate conditioned on a deletion rate, and no threshold "
+                "calibrated on texts deletes nothing",
+                "choose a rate above 0, or --soft, which removes no bytes",
+            )
         return cls(model, settings, options, prompt, devices)
 
     @property

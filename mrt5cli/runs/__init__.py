@@ -1,4 +1,5 @@
-"""Many runs at once: found below a folder, listed, compared, ranked, tagged, moved and removed.
+"""Find, list, compare, rank, tag, move and remove the runs below a folder.
 
-Nothing here imports torch, and a listing not even the recipe's schema: a thousand runs take about a second.
+Nothing here imports torch, and a list does not even import the recipe schema, so that listing a thousand runs
+takes about a second.
 """

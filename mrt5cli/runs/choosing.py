@@ -1,4 +1,4 @@
-"""Which runs a list shows and in what order, and which of them is the best by a number."""
+"""Filters, sort orders, and the best run by a metric."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ LOGGED: dict[str, Better | None] = {
     **dict.fromkeys(("deletion_rate", "alpha", "seconds", "gate_loss", "score_loss", "learning_rate"), None),
     "grad_norm": None,
 }
-"""What lines of metrics say of training, and which way is better. Their `loss` holds what steers the gate,
-and is passed over: `loss` is the cross-entropy of an evaluation."""
+"""Metrics of training in metrics.jsonl, and which direction is better. Its `loss` is not among them, because
+it includes the terms that control the gate: `loss` here is the cross-entropy of an evaluation."""
 WORDS: dict[str, Callable[[Entry], list[str]]] = {
     "name": lambda run: [run.name, run.run.path.name],
     "state": lambda run: [run.state],
@@ -35,39 +35,37 @@ WORDS: dict[str, Callable[[Entry], list[str]]] = {
     "shortener": lambda run: [str(run.recipe.get("shortener", ""))],
     "start": lambda run: [str(run.recipe.get("start", ""))],
 }
-"""What is compared as text."""
+"""Keys whose values are text."""
 TITLES = {"cross_entropy": "cross-entropy", "bytes_per_second": "bytes/s"}
 OWN_NUMBERS = ("step", "steps", "target", "size", "age", "seed", "parameters")
 UNITS = {"size": "bytes", "age": "seconds"}
-"""What a list shows in larger ones."""
+"""Units of keys that a list shows in larger units."""
 _COMPARE = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}
 _CONDITION = re.compile(r"([\w.]+)\s*(!=|<=|>=|=|<|>)\s*(.*)")
 EXAMPLES = "state=finished, tag!=old, 'name=*mrt5*', 'cross_entropy<0.5'"
 
 
 def numbers() -> list[str]:
-    """What lists are sorted by and runs compared by, as numbers."""
+    """Keys whose values are numbers."""
     return [*OWN_NUMBERS, *LOGGED, *(name for name in METRICS if name not in LOGGED)]
 
 
 def check_key(option: str, key: str, known: Sequence[str]) -> None:
-    """Refuse what is no key, naming those that are.
-
-    Raises:
-        UserError: it is none.
-    """
+    """Raise UserError, with a hint that lists the known keys, unless a key is among them."""
     if key not in known:
         near = difflib.get_close_matches(key, known, n=1)
         first = f"did you mean {near[0]}? " if near else ""
-        raise UserError(f"{option}: {shortened(key)!r} is no key", f"{first}there are {listed(known, 60)}")
+        raise UserError(
+            f"{option}: unknown name {shortened(key)!r}", f"{first}known names: {listed(known, 60)}"
+        )
 
 
 def condition(text: str) -> Callable[[Entry], bool]:
-    """A condition on runs: KEY=A,B or KEY!=A,B on words, which may have * and ?; KEY<NUMBER and the like, of
-    which a run without the number meets none; or a pattern of names.
+    """The predicate of a condition: KEY=A,B or KEY!=A,B for text, where * and ? are wildcards; KEY<NUMBER and
+    other comparisons, which a run without the number never meets; or part or a pattern of a name.
 
     Raises:
-        UserError: it is none of these.
+        UserError: the condition is invalid.
     """
     match = _CONDITION.fullmatch(text)
     if match is None:
@@ -77,10 +75,12 @@ def condition(text: str) -> Callable[[Entry], bool]:
     check_key("--filter", key, [*WORDS, *numbers()])
     if key in WORDS:
         if sign not in ("=", "!="):
-            raise UserError(f"--filter {text}: {key} is text, which = and != compare", f"e.g. {EXAMPLES}")
+            raise UserError(
+                f"--filter {text}: {key} is text, so only = and != apply", f"for example {EXAMPLES}"
+            )
         wanted = value.split(",")
         if key == "state" and (odd := [one for one in wanted if not fnmatch.filter(STATES, one)]):
-            raise UserError(f"--filter {text}: no run is {odd[0]!r}", f"states are {listed(STATES)}")
+            raise UserError(f"--filter {text}: {odd[0]!r} is not a state", f"states are {listed(STATES)}")
         return lambda run: (
             (sign == "=")
             == any(fnmatch.fnmatchcase(word, pattern) for word in WORDS[key](run) for pattern in wanted)
@@ -91,8 +91,8 @@ def condition(text: str) -> Callable[[Entry], bool]:
         bounds = [math.nan]
     if any(math.isnan(bound) for bound in bounds):
         unit = UNITS.get(key)
-        hint = f"{key} is in {unit}, such as {key}<3600" if unit else f"e.g. {EXAMPLES}"
-        raise UserError(f"--filter {text}: {shortened(value)!r} is no number", hint)
+        hint = f"{key} is in {unit}: for example {key}<3600" if unit else f"for example {EXAMPLES}"
+        raise UserError(f"--filter {text}: {shortened(value)!r} is not a number", hint)
 
     def holds(run: Entry) -> bool:
         number = run.number(key)
@@ -110,7 +110,7 @@ def chosen(runs: Sequence[Entry], filters: Sequence[str]) -> list[Entry]:
 
 
 def ordered(runs: Sequence[Entry], key: str, backwards: bool) -> list[Entry]:
-    """Runs in the order of a key, what has no value last in either order; equal ones by name."""
+    """Runs sorted by a key, those without a value last in either order; ties are sorted by name."""
     check_key("--sort", key, [*WORDS, *numbers()])
     runs = sorted(runs, key=lambda run: run.name)
     value: Callable[[Entry], object] = lambda run: run.number(key)
@@ -126,11 +126,11 @@ def ordered(runs: Sequence[Entry], key: str, backwards: bool) -> list[Entry]:
 
 @dataclass(frozen=True)
 class Ranked:
-    """Runs by a number, the best first, all of them measured alike.
+    """Runs ranked by a metric, the best first, all measured under the same conditions.
 
     Attributes:
-        of: what the number is of, in words: "of training" or a split and how it was evaluated.
-        remarks: what was left out, a sentence each.
+        of: the conditions as text: training, or the task, split and deletion mode of the evaluations.
+        remarks: sentences about runs that were left out.
     """
 
     metric: Metric
@@ -145,13 +145,13 @@ class Ranked:
 
 
 def rank(runs: Sequence[Entry], metric: str, *, split: str = "test", soft: bool = False) -> Ranked:
-    """The runs that have a number, the best first; of equal ones the run that ended first.
+    """Rank the runs that have a metric. Ties keep the run that ended first.
 
-    Numbers of training are those of the last logged line. Those of evaluations are compared on one task and
-    under one set of conditions: where runs were evaluated under several, those of most runs.
+    Metrics of training are those of the last logged line. Evaluations are compared on one task and under the
+    same conditions, the ones under which most runs were evaluated.
 
     Raises:
-        UserError: no run has the number, neither direction of it is better, or it is of several tasks.
+        UserError: no run has the metric, neither direction of it is better, or runs have it on several tasks.
     """
     remarks: list[str] = []
     if metric in LOGGED and metric not in METRICS:
@@ -174,11 +174,11 @@ def rank(runs: Sequence[Entry], metric: str, *, split: str = "test", soft: bool 
     if not found:
         there = sorted({name for run in runs for name in _measured(run)})
         if not runs:
-            raise UserError("there is no run to choose from", "`mrt5 runs` lists those that there are")
+            raise UserError("there are no runs to choose from", "run `mrt5 runs` to list all runs")
         many = counted(len(runs), "run")
         raise UserError(
             f"none of {many} has {metric} {of}",
-            f"there are: {listed(there, 40)}" if there else "evaluate a run first: mrt5 evaluate RUN",
+            f"available: {listed(there, 40)}" if there else "evaluate a run first: mrt5 evaluate RUN",
         )
     sign = 1 if direction == "lower" else -1
     found.sort(key=lambda pair: (sign * pair[1], pair[0].meta.get("ended") or "~", pair[0].name))
@@ -190,7 +190,7 @@ def _no_direction(metric: str) -> UserError:
         name for name, way in LOGGED.items() if way
     ]
     return UserError(
-        f"--metric {metric}: neither more nor less of it is better, so no run is the best by it",
+        f"--metric {metric}: neither direction of this metric is better, so no run is best",
         f"choose one of {listed(ways, 40)}",
     )
 
@@ -203,7 +203,7 @@ def _measured(run: Entry) -> list[str]:
 
 
 def _conditions(path: Path, saved: SavedEvaluation) -> str:
-    """What has to be the same for two evaluations to be compared."""
+    """The conditions that must be equal for two evaluations to be comparable."""
     keys = ("task", "settings", "limit", "languages", "constrained", "normalization", "generation")
     return json.dumps({key: saved.model_dump(mode="json")[key] for key in keys}, sort_keys=True)
 
@@ -211,7 +211,7 @@ def _conditions(path: Path, saved: SavedEvaluation) -> str:
 def _evaluated(
     runs: Sequence[Entry], metric: str, split: str, deletion: str
 ) -> tuple[list[tuple[Entry, float]], str, list[str]]:
-    """Each run's number under the conditions that most runs were evaluated under, and these in words."""
+    """Each run's metric under the conditions of most runs, these conditions as text, and remarks."""
     by_condition: dict[str, list[tuple[Entry, SavedEvaluation, Row]]] = defaultdict(list)
     for run in runs:
         for path, saved in run.evaluations:
@@ -225,8 +225,8 @@ def _evaluated(
     tasks = list(dict.fromkeys(group[0][1].task for group in groups))
     if len(tasks) > 1:
         raise UserError(
-            f"runs have a {metric} on several tasks, which cannot be compared: {listed(tasks)}",
-            f"name one of them: --filter task={tasks[0]}",
+            f"{metric} was measured on several tasks, which cannot be compared: {listed(tasks)}",
+            f"choose one, for example --filter task={tasks[0]}",
         )
     group = groups[0]
     said = f"{tasks[0]}, {split} split, {group[0][2].examples:,} examples, {deletion} deletion"
@@ -234,5 +234,5 @@ def _evaluated(
     remarks = []
     if left:
         one = "was" if len(left) == 1 else "were"
-        remarks.append(f"{listed(sorted(left))} {one} evaluated under other conditions, and left out")
+        remarks.append(f"left out {listed(sorted(left))}, which {one} evaluated under other conditions")
     return [(run, row.known(metric)) for run, _, row in group], said, remarks

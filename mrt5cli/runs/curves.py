@@ -1,4 +1,4 @@
-"""What a run's numbers were step by step, and lines of them drawn with characters."""
+"""Curves of a run's metrics, and their plots in text characters."""
 
 from __future__ import annotations
 
@@ -15,28 +15,30 @@ from mrt5cli.text import duration, rounded
 
 By = Literal["step", "seconds", "bytes"]
 TITLES = {
-    "cross_entropy": "cross-entropy, nats a token",
+    "cross_entropy": "cross-entropy, nats per token",
     "deletion_rate": "deleted, %",
     "alpha": "alpha",
-    "loss": "cross-entropy and what steers the gate",
+    "loss": "total loss with gate terms",
     "gate_loss": "gate term of the loss",
     "score_loss": "score term of the loss",
     "bytes_per_second": "bytes/s",
-    "grad_norm": "norm of the gradient",
+    "grad_norm": "gradient norm",
     "learning_rate": "learning rate",
 }
 SHARES = ("deletion_rate",)
 AXES: dict[By, str] = {"step": "step", "seconds": "time", "bytes": "bytes read"}
 SHOWN = ("cross_entropy", "deletion_rate", "alpha")
-"""Drawn by default, where they change."""
+"""Default metrics; a constant one is left out."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Points of a run by what they are drawn against.
+    """One metric of one run.
 
     Attributes:
-        target: what the number is to come to; None without.
+        x: step, seconds or bytes of each point.
+        y: values; a share is in percent.
+        target: target value of the metric; None without a target.
     """
 
     label: str
@@ -47,7 +49,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Panel:
-    """Curves of one number, on the same axes."""
+    """Curves of one metric on the same axes."""
 
     metric: str
     curves: list[Curve]
@@ -59,15 +61,15 @@ class Panel:
 
 
 def panels(runs: Sequence[tuple[str, Entry]], metrics: Sequence[str], by: By = "step") -> list[Panel]:
-    """A panel for each number, with a curve for each run that has it.
+    """A panel per metric, with a curve for each run that has it.
 
     Args:
-        runs: with labels.
-        metrics: numbers of lines of metrics, of validation those over all subsets with "validation_" before
-            their names; none takes those of `SHOWN` that are not the same throughout.
+        runs: pairs of a label and a run.
+        metrics: keys of metrics.jsonl, with the prefix "validation_" for the validation results over all
+            subsets; empty for those of `SHOWN` that are not constant.
 
     Raises:
-        UserError: no run has one of them.
+        UserError: no run has one of the metrics.
     """
     rows = {label: [_with_validation(row) for row in run.run.metrics()] for label, run in runs}
     known = sorted({key for lines in rows.values() for row in lines for key in row if _number(row, key)})
@@ -77,7 +79,7 @@ def panels(runs: Sequence[tuple[str, Entry]], metrics: Sequence[str], by: By = "
         if metrics and not curves:
             if not known:
                 raise UserError(
-                    "there are no curves: no run has logged anything yet", "wait for its first step"
+                    "there are no curves: no run has logged anything yet", "wait for the first step"
                 )
             check_key("--metric", metric, [key for key in known if key not in ("step", "seconds", "target")])
         if metrics or len({value for curve in curves for value in curve.y}) > 1:
@@ -113,22 +115,22 @@ def _curve(label: str, rows: Sequence[dict[str, Any]], metric: str, by: By) -> C
     return Curve(label, x, y, target)
 
 
-# --- with characters ----------------------------------------------------------------------------------------
+# --- plots --------------------------------------------------------------------------------------------------
 
 MARKS = ("braille", "x", "o", "+", "#", "%", "@", "=", "&", "$")
-"""What curves are made of, which tells them apart without colours; the target's is a dot."""
+"""Characters that distinguish the curves, which have no colors; the target is a dotted line."""
 DOT, TARGET = "\N{BRAILLE PATTERN DOTS-135}", "\N{MIDDLE DOT}"
 _PLAIN = str.maketrans({**dict.fromkeys("┌┐└┘┤┬├┴┼", "+"), "─": "-", "│": "|", TARGET: ".", DOT: "*"})
-"""For streams that hold ASCII alone."""
+"""Replacements for streams that only support ASCII."""
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def drawn(panel: Panel, width: int, height: int = 12, *, plain: bool = False) -> str:
-    """A panel as lines of text without colours.
+    """A panel as lines of text without colors.
 
     Args:
-        width, height: in characters; the heading and the names of the curves come on top.
-        plain: of ASCII alone.
+        width, height: size in characters, without the heading and the legend above the plot.
+        plain: use ASCII only.
     """
     marks = ["*" if plain and mark == "braille" else mark for mark in MARKS]
     curves = [(curve, marks[place % len(marks)]) for place, curve in enumerate(panel.curves)]
@@ -157,7 +159,7 @@ def _plotted(
     ticks: Sequence[list[float]],
     labels: Sequence[list[str]],
 ) -> list[str]:
-    """Axes with lines, by plotext 5 or 6, which have nothing in common."""
+    """Plot lines and axes with plotext 5 or 6, whose interfaces differ completely."""
     import plotext
 
     if hasattr(plotext, "plot"):
@@ -189,12 +191,12 @@ def _plotted(
 
 
 def _widened(low: float, high: float) -> tuple[float, float]:
-    """Limits of an axis: around what is the same throughout, too."""
+    """Limits of an axis, widened around a constant value."""
     return (low, high) if high > low else (low - (abs(low) or 1.0) / 2, high + (abs(high) or 1.0) / 2)
 
 
 def _ticks(low: float, high: float, most: int) -> list[float]:
-    """At least two numbers within limits that are round, as far as there are such."""
+    """At least two round numbers within the limits; the limits themselves if there are none."""
     rough = (high - low) / most
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
@@ -204,7 +206,7 @@ def _ticks(low: float, high: float, most: int) -> list[float]:
 
 
 def _y_labels(ticks: Sequence[float]) -> list[str]:
-    """Numbers with as many digits as tell them apart, all equally wide."""
+    """Numbers of equal width, with enough digits to distinguish them."""
     step, largest = ticks[1] - ticks[0], max(map(abs, ticks))
     if largest >= 1e6 or largest < 1e-3:
         texts = [f"{tick:.3g}" for tick in ticks]

@@ -1,4 +1,4 @@
-"""What a run is, and in what several differ: rows of words that terminals and pages print."""
+"""Descriptions of a run and differences between runs, as tables of text for terminals and pages."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from mrt5cli.runs.found import Entry, as_number, size_of
 from mrt5cli.text import MISSING, byte_size, counted, duration, number, percent, visible
 
 IGNORED = ("name", "description", "paper")
-"""Keys of a recipe whose differences say nothing."""
+"""Recipe keys whose differences do not matter."""
 LONGEST_LISTED = 12
-"""Checkpoints that are listed by step."""
+"""Maximum number of checkpoints to list by step."""
 
 
 @dataclass(frozen=True)
 class Words:
-    """A table of words.
+    """A table of text.
 
     Attributes:
-        text_columns: how many columns, from the left, are no numbers.
-        prose: cells are sentences.
-        differs: rows are of what is not the same in several runs, which have a column each.
+        text_columns: number of text columns, on the left; the others are numbers.
+        prose: whether cells are sentences.
+        differs: whether rows are differences between runs, with one column per run.
     """
 
     title: str
@@ -51,7 +51,7 @@ def ago(seconds: float | None) -> str:
 
 
 def deleted(run: Entry) -> str:
-    """The deletion rate against its target in percent, or a dash where nothing deletes."""
+    """The deletion rate and its target in percent, or a dash for a run without deletion."""
     rate, target = run.logged.get("deletion_rate"), run.target
     if target is None and not rate:
         return MISSING
@@ -59,8 +59,8 @@ def deleted(run: Entry) -> str:
 
 
 def headline(saved: SavedEvaluation) -> str:
-    """The metric that says most of an evaluation: the task's first, else that all of a short target is right;
-    of span corruption the cross-entropy."""
+    """The main metric of an evaluation: the first of the task's metrics that it has; for span corruption the
+    loss; else exact match, sequence accuracy or the loss."""
     row = saved.rows[-1]
     first = ["loss"] if saved.task == "span_corruption" else []
     names = [*(saved.settings.get("metrics") or []), *first, "exact_match", "sequence_accuracy", "loss"]
@@ -68,7 +68,7 @@ def headline(saved: SavedEvaluation) -> str:
 
 
 def result(run: Entry) -> str:
-    """What a run came to, in a few words: of an evaluation on its own task, else on validation data."""
+    """A run's main result as short text, from an evaluation on its task, else the best validation value."""
     if (one := run.own_evaluation()) is not None:
         name = headline(one)
         where = "" if one.split == "test" else f" {one.split}"
@@ -90,19 +90,19 @@ def _unit(name: str) -> str:
 
 
 def state(run: Entry) -> str:
-    """The state in a sentence without a subject."""
+    """The state as a clause, with steps and age."""
     steps = f"{run.step:,} of {run.steps:,} steps" if run.steps else f"{run.step:,} steps"
     if run.holder is not None:
         return f"running, {steps}: {run.holder}"
     since = "" if run.age is None else f", {ago(run.age)}"
-    how = {"stale": "killed: meta.json says that it runs, and nobody holds its lock"}.get(
-        run.state, run.state
-    )
-    return f"{how}, {steps}{since}" if run.state != "damaged" else "damaged"
+    if run.state == "damaged":
+        return "damaged"
+    killed = "killed (meta.json states that it is running, but no process holds its lock)"
+    return f"{killed if run.state == 'stale' else run.state}, {steps}{since}"
 
 
 def tree_of(run: Entry) -> dict[str, Any]:
-    """A run's recipe as it is in the file; empty where it cannot be read, of which `Entry.why` tells."""
+    """A run's recipe as stored; empty if it cannot be read, for which `Entry.why` gives the reason."""
     try:
         tree = strict_yaml.parse(run.run.recipe_path.read_text(encoding="utf-8")).tree
     except (OSError, ValueError):
@@ -111,7 +111,7 @@ def tree_of(run: Entry) -> dict[str, Any]:
 
 
 def facts(run: Entry) -> list[tuple[str, str]]:
-    """What a run is, a label and a text each; what is not known is left out."""
+    """Pairs of a label and a text that describe a run, without unknown ones."""
     tree, meta = tree_of(run), run.meta
     model, training = _part(tree, "model"), _part(tree, "training")
     shortener, controller = _part(model, "shortener"), _part(tree, "controller")
@@ -195,7 +195,7 @@ def _checkpoints(run: Entry) -> str | None:
 
 
 def sessions(run: Entry) -> Words:
-    """The times that a run was trained."""
+    """The training sessions of a run."""
     rows = []
     for one in run.meta.get("sessions", []):
         start, end = (one.get(key) for key in ("started", "ended"))
@@ -219,12 +219,12 @@ def sessions(run: Entry) -> Words:
 
 
 def _segment(segment: Any) -> str:
-    """The steps of a run that was continued, which a session is of."""
+    """The range of steps of a session's segment, for a run that was continued."""
     return f"{segment.get('from_step')} to {segment.get('to_step')}" if isinstance(segment, dict) else MISSING
 
 
 def evaluations(run: Entry) -> Words:
-    """What was measured of a run; numbers that no evaluation has are left out."""
+    """The evaluations of a run, without empty columns."""
     found = [(path, one, one.rows[-1]) for path, one in run.evaluations]
     names = [name for name in METRICS if any(row.number(name) is not None for *_, row in found)]
     names += list(dict.fromkeys(name for *_, row in found for name in row.others))
@@ -250,17 +250,17 @@ def evaluations(run: Entry) -> Words:
 
 
 def letters(runs: Sequence[Entry]) -> list[str]:
-    """A short name for each of several runs, for columns: A, B, C, or numbers where letters run out."""
+    """A short column name per run: A, B, C, or numbers for more than 26 runs."""
     return [chr(ord("A") + place) if len(runs) <= 26 else f"{place + 1}" for place in range(len(runs))]
 
 
 def named(runs: Sequence[Entry]) -> list[str]:
-    """The letter and the name of each of several runs."""
+    """The letter and name of each run."""
     return [f"{letter}  {run.name}" for letter, run in zip(letters(runs), runs, strict=True)]
 
 
 def final_numbers(runs: Sequence[Entry]) -> Words:
-    """What runs came to, a column a run."""
+    """The final numbers of runs, one column per run."""
     rows: dict[str, list[str]] = {
         "state": [run.state for run in runs],
         "steps": [f"{run.step:,}/{run.steps:,}" if run.steps else f"{run.step:,}" for run in runs],
@@ -273,24 +273,24 @@ def final_numbers(runs: Sequence[Entry]) -> Words:
         "ended": [ago(run.age) for run in runs],
     }
     filled = [(name, *cells) for name, cells in rows.items() if {*cells} != {MISSING}]
-    return Words("Last numbers", ("", *letters(runs)), filled, len(runs) + 1)
+    return Words("Final numbers", ("", *letters(runs)), filled, len(runs) + 1)
 
 
 def recipe_differences(runs: Sequence[Entry]) -> Words:
-    """The keys of recipes that are not the same in all runs, a column a run."""
+    """The recipe keys whose values differ, one column per run."""
     keys = [flat(tree_of(run)) for run in runs]
     every = list(dict.fromkeys(key for tree in keys for key in tree))
     wanted = [key for key in every if key.split(".")[0] not in IGNORED]
-    return _differing("Recipes differ in", runs, {key: [tree.get(key) for tree in keys] for key in wanted})
+    return _differing("Recipe differences", runs, {key: [tree.get(key) for tree in keys] for key in wanted})
 
 
 def origin_differences(runs: Sequence[Entry]) -> Words:
-    """What else is not the same: versions, code, data, machine."""
+    """Differences in versions, code, data and machine."""
     rows: dict[str, list[str | None]] = {}
     found = [_origin(run) for run in runs]
     for key in dict.fromkeys(key for one in found for key in one):
         rows[key] = [one.get(key) for one in found]
-    return _differing("Made by", runs, rows)
+    return _differing("Environment differences", runs, rows)
 
 
 def _origin(run: Entry) -> dict[str, str]:
@@ -317,22 +317,18 @@ def _differing(title: str, runs: Sequence[Entry], rows: dict[str, list[str | Non
 
 
 def grouped(table: Words) -> Words:
-    """What differs, with the runs behind each value: "500 (A, C), 650 (B)"."""
+    """Differences with the runs after each value: "500 (A, C), 650 (B)"."""
     rows = []
     for key, *values in table.rows:
         of: dict[str, list[str]] = {}
         for letter, value in zip(table.headers[1:], values, strict=True):
             of.setdefault(value, []).append(letter)
         rows.append((key, ", ".join(f"{value} ({', '.join(letters)})" for value, letters in of.items())))
-    return Words(table.title, ("", "in which runs"), rows, 2, prose=True)
+    return Words(table.title, ("", "values and runs"), rows, 2, prose=True)
 
 
 def check_comparable(runs: Sequence[Entry]) -> None:
-    """Refuse runs of which nothing can be read.
-
-    Raises:
-        UserError: there is one.
-    """
+    """Raise UserError if a run is damaged."""
     for run in runs:
         if run.state == "damaged":
             raise UserError(f"{run.name} is damaged: {run.why}", "leave it out, or restore it from a copy")

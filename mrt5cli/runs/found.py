@@ -1,4 +1,4 @@
-"""The runs below a folder, and what each of them is, as far as that shows without reading it whole."""
+"""Finding the runs below a folder, and reading just enough of each for a list."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from mrt5cli.text import first_line, shortened
 
 State = Literal["running", "finished", "interrupted", "failed", "stale", "damaged"]
 STATES: tuple[State, ...] = ("running", "finished", "interrupted", "failed", "stale", "damaged")
-"""What a run may be. A stale one says that it is running, and nobody holds its lock: it was killed. Of a
-damaged one meta.json or recipe.yaml cannot be read."""
+"""States of a run. A stale run was killed: it is marked as running, but no process holds its lock. The
+meta.json or recipe.yaml of a damaged run cannot be read."""
 DEEPEST = 6
-"""Folders below the one that is searched: suites have one a recipe's folder."""
+"""Levels of folders to search; suites nest runs in folders of recipes."""
 TAGS = "tags.json"
 LARGEST = 1e100
-"""What is larger, no run has logged."""
+"""Bound on numbers; larger ones do not come from a training."""
 _TAIL = 2**13
-"""Bytes of metrics.jsonl that are read from its end at first; a line of validation may be longer."""
+"""Bytes to read first from the end of metrics.jsonl; a validation line may be longer."""
 _LONGEST_TAIL = 2**22
 GLANCED = {
     "name": "name",
@@ -44,22 +44,21 @@ GLANCED = {
     "target": "controller.target_deletion_rate",
     "steps": "training.max_steps",
 }
-"""What a listing needs of a recipe, and the keys it has there."""
+"""Values that a list needs from a recipe, with their keys in the file."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A run, as a line of a list shows it. What is not known is None.
+    """A run as a list shows it. Unknown values are None.
 
     Attributes:
-        name: its path as it is typed, which every command takes.
-        why: what has failed, or cannot be read, as a clause.
+        name: path as it can be typed in every command.
+        why: reason for a failure or damage, as a clause.
         holder: the process that trains it.
-        steps: optimizer steps that it is to have.
-        logged: the last line of its metrics with numbers of training, empty where there is none.
-        evaluations: those of its model that can be read.
-        meta: what meta.json says; empty where that cannot be read.
-        notes: files that cannot be read beside, a sentence each.
+        recipe: values of `GLANCED`.
+        logged: the last line of training metrics; empty if there is none.
+        meta: contents of meta.json; empty if it cannot be read.
+        notes: sentences about other unreadable files.
     """
 
     run: RunDir
@@ -83,7 +82,7 @@ class Entry:
 
     @property
     def step(self) -> int:
-        """Optimizer steps, by the last line of metrics or by meta.json."""
+        """Optimizer steps done, from the last line of metrics or meta.json."""
         return max(int(self.logged.get("step", 0)), self.meta.get("step") or 0)
 
     @property
@@ -92,7 +91,7 @@ class Entry:
 
     @cached_property
     def last_sign(self) -> float | None:
-        """When it last showed that something was done, seconds since 1970."""
+        """Time of the last activity, in seconds since 1970."""
         if self.holder is not None and self.holder.beat:
             return self.holder.beat
         if self.meta.get("ended"):
@@ -105,12 +104,12 @@ class Entry:
 
     @property
     def age(self) -> float | None:
-        """Seconds since then."""
+        """Seconds since the last activity."""
         return None if self.last_sign is None else max(0.0, time.time() - self.last_sign)
 
     @cached_property
     def size(self) -> int:
-        """Bytes on disk, what links lead to left out."""
+        """Bytes on disk, without the targets of links."""
         return size_of(self.run.path)
 
     @cached_property
@@ -137,13 +136,13 @@ class Entry:
         return [*self.notes, *self._results[1]]
 
     def own_evaluation(self) -> SavedEvaluation | None:
-        """Of the finished model on its own task: on test data rather than others, hard rather than soft."""
+        """The finished model's evaluation on its task, preferring test data and hard deletion."""
         own = [one for _, one in self.evaluations if one.of_the_model_itself and one.task == self.task]
         order = lambda one: (one.split != "test", one.deletion != "hard", -one.rows[-1].examples)
         return min(own, key=order, default=None)
 
     def number(self, key: str) -> float | None:
-        """A number by its name: of the list's own, of the last logged line, or of the own evaluation."""
+        """A number by its key: a column of the list, a logged metric, or one of `own_evaluation`."""
         if key in ("step", "steps", "size", "age", "target"):
             value: float | None = getattr(self, key)
             return value
@@ -155,7 +154,7 @@ class Entry:
         return None if one is None else one.rows[-1].number(key)
 
     def document(self) -> dict[str, Any]:
-        """Everything, as JSON."""
+        """All values for JSON."""
         holder = self.holder
         return {
             "run": self.name,
@@ -192,7 +191,7 @@ class Entry:
 
 
 def looks_like_a_run(folder: Path) -> bool:
-    """Whether a folder is a run, or what is left of one that has lost a file."""
+    """Whether a folder is a run, possibly one that has lost a file."""
     if own_code.is_run(folder):
         return True
     parts = (
@@ -205,11 +204,13 @@ def looks_like_a_run(folder: Path) -> bool:
 
 
 def find(folder: Path, deepest: int = DEEPEST) -> Iterator[Path]:
-    """The runs in a folder and in the folders in it, each once however many links lead to it; a run itself
-    where the folder is one. A folder that cannot be read is among them, as a run may be in it.
+    """Yield the runs in a folder and its subfolders, or the folder itself if it is a run.
+
+    A run with several links to it is yielded once. An unreadable folder is yielded too, since it may contain
+    a run.
 
     Args:
-        deepest: how many folders below it are looked into.
+        deepest: levels of subfolders to search.
     """
     seen: set[tuple[int, int]] = set()
 
@@ -237,14 +238,14 @@ def find(folder: Path, deepest: int = DEEPEST) -> Iterator[Path]:
 
 
 def resolve(text: str) -> RunDir:
-    """The run that somebody names: a path, or a name below runs/.
+    """The run at a path, or with a name below runs/.
 
     Raises:
-        UserError: there is none; it says what is near.
+        UserError: there is none; the hint suggests a similar name.
     """
     places = [Path(text), Path(DEFAULT_FOLDER, text)]
     if not text.strip():
-        raise UserError("the run has no name; expected a run directory, or its name below runs/")
+        raise UserError("the name of the run is empty; expected a run directory, or its name below runs/")
     for place in places:
         if looks_like_a_run(place):
             return RunDir(place)
@@ -254,22 +255,22 @@ def resolve(text: str) -> RunDir:
     by_name = {path.name: name for name, path in names.items()} | {name: name for name in names}
     near = [by_name[one] for one in difflib.get_close_matches(Path(text).name, by_name, n=1)]
     near = near or [by_name[one] for one in difflib.get_close_matches(text, by_name, n=1)]
-    hint = f"did you mean {near[0]}?" if near else "`mrt5 runs` lists those that there are"
+    hint = f"did you mean {near[0]}?" if near else "run `mrt5 runs` to list all runs"
     if folder is not None:
         inside = [name for name, path in names.items() if path.is_relative_to(folder)]
         hint = f"runs in it: {', '.join(inside[:5])}" if inside else hint
         raise UserError(f"{text} is not a run: it has no {own_code.RECIPE} and {own_code.META}", hint)
-    raise UserError(f"there is no run {text}, and none of that name below {DEFAULT_FOLDER}/", hint)
+    raise UserError(f"there is no run named {text}, here or below {DEFAULT_FOLDER}/", hint)
 
 
 # --- reading ------------------------------------------------------------------------------------------------
 
 
 def read(path: Path, name: str | None = None) -> Entry:
-    """What a run is. Whatever is wrong in it is told in the entry, and nothing is raised.
+    """Read a run. Damage is described in the entry; nothing is raised.
 
     Args:
-        name: how it is called in the list; its path by default.
+        name: name in the list; by default its path.
     """
     run, name = RunDir(path), str(path) if name is None else name
     try:
@@ -278,7 +279,7 @@ def read(path: Path, name: str | None = None) -> Entry:
         logged = last_logged(run.metrics_path)
         missing = [one.name for one in (run.meta_path, run.recipe_path) if not one.is_file()]
         if missing and holder is None:
-            os.listdir(path)  # why it is missing may be that nobody may look
+            os.listdir(path)  # raises if the folder is not readable
             return Entry(run, name, "damaged", f"it has no {' and no '.join(missing)}", None, tags=tags)
         recipe, meta = glance(run.recipe_path), run.meta()
     except UserError as error:
@@ -304,11 +305,11 @@ def _state(meta: dict[str, Any], holder: Holder | None) -> State:
 
 
 def glance(path: Path) -> dict[str, Any]:
-    """The keys of `GLANCED` of a recipe as a run writes it, a hundred times as fast as reading it whole.
+    """The values of `GLANCED` in a recipe written by a run, a hundred times faster than a YAML parser.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is no recipe.
+        OSError: the file cannot be read.
+        ValueError: it is not a recipe.
     """
     text = path.read_text(encoding="utf-8")
     found: dict[str, str] = {}
@@ -322,25 +323,25 @@ def glance(path: Path) -> dict[str, Any]:
         found.setdefault(".".join(keys), value.strip())
     try:
         values = {name: _scalar(found[key]) for name, key in GLANCED.items() if key in found}
-    except ValueError:  # text in quotes, on several lines at times
-        values = _whole(text)
+    except ValueError:  # quoted text, possibly on several lines
+        values = _parsed(text)
     if not {"name", "task", "steps"} <= values.keys():
-        raise ValueError("it is no recipe as a run writes it")
+        raise ValueError("it is not a recipe written by a run")
     if not isinstance(values["steps"], int) or not isinstance(values["task"], str):
-        raise ValueError(f"it says training.max_steps: {shortened(str(values['steps']))}")
+        raise ValueError(f"it sets training.max_steps: {shortened(str(values['steps']))}")
     if not isinstance(values.get("target"), int | float | None):
-        raise ValueError(f"it says controller.target_deletion_rate: {shortened(str(values['target']))}")
+        raise ValueError(f"it sets controller.target_deletion_rate: {shortened(str(values['target']))}")
     return values
 
 
 def _scalar(text: str) -> Any:
-    """A plain scalar of YAML."""
+    """The value of a plain YAML scalar."""
     if re.fullmatch(r"[A-Za-z_][\w./-]*", text):
         return {"null": None, "true": True, "false": False}.get(text, text)
     return float(text) if "." in text else int(text)
 
 
-def _whole(text: str) -> dict[str, Any]:
+def _parsed(text: str) -> dict[str, Any]:
     from mrt5cli.recipe import strict_yaml
 
     tree = strict_yaml.parse(text).tree
@@ -355,14 +356,14 @@ def _whole(text: str) -> dict[str, Any]:
 
 
 def as_number(value: object) -> float | None:
-    """A number that can be drawn and compared, or None."""
+    """A number that can be plotted and compared, or None."""
     if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < LARGEST:
         return None
     return float(value)
 
 
 def last_logged(path: Path) -> dict[str, float]:
-    """The numbers of the last whole line of metrics.jsonl with those of training; its end alone is read."""
+    """The numbers of the last complete line of training metrics in metrics.jsonl, read from its end."""
     if not path.is_file():
         return {}
     with path.open("rb") as file:
@@ -370,7 +371,7 @@ def last_logged(path: Path) -> dict[str, float]:
         while True:
             start = max(0, size - window)
             file.seek(start)
-            for line in reversed(file.read(size - start).split(b"\n")):  # one that is cut is no JSON
+            for line in reversed(file.read(size - start).split(b"\n")):  # an incomplete line is not JSON
                 row = metrics_row(line)
                 if row is not None and row.keys() >= {*COUNTED_WITH}:
                     return {key: value for key, value in row.items() if as_number(value) is not None}
@@ -380,7 +381,7 @@ def last_logged(path: Path) -> dict[str, float]:
 
 
 def size_of(folder: Path) -> int:
-    """Bytes of the files in a folder, links and what cannot be looked at left out."""
+    """Total bytes of the files in a folder, without links and unreadable folders."""
     total, left = 0, [str(folder)]
     while left:
         try:
@@ -391,7 +392,7 @@ def size_of(folder: Path) -> int:
                     else:
                         status = entry.stat(follow_symlinks=False)
                         total += status.st_size if stat.S_ISREG(status.st_mode) else 0
-        except OSError:  # it is being deleted, or is somebody else's
+        except OSError:  # being deleted, or not readable
             continue
     return total
 
@@ -400,11 +401,7 @@ def size_of(folder: Path) -> int:
 
 
 def tags_of(path: Path) -> list[str]:
-    """The tags of a run.
-
-    Raises:
-        UserError: they cannot be read.
-    """
+    """The tags of a run; UserError if they cannot be read."""
     file = path / TAGS
     if not file.exists():
         return []
@@ -422,17 +419,17 @@ def _tags(path: Path) -> tuple[tuple[str, ...], list[str]]:
 
 
 def tag(run: RunDir, add: list[str], remove: list[str]) -> list[str]:
-    """Add and remove tags of a run, in a file of their own that no training writes; returns what it has then.
+    """Add and remove tags of a run, and return its tags. Their file is never written by a training.
 
     Raises:
-        UserError: a tag is no word; or it has none of those that are to go.
+        UserError: a tag is invalid, or a tag to remove does not exist.
     """
     from mrt5cli.writing import write_json
 
     for one in (*add, *remove):
         if not re.fullmatch(r"[\w.+:@/-]{1,60}", one):
             raise UserError(
-                f"{shortened(one)!r} is no tag: a tag is one word of at most 60 letters, digits and ._+:@/-",
+                f"{shortened(one)!r} is not a tag: expected at most 60 letters, digits and ._+:@/-",
                 "for example baseline, or paper/table-2",
             )
     before = tags_of(run.path)

@@ -1,7 +1,7 @@
-"""Removing and moving runs: whole or not at all, and nothing that somebody trains or reads.
+"""Removing and moving runs: completely or not at all, and never while a process trains or reads them.
 
-What refers to a run names its directory: another run's `model.start`, and paths in meta.json and in files of
-results. A move writes them anew. The command line that started a run stays as it was typed.
+References to a run contain its path: the `model.start` of other runs, meta.json and result files. A move
+updates them. The recorded command line of a run does not change.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from mrt5cli.runs.found import DEEPEST, find, glance, looks_like_a_run
 from mrt5cli.writing import make_directory, remove_directory, whole_directory, write_json, write_text
 
 LONGEST_PATH = 4096
-"""Characters; a longer text is none."""
+"""Maximum characters of a path."""
 AS_TYPED = "command"
-"""The key of meta.json whose paths are history."""
+"""The key of meta.json whose paths are never updated."""
 
 
 @contextmanager
 def untouched(run: RunDir, what: str, *, only: tuple[Path, ...] | None = None) -> Iterator[None]:
-    """Keep trainings and readers away from a run, to do something to it.
+    """Lock a run against trainings and readers.
 
     Args:
-        what: it is to be done, as in "removed".
-        only: folders that nobody is to read, in place of all with a model.
+        what: the operation as a participle, such as "removed", for error messages.
+        only: folders to lock against readers; by default, all that contain weights.
 
     Raises:
-        UserError: somebody trains there, or reads it.
+        UserError: another process trains or reads the run.
     """
     check_own_place(run, what)
     lock = _lock(run, what)
@@ -49,17 +49,19 @@ def untouched(run: RunDir, what: str, *, only: tuple[Path, ...] | None = None) -
                 if not stack.enter_context(locks.unread(folder / CONFIG)):
                     raise UserError(
                         f"{run.path} cannot be {what}: another process reads {folder}",
-                        "wait until it has ended, and give the command again",
+                        "wait until that process ends, and try again",
                     )
             yield
     finally:
-        os.ftruncate(lock.descriptor, 0)  # where the file was moved along, nobody holds it there
+        os.ftruncate(lock.descriptor, 0)  # a file that moved with the run must not name a holder
         lock.release()
 
 
 def _lock(run: RunDir, what: str) -> locks.Lock:
     if not os.access(run.path, os.W_OK):
-        raise UserError(f"{run.path} cannot be {what}: it is not yours to change", "ask its owner")
+        raise UserError(
+            f"{run.path} cannot be {what}: you do not have write permission", "ask the owner of the run"
+        )
     try:
         found = locks.take(run.lock)
     except OSError as error:
@@ -70,27 +72,19 @@ def _lock(run: RunDir, what: str) -> locks.Lock:
 
 
 def check_own_place(run: RunDir, what: str) -> None:
-    """Refuse what is no run, or is a link to one, which lies elsewhere.
-
-    Raises:
-        UserError: it is.
-    """
+    """Raise UserError unless a path is a run, and not a link to one."""
     if run.path.is_symlink():
         target = os.path.realpath(run.path)
         raise UserError(
             f"{run.path} cannot be {what}: it is a link to {target}",
-            f"name {target} for the run itself; the link alone goes with `rm`",
+            f"name {target} for the run itself, or delete the link with `rm`",
         )
     if not looks_like_a_run(run.path):
-        raise UserError(f"{run.path} is not a run", "only run directories are removed and moved here")
+        raise UserError(f"{run.path} is not a run", "name a run directory")
 
 
 def check_not_trained(run: RunDir, what: str) -> None:
-    """Refuse a run that is being trained, before anything is asked or done.
-
-    Raises:
-        UserError: it is.
-    """
+    """Raise UserError if a run is being trained; called before asking for confirmation."""
     if holder := run.holder():
         raise _trained(run, what, holder)
 
@@ -102,45 +96,34 @@ def _trained(run: RunDir, what: str, holder: Holder) -> UserError:
 
 
 def weights(run: RunDir) -> list[Path]:
-    """The folders with a model in it: the finished one, checkpoints and the best ones."""
+    """The folders with weights: the finished model, all checkpoints, and the best weights."""
     steps = [run.checkpoint(step) for step in run.saved_steps()]
     return [run.model, *steps, *(run.best_weights(step) for step in run.best_steps())]
 
 
 def outside(run: RunDir) -> list[Path]:
-    """Links in a run; what they lead to stays when it is removed."""
+    """Links in a run; removing the run keeps their targets."""
     return [path for path in run.path.rglob("*") if path.is_symlink()]
 
 
 def remove(run: RunDir) -> None:
-    """Remove a run, from one moment to the next; what links in it lead to stays.
-
-    Raises:
-        UserError: somebody trains there, or reads it; or it is no run.
-    """
+    """Remove a run atomically, and keep the targets of links. Raises UserError as `untouched`."""
     with untouched(run, "removed"):
         remove_directory(run.path)
 
 
 def check_has_model(run: RunDir) -> None:
-    """Refuse to take the checkpoints of a run that has nothing else.
-
-    Raises:
-        UserError: it has no finished model.
-    """
+    """Raise UserError unless a run has a finished model besides its checkpoints."""
     if not (run.model / CONFIG).is_file():
         raise UserError(
-            f"{run.path} has no finished model: its checkpoints are all that there is of it",
-            f"finish it ({run.resume_command}), or remove it whole",
+            f"{run.path} has no finished model, only checkpoints",
+            f"finish it with `{run.resume_command}`, or remove the run with its checkpoints",
         )
 
 
 def remove_checkpoints(run: RunDir) -> None:
-    """Remove what only resuming a run needs; its model, metrics and results stay.
-
-    Raises:
-        UserError: it is not finished and has no model besides; or as `remove`.
-    """
+    """Remove the checkpoints of a run, and keep its model, metrics and results. Raises UserError as
+    `untouched`, or if the run has no finished model."""
     check_has_model(run)
     checkpoints = [run.checkpoint(step) for step in run.saved_steps()]
     with untouched(run, "changed", only=tuple(checkpoints)):
@@ -148,11 +131,11 @@ def remove_checkpoints(run: RunDir) -> None:
             remove_directory(checkpoint)
 
 
-# --- what refers to a run -----------------------------------------------------------------------------------
+# --- references to a run ------------------------------------------------------------------------------------
 
 
 def others(run: RunDir) -> list[RunDir]:
-    """The other runs below runs/, and beside a run."""
+    """The other runs below runs/, and those in the folder of a run."""
     found: dict[str, RunDir] = {}
     for folder, deepest in ((Path(DEFAULT_FOLDER), DEEPEST), (run.path.parent, 1)):
         for path in find(folder, deepest) if folder.is_dir() else ():
@@ -163,12 +146,12 @@ def others(run: RunDir) -> list[RunDir]:
 
 
 def starting_from(run: RunDir) -> list[RunDir]:
-    """The runs that start from a run: from its model, or from what lies in it."""
+    """The runs whose starting model is in a run."""
     found = []
     for other in others(run):
         try:
             start = glance(other.recipe_path).get("start")
-        except (OSError, ValueError):  # a damaged one says nothing
+        except (OSError, ValueError):  # damaged
             continue
         if isinstance(start, str) and _below(start, run.path) is not None:
             found.append(other)
@@ -176,8 +159,7 @@ def starting_from(run: RunDir) -> list[RunDir]:
 
 
 def _below(text: str, folder: Path) -> str | None:
-    """What follows a folder in a path that is it or leads into it, "", "/model" or "@step-500"; None of any
-    other text."""
+    """The rest of a path after a folder, such as "", "/model" or "@step-500"; None for any other text."""
     if os.path.basename(folder) not in text or len(text) > LONGEST_PATH:
         return None
     path, step = os.path.expanduser(text), ""
@@ -185,7 +167,7 @@ def _below(text: str, folder: Path) -> str | None:
         if (named := run_and_step(path)) is not None:
             path, step = str(named[0].path), f"@{named[1]}"
         at, place = os.path.realpath(path), os.path.realpath(folder)
-    except ValueError:  # characters that no path has
+    except ValueError:  # characters that are invalid in a path
         return None
     if at == place or at.startswith(place + os.sep):
         return at[len(place) :] + step
@@ -193,8 +175,8 @@ def _below(text: str, folder: Path) -> str | None:
 
 
 def _renamed(text: str, old: Path, new: Path) -> str:
-    """A text that may be a path into a folder, as a path into the one that it becomes: absolute where it was,
-    or where that lies outside the working directory."""
+    """A text with a path into the old folder replaced by the new one; absolute if it was absolute, or if the
+    new folder is outside the working directory."""
     rest = _below(text, old)
     if rest is None:
         return text
@@ -202,7 +184,7 @@ def _renamed(text: str, old: Path, new: Path) -> str:
 
 
 def _rewritten(tree: Any, old: Path, new: Path) -> Any:
-    """A JSON value in which paths into a folder are those into another."""
+    """A JSON value with all paths into the old folder replaced."""
     if isinstance(tree, Mapping):
         return {
             key: value if key == AS_TYPED else _rewritten(value, old, new)
@@ -217,18 +199,18 @@ def _rewritten(tree: Any, old: Path, new: Path) -> Any:
 
 
 def move(run: RunDir, new: Path) -> list[Path]:
-    """Move a run, and write anew what refers to it; returns the other runs that do.
+    """Move a run, update all references to it, and return the other runs that refer to it.
 
-    Meanwhile the old name leads to the new place: a kill on the way leaves it so, and nothing dangles.
+    During the move, the old path is a link to the new one, so that references stay valid even after a kill.
 
     Raises:
-        UserError: somebody trains there or reads it; the new place is taken, or inside the run; another run
-            that refers to it is being trained.
+        UserError: another process trains or reads the run; the new path exists or is inside a run; a run that
+            refers to it is being trained.
     """
     old = run.path
     check_own_place(run, "moved")
     if new.exists() or new.is_symlink():
-        raise UserError(f"{new} is there already", "choose another name, or remove that first")
+        raise UserError(f"{new} already exists", "choose another name, or remove it first")
     if os.path.realpath(new).startswith(os.path.realpath(old) + os.sep):
         raise UserError(f"{old} cannot be moved into itself, to {new}", "choose another place")
     for above in new.absolute().parents:
@@ -239,7 +221,7 @@ def move(run: RunDir, new: Path) -> list[Path]:
         if holder := other.holder():
             raise UserError(
                 f"{old} cannot be moved: {other.path} starts from it and is being trained, {holder}",
-                "wait for it to end",
+                "wait until that training ends",
             )
     with untouched(run, "moved"):
         make_directory(new.parent)
@@ -254,17 +236,13 @@ def move(run: RunDir, new: Path) -> list[Path]:
 
 
 def _changes(run: RunDir, referring: list[RunDir], new: Path) -> dict[Path, str | dict[str, Any]]:
-    """The files that name a run's directory, and what they are to hold.
-
-    Raises:
-        UserError: one of them cannot be read.
-    """
+    """The files that contain a run's path, with their new contents; UserError if one cannot be read."""
     from mrt5cli.recipe import strict_yaml
 
     old = run.path
     changes: dict[Path, str | dict[str, Any]] = {}
     for file in _results(run):
-        before = read_object(file, f"take {file} away, or restore it from a copy")
+        before = read_object(file, f"remove {file}, or restore it from a copy")
         if (after := _rewritten(before, old, new)) != before:
             changes[file] = after
     for each in (run, *referring):
@@ -272,18 +250,18 @@ def _changes(run: RunDir, referring: list[RunDir], new: Path) -> dict[Path, str 
             continue
         meta = read_object(each.meta_path, "restore it from a copy")
         after = _rewritten(meta, old, new)
-        # A run that was continued keeps the recipe of each of its segments.
+        # A continued run stores the recipe of each segment.
         for file in [each.recipe_path, *each.segments.glob("*/recipe.yaml")] if each is not run else ():
             text = file.read_text(encoding="utf-8")
             tree = strict_yaml.parse(text).tree
             start = tree["model"]["start"] = _renamed(tree["model"]["start"], old, new)
             if {*"{}"} & {*start}:
                 raise UserError(
-                    f"{each.path} would start from {start}, and a recipe's start takes no braces",
+                    f"{each.path} would start from {start}, but a recipe's model.start cannot contain braces",
                     "choose another name",
                 )
             changes[file] = renamed = strict_yaml.dump(tree)
-            # Where recipe.yaml was what the run wrote, it is so still.
+            # Sessions record the hash of recipe.yaml; without an update, a resume would report a change.
             for session in after.get("sessions", []):
                 if session.get("recipe") == _hash(text):
                     session["recipe"] = _hash(renamed)
@@ -293,7 +271,7 @@ def _changes(run: RunDir, referring: list[RunDir], new: Path) -> dict[Path, str 
 
 
 def _results(run: RunDir) -> list[Path]:
-    """Files of results in a run; those that a link leads to are left as they are."""
+    """The result files of a run, without those behind links."""
     folders = [run.eval("").parent, *run.segments.glob("*/eval")]
     return sorted(file for folder in folders if not folder.is_symlink() for file in folder.rglob("*.json"))
 
@@ -303,7 +281,7 @@ def _hash(text: str) -> str:
 
 
 def _relocate(old: Path, new: Path) -> None:
-    """Have a directory under another name, and a link to that under the old one."""
+    """Move a directory, and leave a link under its old name."""
     try:
         old.rename(new)
     except OSError as error:
@@ -316,16 +294,12 @@ def _relocate(old: Path, new: Path) -> None:
         remove_directory(old)
     try:
         old.symlink_to(new.absolute())
-    except OSError:  # a file system without links; the references are written in a moment
+    except OSError:  # a file system without links; `move` updates the references right away
         return
 
 
 def _check_copy(old: Path, copy: Path) -> None:
-    """Compare a copied run with what was copied.
-
-    Raises:
-        UserError: a file is not the same, or is missing.
-    """
+    """Raise UserError unless a copied run equals the original, and its weights match their manifests."""
     for path in (path for path in old.rglob("*") if path != RunDir(old).lock):
         there = copy / path.relative_to(old)
         if path.is_symlink() or path.is_dir():
@@ -334,11 +308,11 @@ def _check_copy(old: Path, copy: Path) -> None:
             same = there.is_file() and filecmp.cmp(path, there, shallow=False)
         if not same:
             raise UserError(
-                f"{path} was not copied as it is; nothing was moved", "look at the disk, and try again"
+                f"the copy of {path} differs from it; nothing was moved", "check the disk, and try again"
             )
     for folder in weights(RunDir(copy)):
         if folder.is_dir() and (why := manifest.fault(folder)):
             raise UserError(
-                f"{old} is not whole, and was not moved: in {folder.relative_to(copy)}, {why}",
+                f"{old} is damaged, and was not moved: in {folder.relative_to(copy)}, {why}",
                 manifest.what_to_do(old / folder.relative_to(copy)),
             )

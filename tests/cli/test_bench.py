@@ -77,7 +77,7 @@ def test_a_table_for_people_and_a_run_of_ones_own(tmp_path: Path):
     assert result.exit_code == 0, result.output
     assert "packed 50 % wide" in result.stdout
     assert "% of" in result.stdout
-    assert "dense: at most" in result.stdout
+    assert "dense: differs by at most" in result.stdout
     assert "timing forward" in result.stderr
 
 
@@ -86,7 +86,7 @@ def test_a_path_that_computes_something_else_fails_loudly(monkeypatch):
     monkeypatch.setattr(suite, "LOGIT_TOLERANCE", 0.0)
     result = bench(*SMALL, "--deletion-rate", "0.5")
     assert result.exit_code == 1
-    assert "a fast path does not compute what the plain one does: forward, " in result.stderr
+    assert "the results of a fast path differ from the plain one's: forward, " in result.stderr
     assert "MORE THAN" in result.stdout  # what was measured is shown all the same
 
 
@@ -149,16 +149,16 @@ def test_precision_as_a_table_of_a_model_that_deletes_nothing(tmp_path: Path):
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["--what", "forward,speed"], "--what 'forward,speed': expected words of forward, train"),
-        (["--what", ","], "--what ',': expected words of"),
-        (["--deletion-rate", "50"], "a rate is a share of positions, 0 to below 1"),
-        (["--rows", "odd"], "expected words of even, wide"),
+        (["--what", "forward,speed"], "'forward,speed': expected a comma-separated list of forward, train"),
+        (["--what", ","], "--what ',': expected a comma-separated list of"),
+        (["--deletion-rate", "50"], "a deletion rate is a fraction of positions, from 0 to below 1"),
+        (["--rows", "odd"], "expected a comma-separated list of even, wide"),
         (["--rows", "wide", "--batch-size", "1"], "needs at least two rows per batch"),
         (["--size", "huge"], "--size huge is unknown"),
         (["nowhere/at/all"], "does not exist"),
         (["--what", "precision"], "--what precision needs a trained run"),
-        (["--precision", "fp8"], "--precision 'fp8': expected words of fp32, bf16, tf32"),
-        (["--precision", "fp32,tf32"], "--precision tf32 rounds products on a GPU, and this is a CPU"),
+        (["--precision", "fp8"], "--precision 'fp8': expected a comma-separated list of fp32, bf16, tf32"),
+        (["--precision", "fp32,tf32"], "--precision tf32 requires a GPU, and the device is a CPU"),
     ],
 )
 def test_wrong_words(words: list[str], message: str):

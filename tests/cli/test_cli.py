@@ -147,11 +147,12 @@ def test_debug_shows_the_traceback_of_a_user_error(monkeypatch: pytest.MonkeyPat
         (
             ZeroDivisionError("division\nby zero"),
             "error: ZeroDivisionError: division by zero\n"
-            "hint: this is a bug in mrt5cli; MRT5_DEBUG=1 shows where it happened\n",
+            "hint: this is a bug in mrt5cli; set MRT5_DEBUG=1 for the traceback, and please report it\n",
         ),
         (
             AssertionError(),
-            "error: AssertionError\nhint: this is a bug in mrt5cli; MRT5_DEBUG=1 shows where it happened\n",
+            "error: AssertionError\n"
+            "hint: this is a bug in mrt5cli; set MRT5_DEBUG=1 for the traceback, and please report it\n",
         ),
         (
             OSError(28, "No space left on device", "runs/x"),
@@ -160,7 +161,7 @@ def test_debug_shows_the_traceback_of_a_user_error(monkeypatch: pytest.MonkeyPat
         ),
         (
             ModuleNotFoundError("No module named 'torch'", name="torch"),
-            "error: the package 'torch' is not installed\nhint: `pip check` lists what is missing\n",
+            "error: the package 'torch' is not installed\nhint: `pip check` lists missing packages\n",
         ),
     ],
 )

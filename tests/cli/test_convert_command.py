@@ -67,16 +67,16 @@ def test_in_a_process_of_its_own(tmp_path: Path):
         ),
         (
             [GOLDEN / "models/t5", "out", "--to", "mrt5", "--push", "me/mine"],
-            "--push uploads what --to hub makes",
+            "--push uploads the output of --to hub",
         ),
         ([GOLDEN / "models/t5", "out", "--to", "hub", "--push", "mine"], "not a valid Hub id"),
         (
             [GOLDEN / "models/t5", "out", "--to", "hub", "--private"],
-            "--private is of the repository that --push",
+            "--private needs --push",
         ),
         (
             [GOLDEN / "models/t5", "out", "--to", "mrt5", "--license", "mit"],
-            "--license is stated in the model card, which --to hub writes",
+            "--license is for the model card, which only --to hub writes",
         ),
         (
             [GOLDEN / "models/t5", "out", "--to", "hub", "--license", "apache"],
@@ -84,7 +84,7 @@ def test_in_a_process_of_its_own(tmp_path: Path):
         ),
         (
             [GOLDEN / "models/t5", "out", "--to", "hub", "--license-link", "LICENSE"],
-            "--license-link is of a licence, and none is named",
+            "--license-link needs the name of the license",
         ),
         (
             [GOLDEN / "models/t5", "out", "--to", "mrt5", "--layer", "9"],
@@ -94,7 +94,7 @@ def test_in_a_process_of_its_own(tmp_path: Path):
         ([GOLDEN / "models/t5", "out", "--to", "mrt5", "--max-shard-size", "much"], "is not a size"),
         (
             [GOLDEN / "models/t5", "out", "--to", "mrt5", "--recipe", "pctrl40", "--layer", "1"],
-            "brings its own gate",
+            "already defines the gate",
         ),
         ([GOLDEN / "models/mrt5_g1", "out", "--to", "mrt5", "--gate", "log_sigmoid"], "shortener of its own"),
         ([GOLDEN / "models", "out", "--to", "mrt5"], "neither a run"),

@@ -60,7 +60,7 @@ def test_spelling_prints_what_it_made(tmp_path: Path) -> None:
     [train] = [line.split() for line in lines if line.startswith("train.tsv")]
     assert train[1] == "50"
     assert "context dependent" not in lines[2] and "most frequent word is right" in shown
-    assert "from words.txt, text.txt" in shown and "not comparable" in shown
+    assert "sources: words.txt, text.txt" in shown and "not comparable" in shown
     assert max(len(text) for row in rows(tmp_path / "out" / "train.tsv") for text in row) <= 40
 
 

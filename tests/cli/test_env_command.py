@@ -65,7 +65,7 @@ def test_it_works_where_nothing_was_installed(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(metadata, "requires", absent)
     assert json.loads(told(monkeypatch, "--json"))["packages"] == {
-        "mrt5cli": "not installed, it runs from its folder"
+        "mrt5cli": "not installed; running from its source folder"
     }
 
 
@@ -94,7 +94,7 @@ def test_nothing_secret_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
             "OSError: libtorch_cpu.so: cannot",
         ),
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "ended by SIGSEGV"),
-        ("import sys; sys.exit(3)", "it ended without a word"),
+        ("import sys; sys.exit(3)", "exit code 3 without a message"),
         ("import time; time.sleep(60)", "no answer in 1 s"),
     ],
 )

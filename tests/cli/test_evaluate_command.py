@@ -50,7 +50,7 @@ def test_one_run(runs: dict[str, Path]) -> None:
     assert line.split()[2] == "25.0", "the target"
     assert "gate" in result.stdout
     assert removed.split()[2:4] == ["-", "-"]
-    assert "removing its source raises the loss of mrt5-seed3 by" in result.stdout
+    assert "removing the source raises the loss of mrt5-seed3 by only" in result.stdout
 
 
 def test_several_runs_are_lines_of_one_table(runs: dict[str, Path]) -> None:
@@ -86,8 +86,8 @@ def test_every_variant_in_one_table(variants: dict[str, Path]) -> None:
     assert deleted["byt5"] == 0
     assert all(0 < deleted[name] < 100 for name in variants if name != "byt5")
     assert "whose gate is below the threshold, or that are pooled into another" in result.stdout
-    assert "gone-seed3 reads a lone EOS whatever its source is" in result.stdout
-    assert "removing its source raises the loss of gone-seed3" not in result.stdout
+    assert "gone-seed3 reads a single EOS instead of its source" in result.stdout
+    assert "removing the source raises the loss of gone-seed3" not in result.stdout
     assert "soft mode" not in result.stdout
 
 
@@ -335,7 +335,7 @@ def test_a_gate_that_is_told_its_rate_has_no_threshold_that_was_found(tmp_path: 
     assert found.exit_code == 0, found.output
     rows = [line.split() for line in found.stdout.splitlines() if line.startswith("at ")]
     assert [row[3] for row in rows] == ["-21", "-9", "-31"]
-    assert "the model is told the rate" in found.stdout and "set thresholds" not in found.stdout
+    assert "the gate is conditioned on the rate" in found.stdout and "set thresholds" not in found.stdout
     page = (tmp_path / "it.html").read_text(encoding="utf-8")
     assert "which it was told." in page and "threshold was found" not in page
 

@@ -97,7 +97,7 @@ def test_the_table_has_the_tasks_measures_and_the_file_their_numbers(runs: dict[
         assert name in text
     assert "F1" not in text and "choice" not in text and "seq." not in text
     assert "answers compared by" not in text, "texts are taken as they are"
-    assert "CER, EM, WER, chrF, BLEU: greedily generated answers against the best of the accepted" in text
+    assert "CER, EM, WER, chrF, BLEU: answers from greedy decoding, scored against the best-matching" in text
     assert "BLEU: sacrebleu, nrefs:var|case:mixed|eff:no|tok:13a|smooth:exp|version:" in text
     found = SavedEvaluation.read(runs["all"] / "eval" / "text2text.json")
     assert (found.version, [row.subset for row in found.rows]) == (3, ["en", "fr", "total"])
@@ -314,7 +314,7 @@ def test_beams_and_lengths_of_the_recipe(
     (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     path = tmp_path / "short.jsonl"
     text = printed(run, "--predictions", path)
-    assert "CER: answers found by 2 beams against" in text
+    assert "CER: answers from beam search with 2 beams, scored against" in text
     assert seen == [Decoding(3, num_beams=2, length_penalty=0.5)] * 2
     told = json.loads((run / "eval" / "text2text-beams2-longest3-penalty0.5.json").read_text())
     assert told["generation"] == {"num_beams": 2, "max_new_tokens": 3, "length_penalty": 0.5}
@@ -384,7 +384,7 @@ def test_a_metric_of_the_users_own_chooses_and_is_shown(tmp_path: Path, runs: di
         text = printed(tmp_path / "run", *code)
     best = json.loads((tmp_path / "run" / "meta.json").read_text())["best"]
     assert (best["metric"], best["value"]) == ("vowels_kept", 0.25)
-    assert "vowels kept: greedily generated" in " ".join(text.split()) and "25.00" in text
+    assert "vowels kept: answers from greedy decoding" in " ".join(text.split()) and "25.00" in text
     found = SavedEvaluation.read(tmp_path / "run" / "eval" / "text2text.json")
     assert [row.others for row in found.rows] == [{"vowels_kept": 0.25}] * 3
 

@@ -90,7 +90,7 @@ def test_a_gate_that_is_told_its_rate_has_no_threshold_moved(tmp_path: Path) -> 
     assert call("evaluate", run).exit_code == 0
     saved = run / "eval" / "at-rates.json"
     printed, page = paged(tmp_path / "dial.html", run, "--deletion-rate", "0,0.3", "--out", saved)
-    assert "the model is told the rate" in printed
+    assert "the gate is conditioned on the rate" in printed
     assert "told-seed3 conditioned on each rate: " in page and "told-seed3, at its default rate" in page
     assert call("convert", run, tmp_path / "card", "--to", "hub", "--deletion-rate", 0.4).exit_code == 0
     card = " ".join((tmp_path / "card" / "README.md").read_text().split())
@@ -198,7 +198,7 @@ def test_without_matplotlib_a_page_says_how_to_get_figures(
 def test_two_files_of_one_name_are_refused(run: Path, tmp_path: Path) -> None:
     result = call("evaluate", run, "--html", tmp_path / "same", "--out", tmp_path / "same")
     assert result.exit_code == 2
-    assert "--out and --html are both" in result.stderr
+    assert "--out and --html both name" in result.stderr
 
 
 @pytest.mark.browser

@@ -101,7 +101,7 @@ def test_answers(runs: dict[str, Path]) -> None:
     text = result.stdout
 
     assert "answers compared by the squad rule" in text
-    assert "EM, F1: greedily generated answers" in text
+    assert "EM, F1: answers from greedy decoding" in text
     assert [line.split()[0] for line in text.splitlines()[5:9]] == ["en", "te", "ko", "total"]
     assert "evaluating tydi-seed3, te, answers" in result.stderr
     told = json.loads((runs["tydi"] / "eval" / "tydiqa.json").read_text())
@@ -164,7 +164,7 @@ def test_two_runs_side_by_side(runs: dict[str, Path]) -> None:
         assert 0 < one["p_value"] <= 1
     assert [one["test"] for one in found[::3]] == ["mcnemar", "bootstrap", "bootstrap"]
     assert "exact match, % (McNemar's exact test)" in text
-    assert "cross-entropy, nats a token (paired bootstrap)" in text
+    assert "cross-entropy, nats per token (paired bootstrap)" in text
     assert "difference: tydi-seed3 minus tydi-byt5-seed3 on the same examples" in text
     saved = json.loads((runs["tydi"] / "eval" / "tydiqa-en+ko.json").read_text())
     assert saved["differences"] == []
@@ -302,7 +302,7 @@ def test_all_of_tydis_languages_from_a_file_in_the_hubs_schema(runs: dict[str, P
     [
         (["{xnli}", "--languages", "en,xx,yy"], "the test split of xnli has no xx, yy, only en, fr, es"),
         (["{vowels}", "--languages", "en"], "the test split of vowel_removal has no en, only all"),
-        (["{xnli}", "{tydi}", "--compare", "{xnli}"], "--compare sets one run beside one other"),
+        (["{xnli}", "{tydi}", "--compare", "{xnli}"], "--compare compares one run with one other"),
         (
             ["{tydi}", "--constrained"],
             "--constrained chooses among the possible targets, and those of tydiqa",

@@ -383,9 +383,9 @@ def refused(*words: str, command: str = "finetune") -> str:
 
 def test_a_recipe_from_scratch(place: Path):
     told = refused("quickstart_byt5")
-    assert "quickstart_byt5 has model.start: scratch" in told
-    assert "give one with --from" in told and "mrt5 pretrain quickstart_byt5" in told
-    assert "give one with --from" in refused("byt5.yaml", "--from", "scratch")
+    assert "quickstart_byt5 sets model.start: scratch" in told
+    assert "name one with --from" in told and "mrt5 pretrain quickstart_byt5" in told
+    assert "name one with --from" in refused("byt5.yaml", "--from", "scratch")
     assert "a name is empty" in refused("byt5.yaml", "--from", "")
     assert "a lone surrogate, which is not a character" in refused("byt5.yaml", "--from", "a\udcff")
 

@@ -166,7 +166,7 @@ def test_tables_hold_what_lines_hold(runs: dict[str, Path], lines: Path, tmp_pat
     assert result.exit_code == 0, result.output
     assert result.stdout == ""
     assert "7 inputs, 7 outputs" in result.stderr
-    assert "1 input cut to 16 byte tokens" in " ".join(result.stderr.split())
+    assert "1 input truncated to 16 byte tokens" in " ".join(result.stderr.split())
     assert [row["output"] for row in table_of(out)] == by_hand(runs["mrt5"], TEXTS, 16)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["lines.txt", out.name]
 
@@ -437,7 +437,7 @@ def test_wrong_inputs(runs: dict[str, Path], tmp_path: Path) -> None:
         ("--raw --prompt {a}", ("--prompt", "--raw")),
         ("--add-column c", ("--add-column", "has lines")),
         ("--column c", ("--column", "has lines")),
-        ("--out lines.txt", ("--out lines.txt", "is the file of inputs")),
+        ("--out lines.txt", ("--out lines.txt", "is also the input file")),
         ("--add-column c --num-return 2 --sample", ("--add-column", "--num-return")),
         ("--resume", ("--resume", "--out")),
         ("--text x", ("--text", "FILE")),

@@ -55,7 +55,7 @@ def test_stopped_in_the_middle_and_gone_on_with(
     assert process.returncode == code, said.decode()
     assert 0 < len(out.read_bytes()) < len(whole.read_bytes())
     if number != signal.SIGKILL:
-        assert "--resume goes on" in " ".join(said.decode().split())
+        assert "with --resume to continue" in " ".join(said.decode().split())
     subprocess.run(command(*how, "--out", out, "--resume"), check=True, capture_output=True)
 
     assert out.read_bytes() == whole.read_bytes()
@@ -75,7 +75,7 @@ def test_a_signal_to_all_processes_is_the_first_ones(
     os.killpg(process.pid, number)
     _, said = process.communicate(timeout=60)  # until the last process has let go of stderr
     assert process.returncode == 128 + number, said
-    assert "--resume goes on" in " ".join(said.split()) and "Traceback" not in said, said
+    assert "with --resume to continue" in " ".join(said.split()) and "Traceback" not in said, said
 
 
 def test_a_reader_that_goes_away_ends_it_quietly(run: Path, tmp_path: Path) -> None:

@@ -54,7 +54,6 @@ SAID_IN_OTHER_WORDS = {
     "--deletion-rate": "one or several, found in different places",
     "--from": "recipe new chooses by the device",
     "--limit": "of a language, of a subset, or of a text",
-    "--batch-size": "the recipe's by default, or not",
     "--precision": "one, or several to compare",
     "--seed": "of what is drawn",
     "--task": "whose",
@@ -100,6 +99,19 @@ def test_an_option_is_explained_in_the_same_words_everywhere() -> None:
     assert SAID_IN_OTHER_WORDS.keys() - differing.keys() == set()
     (one, longer) = sorted(differing["--device"], key=len)
     assert longer.startswith(one)
+
+
+def test_a_help_text_is_a_sentence_and_leaves_the_default_to_the_brackets(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, param in PARAMS:
+        assert re.fullmatch(r"[A-Z-].*\.", param.help) and "default" not in param.help.lower(), (
+            name,
+            param.name,
+        )
+    shown = " ".join(help_of("evaluate", monkeypatch, 100).split())
+    assert "[default: the recipe's]" in shown and "[default: test]" in shown
+    assert "{" not in help_of("convert", monkeypatch, 100).split("\n")[0]
 
 
 def test_out_and_version_have_a_letter() -> None:
@@ -235,9 +247,7 @@ def test_a_file_whose_name_has_an_equals_sign_is_a_file(here: Path) -> None:
 
 
 def test_values_of_options_and_words_behind_two_dashes_are_left_alone(here: Path) -> None:
-    assert mrt5("pretrain", "quickstart", "--out", "a=b", "--device", "c=d").stderr.startswith(
-        "error: --device c=d"
-    )
+    assert "error: --device c=d" in mrt5("pretrain", "quickstart", "--out", "a=b", "--device", "c=d").stderr
     result = mrt5("recipe", "show", "--", "seed=1")
     assert "no recipe 'seed=1'" in result.stderr
     result = mrt5("recipe", "show", "quickstart", "-x=1")
@@ -297,7 +307,7 @@ def test_a_slip_is_told_like_every_error(line: str, told: str, asked: str, here:
     first, hint = result.stderr.splitlines()
     assert (result.exit_code, result.stdout) == (2, "")
     assert first.startswith(f"error: {told}")
-    assert hint == f"hint: `{f'mrt5 {asked}'.strip()} --help` shows what it takes"
+    assert hint == f"hint: run `{f'mrt5 {asked}'.strip()} --help` for its arguments and options"
 
 
 @pytest.mark.parametrize(

@@ -148,9 +148,9 @@ def test_check_as_json() -> None:
 def test_check_names_models_that_cannot_be_built_here() -> None:
     start = "runs/quickstart-byt5-seed42"
     lines = mrt5("check", "quickstart").stdout.splitlines()
-    why = f"for its model, whose start is not here: {start} does not exist"
-    assert lines[0].endswith(f"quickstart.yaml: ok, except {why}")
-    assert lines[1:] == ["1 recipe, 0 problems; 1 ok, except for what is not here"]
+    why = f"its starting model was not found: {start} does not exist"
+    assert lines[0].endswith(f"quickstart.yaml: ok, except that {why}")
+    assert lines[1:] == ["1 recipe, 0 problems; 1 ok, except for missing data or models"]
     [checked] = json.loads(mrt5("check", "quickstart", "--json").stdout)
     assert (checked["problems"], checked["except"]) == ([], [why])
     assert mrt5("check", "quickstart", "--no-build").stdout == "1 recipe, 0 problems\n"
@@ -163,9 +163,9 @@ def test_check_names_data_that_is_not_here() -> None:
     Path("a.yaml").write_text(text.replace("scratch", "google/byt5-nothing"))
     Path("here.txt").write_text("x")
     assert mrt5("check", "a.yaml").stdout.splitlines() == [
-        "a.yaml: ok, except for its data, gone, which is not here, and for its model, whose start is not "
-        "here: google/byt5-nothing is no folder here",
-        "1 recipe, 0 problems; 1 ok, except for what is not here",
+        "a.yaml: ok, except that its data, gone, does not exist, and its starting model was not found: "
+        "google/byt5-nothing does not exist",
+        "1 recipe, 0 problems; 1 ok, except for missing data or models",
     ]
 
 
@@ -196,7 +196,7 @@ def test_check_takes_the_model_of_a_run_that_is_here() -> None:
     [
         ("nothing", "no recipe 'nothing': neither a file nor the name of a shipped recipe"),
         ("quikstart", "no recipe 'quikstart': .*; did you mean quickstart.*"),
-        ("empty", r"empty holds no recipes \(.yaml files\)"),
+        ("empty", r"empty contains no recipes \(.yaml files\)"),
     ],
 )
 def test_check_of_nothing_goes_on_with_the_others(path: str, message: str) -> None:
@@ -242,7 +242,7 @@ def test_copy_writes_out_what_a_base_gives() -> None:
 def test_copy_never_overwrites() -> None:
     Path("mine.yaml").write_text("precious")
     result = mrt5("copy", "quickstart", "mine.yaml", code=2)
-    assert result.stderr == "error: mine.yaml exists already\nhint: give another name, or remove it first\n"
+    assert result.stderr == "error: mine.yaml already exists\nhint: choose another name, or remove it first\n"
     assert Path("mine.yaml").read_text() == "precious"
 
 
@@ -273,7 +273,7 @@ def test_the_schema_that_a_copy_names_is_beside_it() -> None:
     Path("folder").mkdir()
     told = mrt5("copy", "quickstart", "folder/mine.yaml").stderr
     schema = named_by(Path("folder/mine.yaml"))
-    assert f"{schema} tells an editor" in told
+    assert f"wrote {schema}, with" in told
     assert json.loads(schema.read_text()) == json.loads(mrt5("schema", "--json").stdout)
     assert load("folder/mine.yaml") == load("quickstart")
     assert mrt5("check", "folder", "--no-build").stdout == "1 recipe, 0 problems\n"
@@ -308,7 +308,7 @@ def test_new_writes_its_recipe_to_a_file_like_copy() -> None:
     assert mrt5(*words, "-o", "mine.yaml").stdout == "mine.yaml\n"
     assert Path("mine.yaml").read_text() == MODELINE + printed
     assert named_by(Path("mine.yaml")).is_file()
-    assert "mine.yaml exists already" in mrt5(*words, "--out", "mine.yaml", code=2).stderr
+    assert "mine.yaml already exists" in mrt5(*words, "--out", "mine.yaml", code=2).stderr
 
 
 # --- schema -------------------------------------------------------------------------------------------------

@@ -15,8 +15,9 @@ from pyarrow import parquet
 from tiny_runs import make_run
 from typer.testing import CliRunner, Result
 
-from mrt5cli import drafting, runtime
+from mrt5cli import runtime
 from mrt5cli.cli import app
+from mrt5cli.drafting import pairs, recipe_text
 from mrt5cli.recipe import Recipe, load
 
 PAIRS = [{"id": str(n), "noisy": f"teh cat {n}", "clean": f"the cat {n}"} for n in range(60)]
@@ -75,7 +76,9 @@ def test_every_format(file: str) -> None:
     assert task.source.split.model_dump() == {"validation": 0.1, "test": 0.1}
     text = Path("mine.yaml").read_text()
     assert text.splitlines()[1] == f"#   mrt5 recipe new text2text --data {file}"
-    assert "# Found in all rows (60 of train):\n#   id: numbers, 2 bytes on average, many different\n" in text
+    assert (
+        "# Columns of all rows (60 of train):\n#   id: numbers, 2 bytes on average, many distinct\n" in text
+    )
     assert "# Chosen: the input by its name and the target by its name." in text
 
 
@@ -147,10 +150,16 @@ def test_lengths_hold_99_of_100_rows() -> None:
     assert (recipe.task.input_length, recipe.task.target_length) == (64, 16)
     assert recipe.model.max_positions == 64
     text = Path("mine.yaml").read_text()
-    assert "the longest input has 55, the longest target 401.\n# 0 inputs and 5 targets will be cut." in text
+    assert (
+        "the longest input has 55, the longest target 401.\n# 0 inputs and 5 targets will be truncated."
+        in text
+    )
     Path("a.jsonl").write_text(lines([{"a": "x" * 10**6, "b": "y" * 10**5}] * 3))
     huge = new("--data", "a.jsonl")
-    assert (huge.task.input_length, huge.task.target_length) == (drafting.MOST_INPUT, drafting.MOST_TARGET)
+    assert (huge.task.input_length, huge.task.target_length) == (
+        recipe_text.MOST_INPUT,
+        recipe_text.MOST_TARGET,
+    )
     assert huge.training.batch_size == 16
 
 
@@ -184,32 +193,32 @@ def test_a_folder_with_splits() -> None:
 
 
 def test_of_a_large_file_the_beginning_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drafting, "SAMPLE", 20)
+    monkeypatch.setattr(pairs, "SAMPLE", 20)
     for file in WRITERS:
         WRITERS[file]()
         new("--data", file)
-        assert "# Found in the first rows (20 of train):" in Path("mine.yaml").read_text(), file
-    monkeypatch.setattr(drafting, "SAMPLE", 10_000)
-    monkeypatch.setattr(drafting, "HEAD_BYTES", 100)
+        assert "# Columns of the first rows (20 of train):" in Path("mine.yaml").read_text(), file
+    monkeypatch.setattr(pairs, "SAMPLE", 10_000)
+    monkeypatch.setattr(pairs, "HEAD_BYTES", 100)
     for file in ("pairs.tsv", "pairs.tsv.gz"):
         new("--data", file)
-        assert "# Found in the first rows (3 of train):" in Path("mine.yaml").read_text()
+        assert "# Columns of the first rows (3 of train):" in Path("mine.yaml").read_text()
     # A head that ends within a cell in quotes is not what the file says.
     quoted = [{"noisy": '"a\nb"', "clean": '"say ""so"""'}] * 30
     Path("quoted.tsv").write_text(table(quoted))
     new("--data", "quoted.tsv")
-    assert "# Found in all rows (30 of train):" in Path("mine.yaml").read_text()
+    assert "# Columns of all rows (30 of train):" in Path("mine.yaml").read_text()
 
 
 @pytest.mark.parametrize(
     ("content", "arguments", "message", "hint"),
     [
         (None, [], "a.tsv does not exist", "expected a file, or a folder"),
-        ("", [], "a.tsv holds no training rows", "expected a row a line"),
-        ("noisy\tclean\n", [], "a.tsv holds no training rows", "a row a line"),
-        ("text\nhello\n", [], "take two columns of text, and there is only 'text'", "span_corruption"),
+        ("", [], "a.tsv contains no training rows", "expected a line of column names, then one row per line"),
+        ("noisy\tclean\n", [], "a.tsv contains no training rows", "one row per line"),
+        ("text\nhello\n", [], "need two columns of text, but there is only 'text'", "span_corruption"),
         ("noisy;clean\na;b\n", [], "there is only 'noisy;clean'", "cells seem to be separated by ';'"),
-        ("a\tb\n1\t2\n", [], "there is none, beside 'a', 'b'", "--input and --target"),
+        ("a\tb\n1\t2\n", [], "there is none besides 'a', 'b'", "--input and --target"),
         ("noisy\tclean\nx\ty\tz\n", [], "a.tsv, line 2: 3 cells, expected 2 (noisy, clean)", ""),
         ("noisy\tnoisy\tclean\nx\ty\tz\n", [], "several columns are called 'noisy'", "rename or remove one"),
         (
@@ -241,7 +250,7 @@ def test_a_table_without_names_is_doubted() -> None:
     Path("a.tsv").write_text("Return a new einstance with\tReturn a new instance with\n" * 3)
     result = run("--data", "a.tsv")
     assert result.exit_code == 0
-    assert "the first line of a.tsv is taken for the names of its columns, such as 'Return a" in result.stderr
+    assert "the first line of a.tsv is read as its column names, such as 'Return a" in result.stderr
     WRITERS["pairs.tsv"]()
     assert run("--data", "pairs.tsv").stderr == ""
 
@@ -257,7 +266,7 @@ def test_other_kinds_and_other_files() -> None:
     Path("a.txt").write_text("hello\n")
     assert "a.txt is of a format that is not read" in refused("--data", "a.txt")
     Path("dev.tsv").write_text(table(PAIRS))
-    assert "hint: by its name it is for validation: rename it, or give the folder" in refused(
+    assert "hint: its name marks it as validation data: rename it, or give the folder" in refused(
         "--data", "dev.tsv"
     )
     Path("a.parquet").write_bytes(b"PAR1 and no more")
@@ -281,7 +290,7 @@ def test_on_a_gpu_a_published_model_is_the_start(monkeypatch: pytest.MonkeyPatch
         batches.append(recipe.training.device_batch_size)
     assert batches[0] > batches[1] >= 1
     text = Path("mine.yaml").read_text()
-    assert "#   mrt5 finetune THIS.yaml --smoke" in text and "chosen for Some GPU" in text
+    assert "#   mrt5 finetune THIS.yaml --smoke" in text and "the default for Some GPU" in text
 
 
 def test_another_start(tmp_path: Path) -> None:

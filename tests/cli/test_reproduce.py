@@ -73,7 +73,7 @@ def states(result: Any) -> dict[str, str]:
 def test_a_plan_and_a_report_are_two_things() -> None:
     result = reproduce("--dry-run", "--report-only")
     assert result.exit_code == 2
-    assert "error: --dry-run prints the plan, and --report-only writes the report" in result.stderr
+    assert "error: --dry-run and --report-only exclude each other" in result.stderr
 
 
 def test_a_suite_from_nothing_to_its_report_and_then_nothing_is_left(house: Path) -> None:
@@ -94,7 +94,7 @@ def test_a_suite_from_nothing_to_its_report_and_then_nothing_is_left(house: Path
     assert results["models"][0]["run_ended"] == meta["ended"]
     again = reproduce(path)
     assert again.exit_code == 0, again.output
-    assert "nothing left to do" in again.stderr
+    assert "all jobs are done" in again.stderr
     assert again.stdout.strip().endswith("report.md")
 
 

@@ -81,8 +81,8 @@ def on_terminal(columns: int, *words: str, answer: str | None = None, **environm
 def test_no_runs_name_a_command_that_works(runs: Path) -> None:
     assert mrt5().stdout == mrt5("list").stdout
     said = mrt5().stdout
-    assert said == "there are no runs below runs/; train one: mrt5 pretrain quickstart_byt5\n"
-    assert recipes.load(said.split()[-1]).model.start == "scratch"
+    assert said == "no runs below runs/; train one with `mrt5 pretrain quickstart_byt5`\n"
+    assert recipes.load(said.split()[-1].strip("`")).model.start == "scratch"
     assert json.loads(mrt5("list", "--json").stdout) == []
     assert "elsewhere is not a folder" in mrt5("list", "elsewhere", code=2).stderr
 
@@ -165,7 +165,7 @@ def test_show_and_compare_fit_a_terminal_and_are_plain_text(runs: Path, width: i
     assert sum("\u2801" <= c <= "\u28ff" for c in shown) > 60
     shown, code = on_terminal(width, "compare", "a-run-of-some-length", f"runs/{HOSTILE}")
     assert code == 0 and max(map(cell_len, shown.splitlines())) <= width and "\x1b" not in shown, shown
-    assert "controller.target_deletion_rate  0.25 (A), 0.5 (B)" in shown and "Last numbers" in shown
+    assert "controller.target_deletion_rate  0.25 (A), 0.5 (B)" in shown and "Final numbers" in shown
     shown, code = on_terminal(width, "show", f"runs/{HOSTILE}")
     assert "failed" in shown and r"it \x1b[31m failed" in shown.replace("\n", " ") and "\x1b" not in shown
 
@@ -197,16 +197,16 @@ def test_best_prints_a_path_alone(runs: Path) -> None:
         document["run"] == "runs/two words" and document["better"] == "higher" and len(document["runs"]) == 2
     )
     none = mrt5("best", "--filter", "zzz", code=2)
-    assert none.stdout == "" and "none of 2 runs meets zzz" in none.stderr and "leave out" in none.stderr
+    assert none.stdout == "" and "none of 2 runs meets zzz" in none.stderr and "drop a" in none.stderr
     missing = mrt5("best", "--metric", "f1", code=2)
-    assert missing.stdout == "" and "there are: " in missing.stderr and "cross_entropy" in missing.stderr
+    assert missing.stdout == "" and "available: " in missing.stderr and "cross_entropy" in missing.stderr
 
 
 def test_rm_asks_on_a_terminal_and_refuses_without(runs: Path) -> None:
     record(runs / "a")
     record(runs / "b", start="runs/a")
     refused = mrt5("rm", "a", code=2)
-    assert "there is no terminal to ask on" in refused.stderr and "--yes" in refused.stderr
+    assert "confirmation needs a terminal" in refused.stderr and "--yes" in refused.stderr
     assert "runs/b starts from it" in refused.stderr
     shown, code = on_terminal(100, "rm", "a", answer="n\n")
     assert code == 2 and "kB? [y/N]" in shown and "nothing was removed" in shown and (runs / "a").is_dir()
@@ -229,15 +229,15 @@ def test_mv_and_tag(runs: Path) -> None:
     record(runs / "b", start="runs/a")
     assert mrt5("tag", "a", "base", "paper/1").stdout == "base\npaper/1\n"
     assert mrt5("tag", "a", "--remove", "base").stdout == "paper/1\n"
-    assert mrt5("mv", "a", "z").stdout == "moved runs/a to runs/z\nruns/b starts from there now\n"
+    assert mrt5("mv", "a", "z").stdout == "moved runs/a to runs/z\nupdated the starting model of runs/b\n"
     assert mrt5("tag", "z").stdout == "paper/1\n" and RunDir(runs / "b").recipe().model.start == "runs/z"
     assert mrt5("mv", "z", "kept/y").stdout.startswith("moved runs/z to kept/y\n")
-    assert "runs/b is there already" in mrt5("mv", "kept/y", "runs/b", code=2).stderr
+    assert "runs/b already exists" in mrt5("mv", "kept/y", "runs/b", code=2).stderr
     assert "did you mean runs/b?" in mrt5("mv", "bb", "c", code=2).stderr
     assert "named twice" in mrt5("compare", "b", "runs/b", code=2).stderr
     assert "named twice" in mrt5("compare", "b", str((runs / "b").absolute()), code=2).stderr
     for name in (".", ".."):
-        assert f"{name!r} is no name for a run" in mrt5("mv", "b", name, code=2).stderr
+        assert f"{name!r} is not a name for a run" in mrt5("mv", "b", name, code=2).stderr
 
 
 @pytest.mark.parametrize("words", [("show", "a"), ("compare", "a", "b")])

@@ -67,6 +67,14 @@ def test_a_gate_that_is_told_its_rate_needs_no_text() -> None:
     assert together == alone != [one.kept for one in generate(told, TEXTS, max_new_tokens=3)]
 
 
+def test_rate_0_deletes_nothing_and_needs_a_gate_conditioned_on_a_rate() -> None:
+    for one in generate(writer("quantile"), TEXTS, max_new_tokens=2, deletion_rate=0.0):
+        assert one.deleted == 0
+    for kind in ("mrt5", "none"):
+        with pytest.raises(UserError, match=r"--deletion-rate 0: .* no gate conditioned on a deletion rate"):
+            list(generate(writer(kind), TEXTS, deletion_rate=0.0))
+
+
 @pytest.mark.parametrize(
     ("variant", "fields"),
     [

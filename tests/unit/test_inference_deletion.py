@@ -217,9 +217,9 @@ def test_convert_stores_a_calibrated_rate(tmp_path: Path):
         (["--to", "byt5", "--deletion-rate", "0.5"], "nothing is deleted by it"),
         (["--to", "mrt5", "--deletion-rate", "0.3,0.5"], "one deletion threshold"),
         (["--to", "mrt5", "--deletion-rate", "0.3", "--threshold", "-3"], "one deletion threshold"),
-        (["--to", "mrt5", "--deletion-rate", "1.5"], "a share of positions"),
+        (["--to", "mrt5", "--deletion-rate", "1.5"], "a fraction of positions"),
         (["--to", "mrt5", "--threshold", "3"], "not a gate value"),
-        (["--to", "mrt5", "--data", "here"], "what --deletion-rate looks at"),
+        (["--to", "mrt5", "--data", "here"], "need --deletion-rate"),
         (["--to", "mrt5", "--deletion-rate", "0.5"], "has no recipe"),
     ],
 )

@@ -157,7 +157,7 @@ def test_a_worker_is_killed_and_the_command_too(run: Path, tmp_path: Path) -> No
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=100)
     assert process.returncode == 143, said
-    assert "--resume goes on" in " ".join(said.split())
+    assert "with --resume to continue" in " ".join(said.split())
     again = written(run, file, "--out", out, "--engine", "ray", "--workers", 2, "--resume")
     assert again.returncode == 0, again.stderr
 

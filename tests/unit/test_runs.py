@@ -276,14 +276,14 @@ def test_filters_and_orders(runs: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("stat=finished", "'stat' is no key"),
-        ("state=done", "no run is 'done'"),
+        ("stat=finished", "unknown name 'stat'"),
+        ("state=done", "'done' is not a state"),
         ("state<3", "state is text"),
-        ("step<many", "'many' is no number"),
-        ("loss=low", "'low' is no number"),
-        ("step>nan", "'nan' is no number"),
-        ("step=3,", "'3,' is no number"),
-        ("Step>3", "'Step' is no key"),
+        ("step<many", "'many' is not a number"),
+        ("loss=low", "'low' is not a number"),
+        ("step>nan", "'nan' is not a number"),
+        ("step=3,", "'3,' is not a number"),
+        ("Step>3", "unknown name 'Step'"),
     ],
 )
 def test_a_filter_that_means_nothing_is_refused(text: str, said: str) -> None:
@@ -311,7 +311,7 @@ def test_the_best_is_of_runs_measured_alike_and_ties_keep_the_earlier(runs: Path
     best = choosing.rank(everything, "loss")
     assert [run.run.path.name for run, _ in best.runs] == ["c", "b", "a"] and best.best[1] == 0.2
     assert best.of == "vowel_removal, test split, 50 examples, hard deletion"
-    assert best.remarks == ["runs/d was evaluated under other conditions, and left out"]
+    assert best.remarks == ["left out runs/d, which was evaluated under other conditions"]
     assert choosing.rank(everything, "loss", soft=True).best[0].run.path.name == "d"
     assert choosing.rank(everything, "loss", split="validation").best[0].run.path.name == "d"
     assert choosing.rank(everything, "sequence_accuracy").best[0].run.path.name == "c"
@@ -319,9 +319,9 @@ def test_the_best_is_of_runs_measured_alike_and_ties_keep_the_earlier(runs: Path
     assert of_training.best[0].run.path.name == "e" and of_training.of == "of training, last logged line"
     for metric, said in {
         "f1": "none of 5 runs has f1 .*test data with hard deletion",
-        "deletion_rate": "neither more nor less",
-        "alpha": "neither more nor less",
-        "los": "'los' is no key",
+        "deletion_rate": "neither direction of this metric",
+        "alpha": "neither direction of this metric",
+        "los": "unknown name 'los'",
     }.items():
         with pytest.raises(UserError, match=said) as caught:
             choosing.rank(everything, metric)
@@ -357,7 +357,7 @@ def test_curves_of_runs_of_other_lengths_fit(runs: Path, width: int, by: curves.
         assert ("*" in body) if plain else any("\u2801" <= c <= "\u28ff" for c in body)
     assert panels[1].curves[1].y[-1] == 50.0 and panels[1].curves[1].target == 50.0
     assert panels[0].curves[0].x[-1] == {"step": 40, "seconds": 80, "bytes": 80_000}[by]
-    with pytest.raises(UserError, match="'los' is no key"):
+    with pytest.raises(UserError, match="unknown name 'los'"):
         curves.panels([("a", entries[0])], ["los"])
 
 
@@ -401,9 +401,9 @@ def test_tags_outlive_a_training_that_writes_meta_at_its_end(runs: Path) -> None
     assert found.read(run.path).tags == ("b", "a") and run.meta()["status"] == "finished"
     assert found.tag(run, ["c"], ["b"]) == ["a", "c"]
     for add, remove, said in (
-        (["two words"], [], "is no tag"),
+        (["two words"], [], "is not a tag"),
         ([], ["x"], "no tag x"),
-        (["\x1b[31m"], [], "no tag"),
+        (["\x1b[31m"], [], "is not a tag"),
     ):
         with pytest.raises(UserError, match=said):
             found.tag(run, add, remove)
@@ -597,7 +597,9 @@ def shlex_words(text: str) -> list[str]:
 def test_a_move_is_refused_where_no_recipe_could_start_from(runs: Path) -> None:
     run, follower = record(runs / "a"), record(runs / "b", start="runs/a")
     before = content(runs)
-    with pytest.raises(UserError, match=r"runs/b would start from runs/\{c\}, and a recipe's start takes no"):
+    with pytest.raises(
+        UserError, match=r"runs/b would start from runs/\{c\}, but a recipe's model.start cannot"
+    ):
         moving.move(run, Path("runs/{c}"))
     assert content(runs) == before and follower.recipe().model.start == "runs/a"
     moving.move(follower, Path("runs/{c}"))  # nothing starts from there
@@ -608,8 +610,8 @@ def test_a_move_is_refused_where_it_cannot_be_whole(runs: Path, monkeypatch: pyt
     before = content(runs)
     (runs / "link").symlink_to("nowhere")
     for new, said in {
-        runs / "b": "is there already",
-        runs / "link": "is there already",
+        runs / "b": "already exists",
+        runs / "link": "already exists",
         runs / "a" / "x": "into itself",
         runs / "b" / "x": "inside the run",
     }.items():
@@ -625,7 +627,7 @@ def test_a_move_is_refused_where_it_cannot_be_whole(runs: Path, monkeypatch: pyt
     other_file_system(monkeypatch)
     weights = run.model / "model.safetensors"
     weights.write_bytes(bytes(999) + b"1")
-    with pytest.raises(UserError, match=r"is not whole.*model\.safetensors"):
+    with pytest.raises(UserError, match=r"is damaged.*model\.safetensors"):
         moving.move(run, runs / "z")
     weights.write_bytes(bytes(1000))
     check = moving._check_copy
@@ -635,7 +637,7 @@ def test_a_move_is_refused_where_it_cannot_be_whole(runs: Path, monkeypatch: pyt
         check(old, copy)
 
     monkeypatch.setattr(moving, "_check_copy", cut)
-    with pytest.raises(UserError, match="was not copied as it is"):
+    with pytest.raises(UserError, match="differs from it; nothing was moved"):
         moving.move(run, runs / "z")
     (runs / "link").unlink()
     assert content(runs) == before and not (runs / "z").exists()
@@ -673,7 +675,7 @@ def test_names_are_found_and_slips_are_answered(runs: Path) -> None:
         "mrt5-seed2": "did you mean runs/suite/mrt5-seed1?",
         "runs/suite/mrt-seed1": "did you mean runs/suite/mrt5-seed1?",
         "suite": "runs in it: runs/suite/mrt5-seed1",
-        "wholly-else": "`mrt5 runs` lists",
+        "wholly-else": "run `mrt5 runs`",
         "": None,
     }.items():
         with pytest.raises(UserError) as caught:

@@ -164,7 +164,7 @@ def test_what_never_reaches_the_queue(here: Path, words: list[str], told: str) -
 
 def test_several_recipes_are_for_slurm(here: Path) -> None:
     said = mrt5("one.yaml", "two.yaml")
-    assert said.exit_code == 2 and "2 recipes at a time are for Slurm" in said.output
+    assert said.exit_code == 2 and "2 recipes were given, but only Slurm trains several" in said.output
 
 
 def test_a_run_that_is_there_is_not_replaced(here: Path) -> None:

@@ -152,6 +152,11 @@ class Shortener(nn.Module):
         return None
 
     @classmethod
+    def rate_at(cls, config: MrT5Config, threshold: float) -> float | None:
+        """The deletion rate, 0 to 1, that a threshold requests: the inverse of `threshold_at`."""
+        return None
+
+    @classmethod
     def check(cls, config: MrT5Config) -> None:
         """Raise ValueError if its fields of a configuration are not valid."""
 

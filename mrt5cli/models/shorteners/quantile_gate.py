@@ -59,6 +59,10 @@ class QuantileGate(DeleteGate):
         return config.sigmoid_mask_scale * (1 - rate) if rate else config.sigmoid_mask_scale - 1
 
     @classmethod
+    def rate_at(cls, config: MrT5Config, threshold: float) -> float | None:
+        return max(0.0, 1 - threshold / config.sigmoid_mask_scale)
+
+    @classmethod
     def default_threshold(cls, config: MrT5Config) -> float:
         threshold = cls.threshold_at(config, 0.5 if config.deletion_rate is None else config.deletion_rate)
         assert threshold is not None
