@@ -211,7 +211,7 @@ def test_of_a_large_file_the_beginning_is_looked_at(monkeypatch: pytest.MonkeyPa
         ("noisy;clean\na;b\n", [], "there is only 'noisy;clean'", "cells seem to be separated by ';'"),
         ("a\tb\n1\t2\n", [], "there is none, beside 'a', 'b'", "--input and --target"),
         ("noisy\tclean\nx\ty\tz\n", [], "a.tsv, line 2: 3 cells, expected 2 (noisy, clean)", ""),
-        ("noisy\tnoisy\tclean\nx\ty\tz\n", [], "several columns are called 'noisy'", "rename or remove one"),
+        ("noisy\tnoisy\tclean\nx\ty\tz\n", [], "several columns are named 'noisy'", "rename or remove one"),
         (
             "noisy\tclean\nx\ty\n",
             ["--input", "{nosy}"],

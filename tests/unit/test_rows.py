@@ -173,7 +173,7 @@ def test_long_cells(tmp_path: Path) -> None:
 GOOD = '{"premise": "a", "hypothesis": "b", "label": 0}\n'
 WRONG = {
     "not JSON": ("train.jsonl", GOOD + '{"premise": ', "train.jsonl, line 2: not JSON: Expecting value"),
-    "not a row": ("train.jsonl", GOOD + "\n[1]", "train.jsonl, line 3: a row must be an object of columns"),
+    "not a row": ("train.jsonl", GOOD + "\n[1]", "train.jsonl, line 3: not an object, expected a row"),
     "column": (
         "train.jsonl",
         '{"premise": "a", "hypotesis": "b"}',
@@ -198,9 +198,9 @@ WRONG = {
     "quotes": (
         "train.csv",
         'premise,hypothesis,label\na,b,0\n"a" b,c,1\n',
-        "train.csv cannot be read: line 3: a quote lacks its pair",
+        "train.csv cannot be read: line 3: a quote is not closed",
     ),
-    "open quote": ("train.csv", 'premise,hypothesis,label\na,"b,0\n', "line 2: a quote lacks its pair"),
+    "open quote": ("train.csv", 'premise,hypothesis,label\na,"b,0\n', "line 2: a quote is not closed"),
     "nothing": ("train.csv", "premise,hypothesis,label\n", "train.csv holds no rows"),
     "language": (
         "train.jsonl",

@@ -262,8 +262,8 @@ def test_not_utf8(tmp_path: Path, name: str, where: str) -> None:
     ("content", "what"),
     [
         ('{"text": "a"}\n{"text": oops}\n', "line 2: not JSON: Expecting value at column 10"),
-        ('{"text": "a"}\n\n["b"]\n', "line 3: a row must be an object"),
-        ('["a"]\n["b"]\n', "row 1: a row must be an object"),
+        ('{"text": "a"}\n\n["b"]\n', "line 3: not an object"),
+        ('["a"]\n["b"]\n', "row 1: not an object"),
         ('{"text": "a"}\n{"txt": "b"}\n', "line 2: no column 'text'; it has txt"),
     ],
 )

@@ -436,7 +436,7 @@ def test_what_is_left_of_a_damaged_file_can_be_left_out(
 
 WRONG_LINES = {
     "no JSON": ('{"text": oops}', "not JSON: Expecting value at column 10"),
-    "no row": ('["text"]', "a row must be an object of columns"),
+    "no row": ('["text"]', 'not an object, expected a row such as {"text": "..."}'),
     "half a line": ('{"text": "do', "not JSON: Invalid control character at column 13"),
 }
 
