@@ -155,7 +155,8 @@ class DataFile:
                 stream = _made_of(_recoded(stream, encoding))
             elif head.count(0) * 4 > len(head):
                 raise UserError(
-                    f"{self.name} is not UTF-8: it has many zero bytes, like UTF-16 without a byte order mark",
+                    f"{self.name} is not UTF-8: it is full of zero bytes, like UTF-16 without a byte "
+                    "order mark",
                     "convert it first, e.g. iconv -f UTF-16LE -t UTF-8",
                 )
             elif len(head) - len(head.translate(None, _CONTROLS)) > max(16, len(head) // 16):

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pyarrow.parquet import RowGroupMetaData
 
-# Paragraphs longer than this, such as a whole text without blank lines, are cut into pieces of about this size.
+# Longer paragraphs, such as a text without blank lines, are cut into pieces of about this size.
 PIECE_BYTES = 4096
 # The most bytes of a character in UTF-8.
 _CHARACTER_BYTES = 4

@@ -1,4 +1,4 @@
-"""What mrt5cli/tasks/README.md says on adding a task: its files, its recipes and its commands, as they stand."""
+"""What mrt5cli/tasks/README.md says on adding a task: its files, its recipes and its commands, unchanged."""
 
 from __future__ import annotations
 

@@ -255,7 +255,7 @@ def test_other_kinds_and_other_files() -> None:
     result = CliRunner().invoke(app, ["recipe", "new", "xnli", "--data", "a"])
     assert result.exit_code == 2 and "recipe new writes recipes for text2text, not 'xnli'" in result.stderr
     Path("a.txt").write_text("hello\n")
-    assert "a.txt is of a format that is not read" in refused("--data", "a.txt")
+    assert "a.txt is in an unsupported format" in refused("--data", "a.txt")
     Path("dev.tsv").write_text(table(PAIRS))
     assert "hint: by its name it is for validation: rename it, or give the folder" in refused(
         "--data", "dev.tsv"

@@ -107,7 +107,7 @@ def test_lengths(tmp_path: Path, kind: str, lengths: tuple[int, int]) -> None:
     ("text", "message"),
     [
         ("a\tb\nc\n", "line 2: 1 cell, expected 2 (input, output)"),
-        ("", "train.tsv holds no rows"),
+        ("", "train.tsv contains no rows"),
     ],
 )
 def test_wrong_rows(tmp_path: Path, text: str, message: str) -> None:

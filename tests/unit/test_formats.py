@@ -307,7 +307,7 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
     "numbers in Parquet": (
         "a.parquet",
         arrow(list(range(9))),
-        "row 1: column 'text' holds 0, expected text",
+        "row 1: column 'text' is 0, expected text",
     ),
 }
 
@@ -404,7 +404,7 @@ def test_questions_without_an_answer_are_left_out_and_counted(tmp_path: Path) ->
     for number, reason in (("[" * 100_000, "nested too deeply"), ("9" * 5000, "more than 4,300 digits")):
         rows[0]["answers"] = f'{{"text": {number}'
         (tmp_path / "train.json").write_bytes(lines(rows[:1]))
-        with pytest.raises(UserError, match=f"column 'answers' holds .*: .*{reason}"):
+        with pytest.raises(UserError, match=f"column 'answers' is .*: .*{reason}"):
             build_task(task.section).rows("train", "en")  # type: ignore[attr-defined]
 
 

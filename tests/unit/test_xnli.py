@@ -41,9 +41,9 @@ def test_no_label(tmp_path: Path, label: object) -> None:
     task = xnli(files(tmp_path, label))
     with pytest.raises(UserError) as caught:
         task.example("train")
-    found = "nothing" if label is None else repr(label)
+    found = "null" if label is None else repr(label)
     assert caught.value.message == (
-        f"{tmp_path / 'train.jsonl'}, line 1: column 'label' holds {found}, expected 0, 1, 2 or entailment, "
+        f"{tmp_path / 'train.jsonl'}, line 1: column 'label' is {found}, expected 0, 1, 2 or entailment, "
         "neutral, contradiction"
     )
 
