@@ -194,7 +194,7 @@ class Pairs:
     # --- rows -------------------------------------------------------------------------------------------
 
     def _named_columns(self) -> dict[str, Column]:
-        """The columns that a row must have. The only column of a target may contain lists if no input uses it."""
+        """The columns that a row must have. A target's only column may contain lists if no input uses it."""
         columns = {name: cell_column(name, HINT) for name in self._texts}
         if (lone := self._target.lone_column) is not None and lone not in self._input.columns:
             columns[lone] = cells_column(lone, HINT)

@@ -59,7 +59,7 @@ class LeftOut:
 
 
 class StreamState(TypedDict):
-    """The position of a stream: pass, file, row, and bytes taken of it; and whether the pass has found text."""
+    """The position of a stream: pass, file, row, bytes taken of it; and whether the pass has found text."""
 
     at: list[int]
     found: bool

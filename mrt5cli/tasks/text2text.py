@@ -20,7 +20,7 @@ from mrt5cli.tasks.tables import Encoding, RowsTask
 
 @register("text2text")
 class Text2Text(RowsTask):
-    """The parts of training are its sources; those of other splits are also languages, if a column has them."""
+    """The parts of training are its sources; those of other splits may also be languages."""
 
     normalization = "none"
 
@@ -76,7 +76,7 @@ class Text2Text(RowsTask):
         return self._sources[name].tables(split)[language]
 
     def _by_language(self, name: str, split: str) -> list[str]:
-        """The parts of a source's split: its languages, sorted, after its name if there are several sources."""
+        """The parts of a source's split: its languages, sorted, after its name if sources are several."""
         before = f"{name}/" if len(self._sources) > 1 else ""
         tables = self._sources[name].tables(split)
         spoken = [language for language, table in tables.items() if language and len(table)]

@@ -102,7 +102,7 @@ def test_every_way_of_cutting_is_equally_likely() -> None:
 
 
 def test_too_many_spans_for_the_sentinels() -> None:
-    with pytest.raises(UserError, match="needs 250 corrupted spans per example, .* only 128 sentinels"):
+    with pytest.raises(UserError, match=r"needs 250 corrupted spans per example, .* only 128 sentinels"):
         task_of({"kind": "embedded"}, input_length=1000, noise_density=0.5, mean_span_length=3.0)
 
 
