@@ -22,7 +22,7 @@ from mrt5cli.data.corpus import fingerprint
 from mrt5cli.data.generated import words
 from mrt5cli.data.hub_datasets import HubDataset
 from mrt5cli.data.splits import HELD_OUT, read_name
-from mrt5cli.data.tables import AT_ONCE, RowFolder, collect, first_texts, hub_tables
+from mrt5cli.data.tables import AT_ONCE, RowFolder, blank, collect, hub_tables, rows_left_out
 from mrt5cli.errors import UserError
 from mrt5cli.recipe.tasks import (
     GeneratedRows,
@@ -260,8 +260,8 @@ class Pairs:
                 found[split][language] = pa.concat_tables(tables).combine_chunks()
         rows = sum(len(table) for groups in found.values() for table in groups.values())
         if not rows:
-            left_out = "; ".join(f"{counted(n, 'row')} left out, {why}" for why, n in self._left_out.items())
-            raise UserError(f"{self.origin}: no {place} rows", left_out or "the source is empty")
+            why = "; ".join(rows_left_out(self._left_out))
+            raise UserError(f"{self.origin}: no {place} rows", why or "the source is empty")
         if not any(map(len, found[place].values())):
             raise UserError(
                 f"{self.origin}: the hash of the inputs assigns {counted(rows, 'row')} to "
@@ -340,17 +340,10 @@ class Pairs:
         """(R,) whether the columns of a row's input, or of its target, are all blank."""
 
         def empty(template: Template) -> NDArray[np.bool_]:
-            return np.logical_and.reduce([_is_blank(first_texts(table[name])) for name in template.columns])
+            return np.logical_and.reduce([blank(table[name]) for name in template.columns])
 
         return empty(self._input) | empty(self._target)
 
 
 def _is_nothing(value: object) -> bool:
     return not value.strip() if isinstance(value, str) else value is None or value == []
-
-
-def _is_blank(texts: pa.ChunkedArray) -> NDArray[np.bool_]:
-    import pyarrow.compute as pc
-
-    blank: NDArray[np.bool_] = pc.equal(pc.utf8_trim_whitespace(texts), "").to_numpy()
-    return blank

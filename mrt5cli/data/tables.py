@@ -21,7 +21,9 @@ from mrt5cli.errors import UserError
 from mrt5cli.text import counted, listed
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
+    from numpy.typing import NDArray
 
 # Rows held as Python objects at a time.
 AT_ONCE = 4096
@@ -75,6 +77,19 @@ def first_texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
     import pyarrow.compute as pc
 
     return pc.list_element(column, 0) if pa.types.is_list(column.type) else column
+
+
+def blank(column: pa.ChunkedArray) -> NDArray[np.bool_]:
+    """(R,) whether the first text of each row is empty or white space."""
+    import pyarrow.compute as pc
+
+    found: NDArray[np.bool_] = pc.equal(pc.utf8_trim_whitespace(first_texts(column)), "").to_numpy()
+    return found
+
+
+def rows_left_out(counts: Counter[str]) -> list[str]:
+    """One phrase for each reason why rows were left out."""
+    return [f"{counted(count, 'row')} left out, {reason}" for reason, count in counts.items()]
 
 
 class RowFolder:
@@ -211,8 +226,8 @@ class RowFolder:
             which = (
                 f"{self.path / files[0]} contains" if len(files) == 1 else f"all {len(files)} files contain"
             )
-            left_out = "; ".join(f"{counted(n, 'row')} left out, {why}" for why, n in self._left_out.items())
-            raise UserError(f"{which} no rows", left_out or "add rows: it is empty, or has only column names")
+            why = "; ".join(rows_left_out(self._left_out))
+            raise UserError(f"{which} no rows", why or "add rows: it is empty, or has only column names")
         return groups
 
     def _missing(self, split: str, part: str | None) -> UserError:

@@ -12,7 +12,7 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, reduce
+from functools import cached_property
 from itertools import chain
 from pathlib import PurePath
 from random import Random
@@ -28,7 +28,7 @@ from mrt5cli.data.characters import shown
 from mrt5cli.data.columns import Column, Row, language_column
 from mrt5cli.data.hub_datasets import HubDataset
 from mrt5cli.data.mixtures import draw_sources
-from mrt5cli.data.tables import RowFolder, collect, first_texts, hub_tables
+from mrt5cli.data.tables import RowFolder, blank, collect, first_texts, hub_tables, rows_left_out
 from mrt5cli.errors import UserError
 from mrt5cli.metrics.catalog import generates
 from mrt5cli.recipe.tasks import (
@@ -274,7 +274,7 @@ class RowsTask(Task):
 
     def remarks(self) -> list[str]:
         """The numbers of rows that are left out, and of rows read so far with an empty text."""
-        remarks = self._rows_left_out()
+        remarks = rows_left_out(self._left_out)
         if found := [f"{count:,} of {split}" for split, count in self._empty().items() if count]:
             remarks.append(f"rows with an empty text, which are kept: {', '.join(found)}")
         return remarks
@@ -308,14 +308,10 @@ class RowsTask(Task):
         if key not in self._tables:
             table = self._read(split, part)
             if not len(table):
-                raise UserError(
-                    f"{self._origin()}: no {split} rows of {part}", "; ".join(self._rows_left_out()) or None
-                )
+                why = "; ".join(rows_left_out(self._left_out))
+                raise UserError(f"{self._origin()}: no {split} rows of {part}", why or None)
             self._tables[key] = table.combine_chunks()
         return self._tables[key].slice(0, limit)
-
-    def _rows_left_out(self) -> list[str]:
-        return [f"{counted(count, 'row')} left out, {reason}" for reason, count in self._left_out.items()]
 
 
 class TableTask(RowsTask):
@@ -459,8 +455,7 @@ class TableTask(RowsTask):
     def _empty(self) -> dict[str, int]:
         empty = Counter[str]()
         for (split, _), table in self._tables.items():
-            blank = [pc.equal(pc.utf8_trim_whitespace(first_texts(column)), "") for column in table.columns]
-            empty[split] += pc.sum(reduce(pc.or_, blank)).as_py()
+            empty[split] += int(np.logical_or.reduce([blank(column) for column in table.columns]).sum())
         return empty
 
     def _has(self, split: str) -> bool:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
 import pytest
 
 from mrt5cli.data import folders
+from mrt5cli.data.formats import FORMATS, UNPACKED_BY
 from mrt5cli.data.languages import language_meant
 from mrt5cli.data.sources import MemoryText, StreamedText, open_source
-from mrt5cli.data.splits import read_name
+from mrt5cli.data.splits import SPLITS, read_name
 from mrt5cli.data.texts import Found, find_files
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import FilesSource, XnliTask
@@ -317,3 +319,15 @@ def test_rows_that_say_another_language_are_left_out(
         fr = open_source(FilesSource(kind="files", path=str(tmp_path), streaming=streaming), ["fr"])
         assert isinstance(fr, StreamedText)
         fr.train("fr", key=(1,)).take(1)
+
+
+def test_the_readme_lists_every_format_and_only_words_that_are_read() -> None:
+    text = (Path(__file__).parents[2] / "mrt5cli" / "data" / "README.md").read_text(encoding="utf-8")
+    assert [suffix for suffix in (*FORMATS, *UNPACKED_BY) if f"`{suffix}`" not in text] == []
+    rows = re.findall(r"^\| (train|validation|test) \| (`.*) \|$", text, re.MULTILINE)
+    assert [split for split, _ in rows] == list(SPLITS)
+    for split, words in rows:
+        for word in re.findall(r"`(\w+)`", words):
+            for name in (word, f"wiki_{word}", f"{word.capitalize()}Data"):
+                said = read_name(PurePath(name)).splits
+                assert said == {"eval" if word.startswith("eval") else split}, name

@@ -22,6 +22,7 @@ from mrt5cli.data.builders.writing import (
     lot,
     share,
     split_at,
+    tsv,
     with_progress,
     write_data_set,
 )
@@ -220,7 +221,7 @@ def build(out: Path, options: Options, *, overwrite: bool = False) -> Manifest:
             for name, found in made.items()
         },
     }
-    files = {name: "".join("\t".join(row) + "\n" for row in (COLUMNS, *made[name])).encode() for name in made}
+    files = {name: tsv([COLUMNS, *found]) for name, found in made.items()}
     return write_data_set(out, f"{MADE_BY} dates", files, about, overwrite=overwrite)
 
 

@@ -131,5 +131,5 @@ def texts_by_language(
 
 
 def tsv(rows: Iterable[Sequence[str]]) -> bytes:
-    """Rows of input and output, tab-separated, without column names, as in the published files."""
-    return "".join(f"{source}\t{target}\n" for source, target in rows).encode()
+    """Rows of cells, tab-separated, without column names."""
+    return "".join("\t".join(row) + "\n" for row in rows).encode()
