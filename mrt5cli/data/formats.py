@@ -111,7 +111,7 @@ class DataFile:
 
     @property
     def unit(self) -> str:
-        """What its rows are called in messages."""
+        """The word for its rows in messages."""
         return "paragraph" if self.suffix in TEXT else "row" if self.suffix in PARQUET else "line"
 
     @contextmanager
@@ -183,7 +183,7 @@ def read_text(file: Path, hint: str) -> str:
         with DataFile.local(file).utf8() as stream:
             content = stream.read(LONGEST_ROW + 1)
             if len(content) > LONGEST_ROW:
-                raise UserError(f"{file} holds more than {byte_size(LONGEST_ROW)} of text", hint)
+                raise UserError(f"{file} contains more than {byte_size(LONGEST_ROW)} of text", hint)
             return content.decode("utf-8")
     except Damaged as error:
         raise UserError(f"{file} cannot be read: {error}") from error

@@ -142,7 +142,7 @@ def usable_rows(
 
 
 def paragraphs(lines: Iterable[bytes]) -> Iterator[bytes]:
-    r"""The documents of a text, in order, none empty; memory holds a line and a piece of a paragraph at most.
+    r"""The documents of a text, in order, none empty; at most a line and a piece of one are in memory.
 
     Args:
         lines: lines of UTF-8 with their "\n" or "\r\n"; a long one may arrive in pieces.

@@ -290,7 +290,7 @@ class RowsTask(Task):
         if self._has("test") and self.parts("test") != self.parts("train"):
             facts.append(f"test of {listed(self.parts('test'), 3)}")
         longest_target = self.answer_length or self.encoding.target_length
-        facts.append(f"{self.encoding.input_length} -> {longest_target} byte tokens at most")
+        facts.append(f"at most {self.encoding.input_length} -> {longest_target} byte tokens")
         cuts = [counted(number, noun) for noun, number in cut.items() if number]
         return ", ".join(facts) + (f" ({', '.join(cuts)} cut)" if cuts else "")
 

@@ -72,7 +72,7 @@ def test_long_targets_are_cut_where_sources_are(tmp_path: Path) -> None:
     [batch] = [next(iter(task.train_stream(batch_size=1, seed=1)))]
     assert batch["input_ids"].shape == batch["labels"].shape == (1, 20)
     assert batch["labels"][0, -1] == 1
-    assert task.describe().endswith("20 -> 256 byte tokens at most (1 source, 1 target cut)")
+    assert task.describe().endswith("at most 20 -> 256 byte tokens (1 source, 1 target cut)")
 
 
 @pytest.mark.parametrize(

@@ -325,7 +325,7 @@ def test_describe_counts_rows_and_cuts(tmp_path: Path) -> None:
     write(tmp_path / "train.csv", PAIRS)
     write(tmp_path / "test-en.csv", PAIRS)
     assert xnli(tmp_path).describe() == (
-        f"xnli, rows of {tmp_path}, 23 training rows, test of en, sw, 1024 -> 2 byte tokens at most"
+        f"xnli, rows of {tmp_path}, 23 training rows, test of en, sw, at most 1024 -> 2 byte tokens"
     )
     write(tmp_path / "dev.csv", PAIRS[:2])
     described = xnli(tmp_path, input_length=70).describe()

@@ -149,7 +149,7 @@ def test_a_long_line_is_cut_and_counted(tmp_path: Path) -> None:
     write(tmp_path / "test.jsonl", rows)
     made = task(tmp_path, input_length=32, target_length=16)
     assert made.truncated("test", "all") == 1
-    assert made.describe().endswith("32 -> 16 byte tokens at most (1 source, 1 target cut)")
+    assert made.describe().endswith("at most 32 -> 16 byte tokens (1 source, 1 target cut)")
     batch = next(iter(made.held_out("test", "all", batch_size=2)))
     assert batch["input_ids"].shape == (2, 32) and batch["labels"].shape == (2, 16)
     assert made.references("test", "all")[0] == ("y" * 2**20,), "references are whole"

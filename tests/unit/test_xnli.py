@@ -67,7 +67,7 @@ def test_where_the_hub_has_it(hub: HubServer) -> None:
     assert not hub.requests(), "nothing is asked before it is needed"
     assert task.describe() == (
         "xnli, facebook/xnli from the Hub, 2,000 training and 100 validation rows, test of en, fr, es and 12 "
-        "more, 1024 -> 2 byte tokens at most"
+        "more, at most 1024 -> 2 byte tokens"
     )
     for language in task.subsets("test"):
         assert sum(len(batch["labels"]) for batch in task.held_out("test", language, batch_size=50)) == 120
