@@ -97,7 +97,7 @@ class Folder:
         """Record a folder that cannot be read; raise if it is the top one."""
         reason = (error.strerror or type(error).__name__).lower()
         if Path(error.filename) == self.path:
-            raise UserError(f"{self.path} cannot be read: {reason}") from error
+            raise UserError(f"{self.path} cannot be read: {reason}", "check its permissions") from error
         self.leave_out(reason, f"{Path(error.filename).relative_to(self.path)}{os.sep}")
 
     def _wanted(self, path: Path) -> bool:

@@ -186,7 +186,7 @@ def read_text(file: Path, hint: str) -> str:
                 raise UserError(f"{file} contains more than {byte_size(LONGEST_ROW)} of text", hint)
             return content.decode("utf-8")
     except Damaged as error:
-        raise UserError(f"{file} cannot be read: {error}") from error
+        raise UserError(f"{file} cannot be read: {error}", error.hint or "download it again") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{file} is {not_utf8(error).reason}", CONVERT) from error
 

@@ -144,7 +144,10 @@ class HubDataset:
             configurations = MetadataConfigs.from_dataset_card_data(self._metadata)
             self._default = configurations.get_default_config_name() if configurations else "default"
         except (ValueError, yaml.YAMLError) as error:
-            raise UserError(f"{self.name}: its README.md is invalid: {first_line(error)}") from error
+            raise UserError(
+                f"{self.name}: its README.md is invalid: {first_line(error)}",
+                "choose another commit with task.source.revision",
+            ) from error
         self._configurations: dict[str, dict[str, Any]] = dict(configurations) or {"default": {}}
 
     def _patterns(self, configuration: str) -> dict[str, list[str]]:
@@ -156,7 +159,7 @@ class HubDataset:
             try:
                 entry["data_files"] = self.repository.request(lambda: get_data_patterns(folder), self.name)
             except EmptyDatasetError as error:
-                raise UserError(f"{self.name} contains no data files") from error
+                raise UserError(f"{self.name} contains no data files", "choose another dataset") from error
         return {str(split): list(some) for split, some in sanitize_patterns(entry["data_files"]).items()}
 
     def _folder(self, configuration: str) -> str:

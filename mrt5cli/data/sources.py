@@ -254,7 +254,8 @@ def _in_memory(source: FilesSource, found: Found, languages: Sequence[str]) -> M
             own = {split: of_split[language] for split, of_split in documents.items()}
             for split, some in own.items():
                 if not some:
-                    raise UserError(f"there is no text in {listed(found.languages[language][split], 3)}")
+                    files = listed(found.languages[language][split], 3)
+                    raise UserError(f"there is no text in {files}", "add text, or remove the files")
             corpora[language] = _with_held_out(own)
     return MemoryText(corpora, f"text of {Path(source.path)}", found.lines, remarks)
 

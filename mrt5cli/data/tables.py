@@ -202,7 +202,7 @@ class RowFolder:
         if not own:
             found = ", ".join(f"{count} in {said}" for said, count in others.items())
             if not found:
-                raise UserError(f"{file} contains no rows")
+                raise UserError(f"{file} contains no rows", "add rows, or remove the file")
             raise UserError(
                 f"{file} contains no rows in {part} ({found})",
                 f"add a column {LANGUAGE_COLUMN!r}, or make one file per language: {split}-{part}.*",
@@ -337,7 +337,7 @@ def hub_tables(
     if split not in (there := dataset.splits(configuration)):
         raise UserError(
             f"{dataset.name} ({configuration}) has no {split} split; it has {', '.join(there)}",
-            "see task.source.name and task.source.revision",
+            "correct task.source.name or task.source.revision",
         )
     rows = (
         row

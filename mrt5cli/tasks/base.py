@@ -319,4 +319,4 @@ def check_held_out(task: Task, split: str, subsets: Sequence[str] | None = None)
         if task.is_remote(subset):
             continue
         if next(iter(task.held_out(split, subset, batch_size=1, limit=1)), None) is None:
-            raise UserError(f"there are no {split} examples for {subset!r}")
+            raise UserError(f"there are no {split} examples for {subset!r}", "add some, or leave it out")
