@@ -64,15 +64,15 @@ class Folder:
         Raises:
             UserError: two sets of numbered pieces share one name.
         """
-        said: dict[str, ParsedName] = {}
+        parsed: dict[str, ParsedName] = {}
         for file in self.files:
             name = own_name(without_suffix(file))
             if name is None:
                 self.leave_out("of another task", file)
             else:
-                said[file] = read_name(PurePath(name), languages)
-        self._missing = [f"{self.path}: {sentence}" for sentence in missing_pieces(said)]
-        return with_twins(said, languages)
+                parsed[file] = read_name(PurePath(name), languages)
+        self._missing = [f"{self.path}: {sentence}" for sentence in missing_pieces(parsed)]
+        return with_twins(parsed, languages)
 
     def leave_out(self, reason: str, *names: str) -> None:
         """Record that files or folders are not used."""

@@ -234,7 +234,7 @@ def open_source(
     found = find_files(path, languages)
     if not source.streaming:
         return _in_memory(source, found, languages)
-    if len(languages) > 1 and not found.apart:
+    if len(languages) > 1 and not found.by_language:
         raise UserError(
             f"streaming several languages from {path} needs one folder per language",
             f"make {path / languages[0]}/, {path / languages[1]}/ and so on, or set streaming: false",
@@ -245,7 +245,7 @@ def open_source(
 def _in_memory(source: FilesSource, found: Found, languages: Sequence[str]) -> MemoryText:
     remarks = list(found.remarks)
     corpora: dict[str, dict[str, Corpus]] = {}
-    for group in [[language] for language in languages] if found.apart else [list(languages)]:
+    for group in [[language] for language in languages] if found.by_language else [list(languages)]:
         documents = {
             split: read_documents(found.files(group[0], split), source.text_column, group, remarks.append)
             for split in found.splits(group[0])

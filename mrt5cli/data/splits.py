@@ -70,8 +70,8 @@ def read_name(path: PurePath, wanted: Iterable[str] = ()) -> ParsedName:
     if len(splits) > 1 and "train" not in splits:
         splits.discard("eval")  # as in eval/dev.txt
     codes = (*wanted, *LANGUAGES)
-    folders = [of for part in path.parts[:-1] if (of := language_meant(part, codes))]
-    named = (of for part in reversed(path.parts) if (of := _language_in(part, codes)))
+    folders = [found for part in path.parts[:-1] if (found := language_meant(part, codes))]
+    named = (found for part in reversed(path.parts) if (found := _language_in(part, codes)))
     name = _PIECE.sub("", path.name) if _PIECE.search(path.name) else _NUMBER.sub("", path.name)
     return ParsedName(
         path=path,
@@ -97,37 +97,37 @@ def _language_in(name: str, codes: tuple[str, ...]) -> str | None:
     """The last language in a name, with its region if that is wanted."""
     words = _WORD.findall(_PIECE.sub("", name))
     pairs = ("-".join(words[place : place + 2]) for place in reversed(range(len(words))))
-    return next((of for pair in pairs if (of := language_meant(pair, codes))), None)
+    return next((found for pair in pairs if (found := language_meant(pair, codes))), None)
 
 
-def with_twins(said: dict[str, ParsedName], wanted: Sequence[str]) -> dict[str, ParsedName]:
+def with_twins(parsed: dict[str, ParsedName], wanted: Sequence[str]) -> dict[str, ParsedName]:
     """Parsed paths, with the languages that only a sibling reveals.
 
     "wiki.pl" alone does not name Polish; next to "wiki.en", if English is wanted, it does.
     """
-    bases = {of.base for of in said.values() if of.language in wanted}
+    bases = {one.base for one in parsed.values() if one.language in wanted}
     twins = {
-        name: replace(of, language=of.base[-2:])
-        for name, of in said.items()
-        if of.language is None and any(of.base[:-2] + language in bases for language in wanted)
+        name: replace(one, language=one.base[-2:])
+        for name, one in parsed.items()
+        if one.language is None and any(one.base[:-2] + language in bases for language in wanted)
     }
-    return said | twins
+    return parsed | twins
 
 
-def splits_of(said: Mapping[str, ParsedName], where: str) -> dict[str, list[str]]:
+def splits_of(parsed: Mapping[str, ParsedName], where: str) -> dict[str, list[str]]:
     """Files by split; those whose names give none are under "".
 
     Raises:
         UserError: a name gives two splits, or `eval` could be either split.
     """
     found: defaultdict[str, list[str]] = defaultdict(list)
-    for name, of in said.items():
-        if len(of.splits) > 1:
+    for name, one in parsed.items():
+        if len(one.splits) > 1:
             raise UserError(
-                f"{where}: {name} names two splits, {' and '.join(sorted(of.splits))}",
+                f"{where}: {name} names two splits, {' and '.join(sorted(one.splits))}",
                 "rename it, or move it into a folder named train, validation or test",
             )
-        found["".join(of.splits)].append(name)
+        found["".join(one.splits)].append(name)
     if names := found.pop("eval", []):
         split = "test" if "validation" in found else "validation"
         if split in found:
@@ -162,6 +162,6 @@ def missing_pieces(names: Iterable[str]) -> list[str]:
     ]
 
 
-def in_words(splits: Mapping[str, Sequence[str]]) -> list[str]:
+def split_lines(splits: Mapping[str, Sequence[str]]) -> list[str]:
     """One line per split, with its files: "train: a.txt, b.txt and 3 more"."""
     return [f"{split}: {listed(splits[split], 3)}" for split in SPLITS if splits.get(split)]

@@ -16,7 +16,7 @@ from mrt5cli.data.formats import ROWS, DataFile, suffix_of, supported, without_s
 from mrt5cli.data.hub_datasets import HubDataset
 from mrt5cli.data.languages import language_meant
 from mrt5cli.data.reading import usable_rows
-from mrt5cli.data.splits import SPLITS, ParsedName, in_words, only_a_split, read_name, splits_of
+from mrt5cli.data.splits import SPLITS, ParsedName, only_a_split, read_name, split_lines, splits_of
 from mrt5cli.errors import UserError
 from mrt5cli.text import counted, listed
 
@@ -139,7 +139,7 @@ class RowFolder:
         self._unnamed = SPLITS if whole else ("train",) if plain else ()
         if plain and self.path.is_file():
             self._files = self._alone()
-            self.splits, self.remarks = in_words({split: [self.path.name] for split, _ in self._files}), []
+            self.splits, self.remarks = split_lines({split: [self.path.name] for split, _ in self._files}), []
             return
         if not self.path.is_dir():
             wanted = "a file, or a folder of" if plain else "a folder with train, validation and test"
@@ -157,7 +157,7 @@ class RowFolder:
                 read.setdefault(split, []).extend(files)
             else:
                 folder.leave_out("in languages that are not requested", *files)
-        self.splits, self.remarks = in_words(read), folder.remarks()
+        self.splits, self.remarks = split_lines(read), folder.remarks()
 
     def has(self, split: str) -> bool:
         """Whether a split has files."""
@@ -231,10 +231,10 @@ class RowFolder:
         return groups
 
     def _missing(self, split: str, part: str | None) -> UserError:
-        there = ", ".join(sorted(_in_words(*key) for key in self._files))
+        there = ", ".join(sorted(_named(*key) for key in self._files))
         name = split if part is None else part if part.startswith(split) else f"{split}-{part}"
         return UserError(
-            f"{self.path} has no files of {_in_words(split, part)}; it has {there}",
+            f"{self.path} has no files of {_named(split, part)}; it has {there}",
             f"add {name}.jsonl (or .csv, .tsv, .parquet)",
         )
 
@@ -268,8 +268,8 @@ class RowFolder:
         own_name: Callable[[str], str | None],
         part_of: Callable[[str, PurePath], str | None] | None,
     ) -> dict[tuple[str, str | None], list[str]]:
-        said = folder.read_names(self._languages, own_name)
-        splits = splits_of(said, str(self.path))
+        parsed = folder.read_names(self._languages, own_name)
+        splits = splits_of(parsed, str(self.path))
         unnamed = splits.pop("", [])
         if self._unnamed and unnamed and "train" not in splits:
             splits, unnamed = dict.fromkeys(self._unnamed, unnamed) | splits, []
@@ -283,13 +283,13 @@ class RowFolder:
         groups: dict[tuple[str, str | None], list[str]] = {}
         for split, files in splits.items():
             for file in files:
-                part = part_of(split, said[file].path) if part_of else said[file].language
+                part = part_of(split, parsed[file].path) if part_of else parsed[file].language
                 groups.setdefault((split, part), []).append(file)
         for key, files in groups.items():
-            if not self._one_set(files, said):
+            if not self._one_set(files, parsed):
                 formats = len({suffix_of(file) for file in files})
                 raise UserError(
-                    f"{self.path} has several files for {_in_words(*key)}: {listed(files, 4)}",
+                    f"{self.path} has several files for {_named(*key)}: {listed(files, 4)}",
                     "they may contain the same rows: keep those of one format"
                     if formats > 1
                     else "keep one of them, name the pieces of one set like train-00000-of-00002.parquet, or "
@@ -297,7 +297,7 @@ class RowFolder:
                 )
         return groups
 
-    def _one_set(self, files: Sequence[str], said: Mapping[str, ParsedName]) -> bool:
+    def _one_set(self, files: Sequence[str], parsed: Mapping[str, ParsedName]) -> bool:
         """Whether files form one set: one file, its pieces, or the files of a folder named after the split.
 
         So do all files of one format that name no split, if those are read.
@@ -306,16 +306,16 @@ class RowFolder:
             return True
         if len({suffix_of(file) for file in files}) > 1:
             return False
-        if len({said[file].path for file in files}) < len(files):
+        if len({parsed[file].path for file in files}) < len(files):
             return False  # the same file, compressed and not
-        if len({said[file].base for file in files}) == 1:
-            return all(said[file].numbered for file in files)
+        if len({parsed[file].base for file in files}) == 1:
+            return all(parsed[file].numbered for file in files)
         folders = {PurePath(file).parent for file in files}
         called = len(folders) == 1 and only_a_split(folders.pop().name)
-        return called or (bool(self._unnamed) and not any(said[file].splits for file in files))
+        return called or (bool(self._unnamed) and not any(parsed[file].splits for file in files))
 
 
-def _in_words(split: str, part: str | None) -> str:
+def _named(split: str, part: str | None) -> str:
     return split if part is None else f"{split} ({part})"
 
 

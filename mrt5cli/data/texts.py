@@ -21,7 +21,7 @@ from mrt5cli.data.folders import Folder
 from mrt5cli.data.formats import FORMATS, TEXT, DataFile, suffix_of, supported
 from mrt5cli.data.languages import language_meant
 from mrt5cli.data.reading import usable_rows
-from mrt5cli.data.splits import HELD_OUT, SPLITS, ParsedName, in_words, splits_of
+from mrt5cli.data.splits import HELD_OUT, SPLITS, ParsedName, split_lines, splits_of
 from mrt5cli.errors import UserError
 from mrt5cli.text import Tell, listed, say_nothing
 
@@ -38,13 +38,13 @@ class Found:
     Attributes:
         top: the folder that contains them.
         languages: for each language, its files by split.
-        apart: whether each language has separate files.
+        by_language: whether each language has separate files.
         remarks: what is left out or missing, one sentence each.
     """
 
     top: Path
     languages: dict[str, dict[str, list[Path]]]
-    apart: bool = False
+    by_language: bool = False
     remarks: Sequence[str] = ()
 
     @property
@@ -57,7 +57,7 @@ class Found:
 
         everywhere = set.intersection(*(set(one) for one in self.languages.values()))
         held_out = [split for split in HELD_OUT if "train" in everywhere and split not in everywhere]
-        found = in_words({split: names(split) for split in SPLITS})
+        found = split_lines({split: names(split) for split in SPLITS})
         return [*found, *(f"{split}: held out from the training documents" for split in held_out)]
 
     def splits(self, language: str) -> list[str]:
@@ -87,10 +87,10 @@ def find_files(path: Path, languages: Sequence[str]) -> Found:
 def _find_in(folder: Folder, languages: Sequence[str]) -> Found:
     if not folder.files:
         raise UserError(f"{folder.path} contains no text files (found: {folder.kinds()})", supported())
-    said = folder.read_names(languages)
-    own = _by_language(folder, said, languages)
-    found = {language: _by_split(folder, own.get(language, said)) for language in languages}
-    remarks, named = folder.remarks(), {of.language for of in said.values()}
+    parsed = folder.read_names(languages)
+    own = _by_language(folder, parsed, languages)
+    found = {language: _by_split(folder, own.get(language, parsed)) for language in languages}
+    remarks, named = folder.remarks(), {one.language for one in parsed.values()}
     if not own and None not in named:
         remarks.append(
             f"the files are named after {listed(sorted(map(str, named)))} but are read as "
@@ -100,36 +100,36 @@ def _find_in(folder: Folder, languages: Sequence[str]) -> Found:
 
 
 def _by_language(
-    folder: Folder, said: Mapping[str, ParsedName], languages: Sequence[str]
+    folder: Folder, parsed: Mapping[str, ParsedName], languages: Sequence[str]
 ) -> dict[str, dict[str, ParsedName]]:
     """The parsed paths of each language; empty if the paths do not give languages.
 
     Folders do if any is named after a language; file names only if all have a language, one of them wanted.
     """
-    named = [of.language for of in said.values()]
-    apart = {name: of for name, of in said.items() if of.folder}
-    if not apart and all(named) and not set(named).isdisjoint(languages):
-        apart = dict(said)
-    if not apart:
+    named = [one.language for one in parsed.values()]
+    named_after = {name: one for name, one in parsed.items() if one.folder}
+    if not named_after and all(named) and not set(named).isdisjoint(languages):
+        named_after = dict(parsed)
+    if not named_after:
         return {}
-    there: defaultdict[str, dict[str, ParsedName]] = defaultdict(dict)
-    for name, of in apart.items():
-        there[str(of.language)][name] = of
-    if missing := [language for language in languages if language not in there]:
+    found: defaultdict[str, dict[str, ParsedName]] = defaultdict(dict)
+    for name, one in named_after.items():
+        found[str(one.language)][name] = one
+    if missing := [language for language in languages if language not in found]:
         raise UserError(
-            f"{folder.path} has files for {listed(sorted(there))}, but none for {listed(missing)}",
+            f"{folder.path} has files for {listed(sorted(found))}, but none for {listed(missing)}",
             "add files or a folder for each language of task.languages, or read the existing ones with "
-            f"--set task.languages=[{', '.join(sorted(there))}]",
+            f"--set task.languages=[{', '.join(sorted(found))}]",
         )
-    folder.leave_out("outside the language folders", *(name for name in said if name not in apart))
-    others = sorted(set(there) - set(languages))
-    unwanted = [file for language in others for file in there[language]]
+    folder.leave_out("outside the language folders", *(name for name in parsed if name not in named_after))
+    others = sorted(set(found) - set(languages))
+    unwanted = [file for language in others for file in found[language]]
     folder.leave_out(f"in {listed(others, 4)}, not in task.languages", *unwanted)
-    return {language: there[language] for language in languages}
+    return {language: found[language] for language in languages}
 
 
-def _by_split(folder: Folder, said: Mapping[str, ParsedName]) -> dict[str, list[Path]]:
-    splits = splits_of(said, str(folder.path))
+def _by_split(folder: Folder, parsed: Mapping[str, ParsedName]) -> dict[str, list[Path]]:
+    splits = splits_of(parsed, str(folder.path))
     unnamed = splits.pop("", [])
     if splits and unnamed:
         raise UserError(

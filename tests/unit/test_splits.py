@@ -275,7 +275,7 @@ def test_languages_in_the_names_of_files(tmp_path: Path) -> None:
     assert splits(tmp_path) == {"train": ["wiki.en.txt"]}
     assert splits(tmp_path, "de") == {"train": ["wiki.de.txt"]}
     both = found(tmp_path, "en", "de")
-    assert both.apart and len(both.languages["de"]["train"]) == 1
+    assert both.by_language and len(both.languages["de"]["train"]) == 1
     # Words that could be languages are no languages where not every file has one.
     fill(tmp_path / "b", "how_it_is.txt", "el_quijote.txt", "novel.txt")
     assert len(splits(tmp_path / "b")["train"]) == 3
