@@ -37,7 +37,7 @@ class LeftOut:
 
     Args:
         counts: (2,) lines and files; it may be shared by several processes.
-        tell: receives a note on the first three, then on the tenth, the hundredth and so on.
+        tell: receives a note on the first three, then on the 10th, 20th, ..., 100th, 200th and so on.
     """
 
     def __init__(self, counts: Counts, tell: Tell = say_on_stderr) -> None:
