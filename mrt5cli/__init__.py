@@ -1,7 +1,7 @@
 """MrT5 toolkit: train, evaluate and inspect byte-level models that delete the bytes they do not need.
 
-The names in `__all__` are what other code may rely on; mrt5cli/API.md is the page on them. They are imported
-when somebody asks for them: most bring torch along, which takes seconds.
+The names in `__all__` are the public interface, documented in mrt5cli/API.md. They are imported on first use,
+because most of them import torch, which takes seconds.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from mrt5cli.training.pretrain import pretrain
     from mrt5cli.training.rate_controller import DeletionRateController
 
-__version__ = "0.1.0"
+__version__: str
+"""The version of the installed package: "0.1.0" at a tag, "0.1.1.dev3+g1f0c5b7a9" at a later commit.
+It is looked up on first use, because importlib.metadata is slow to import and help does not need it."""
 
 __all__ = [
     "DeletionRateController",
@@ -43,12 +45,24 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    """A public name, imported from its home."""
+    """Import a public name from its module, or determine the version."""
+    if name == "__version__":
+        globals()[name] = _version()
+        return globals()[name]
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     found = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     globals()[name] = found
     return found
+
+
+def _version() -> str:
+    from importlib import metadata
+
+    try:
+        return metadata.version(__name__)
+    except metadata.PackageNotFoundError:  # a folder on PYTHONPATH
+        return "0+unknown"
 
 
 def __dir__() -> list[str]:

@@ -15,11 +15,13 @@ from typing import Annotated, Any, cast
 import typer
 from typer.core import TyperGroup
 
-from mrt5cli import __version__, own_code, stopping
+import mrt5cli
+from mrt5cli import own_code, stopping
 from mrt5cli.commands import (
     bench,
     convert,
     data,
+    docs,
     env,
     evaluate,
     generate,
@@ -41,7 +43,7 @@ CLOSED_PIPE = 141
 """What a shell reports for a program that SIGPIPE ended: in `mrt5 recipe list | head`, nothing failed."""
 
 
-HEADINGS = PREPARE, TRAIN, MEASURE, USE, MACHINE = ("Prepare", "Train", "Measure", "Use", "This machine")
+HEADINGS = PREPARE, TRAIN, MEASURE, USE, HELP = ("Prepare", "Train", "Measure", "Use", "Help")
 """Of the commands in the help, in the order of a newcomer's way."""
 
 
@@ -112,7 +114,7 @@ app = typer.Typer(
 
 def _version(context: typer.Context, wanted: bool) -> None:
     if wanted and not context.resilient_parsing:
-        print(f"mrt5 {__version__}")
+        print(f"mrt5 {mrt5cli.__version__}")
         raise typer.Exit
 
 
@@ -145,7 +147,8 @@ for function, group, line in (
     (bench.bench, MEASURE, "Time models against each other."),
     (generate.generate, USE, "Write outputs for a file of inputs."),
     (convert.convert, USE, "Write a checkpoint in another layout."),
-    (env.env, MACHINE, "Say what a report of a bug needs."),
+    (docs.docs, HELP, "Read the documentation."),
+    (env.env, HELP, "Say what a report of a bug needs."),
 ):
     app.command(short_help=line, rich_help_panel=group)(function)
 
@@ -215,7 +218,7 @@ def _unexpected(error: Exception) -> tuple[str, str, int]:
     # On a CPU torch raises a RuntimeError like others.
     full = "OutOfMemory" in type(error).__name__ or "can't allocate memory" in text
     if full or isinstance(error, MemoryError):
-        return "the memory does not hold this", "take smaller batches, shorter texts or a smaller model", 1
+        return "out of memory", "use smaller batches, shorter texts or a smaller model", 1
     if isinstance(error, OSError) and error.strerror:
         code = UserError.exit_code if error.errno in (errno.ENAMETOOLONG, errno.ENOTDIR) else 1
         return *of_the_system(error), code

@@ -1,8 +1,9 @@
-"""The commands that our documents show: read out of the Markdown, and run at toy scale in a folder of their own.
+"""The commands that our documents show: read from the Markdown, and run at toy scale in a separate folder.
 
-`shown` finds the shell lines of a document's code blocks, and the commands that its prose mentions. A `Shell`
-runs such lines in bash, where `mrt5`, `make`, `pip`, `python` and `torchrun` are stand-ins: `mrt5` sends its words
-to a process that has imported everything once, shrinks what would take hours (`at_toy_scale`), and forks.
+`shown` finds the shell lines of a document's code blocks, and `mentioned` the commands in its prose. A
+`Shell` runs such lines in bash, where `mrt5`, `make`, `pip`, `python` and `torchrun` are stand-ins. `mrt5`
+sends its words to a server that has imported everything once, shrinks what would take hours
+(`at_toy_scale`), and forks.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Shown:
         return f"{self.readme}:{self.line}: {self.text}"
 
     def commands(self) -> Iterator[list[str]]:
-        """The words of its simple commands, without redirections; `$(...)` inside counts as one more command."""
+        """The words of its simple commands, without redirections; a `$(...)` inside is one more command."""
         for inner in re.findall(r"\$\(([^)]*)\)", self.text):
             yield from replace(self, text=inner).commands()
         outer = re.sub(r"\$\([^)]*\)", "RUN", self.text)
@@ -81,7 +82,9 @@ def shown(readme: Path) -> list[Shown]:
         if mark is not None:
             fence = mark.group(1) if fence is None else None
             continue
-        if not (line.startswith("    ") if fence is None else fence in ("", "sh", "bash", "shell", "console")):
+        if not (
+            line.startswith("    ") if fence is None else fence in ("", "sh", "bash", "shell", "console")
+        ):
             continues = False
             continue
         text = line.strip().removeprefix("$ ")
@@ -98,9 +101,11 @@ def shown(readme: Path) -> list[Shown]:
 
 
 def mentioned(readme: Path) -> list[Shown]:
-    """The commands in a document's prose, `like this`; what stands behind a `|` is another form of the same."""
+    """The commands in a document's prose, `like this`; what follows a `|` is another form of the same."""
     text = readme.read_text(encoding="utf-8")
-    prose = re.sub(r"^```.*?^```", lambda block: "\n" * block.group().count("\n"), text, flags=re.DOTALL | re.MULTILINE)
+    prose = re.sub(
+        r"^```.*?^```", lambda block: "\n" * block.group().count("\n"), text, flags=re.DOTALL | re.MULTILINE
+    )
     return [
         Shown(
             str(readme.relative_to(ROOT)),
@@ -123,8 +128,8 @@ BRIEFLY = ("--size", "tiny", "--batch-size", "2", "--length", "64", "--target-le
 def at_toy_scale(words: Sequence[str]) -> list[str]:
     """The words of an `mrt5` command, with options that let it end within seconds on a CPU.
 
-    Training takes six steps, or `--smoke` where its data or its start is on the Hub, whose stand-in has rows for
-    few tasks; a suite is only planned; models that are timed are tiny.
+    Training takes six steps, or `--smoke` if its data or its start is on the Hub, whose stand-in has rows for
+    few tasks only. A suite is planned and not run, and benchmarks use the tiny model.
     """
     words = list(words)
     command = words[0] if words else ""
@@ -205,7 +210,9 @@ def _client(program: str, words: list[str]) -> int:
     """Ask the server to run a command on this process's stdin, stdout and stderr; returns its exit code."""
     with socket.socket(socket.AF_UNIX) as line:
         line.connect(os.environ["MRT5_TEST_SERVER"])
-        message = json.dumps({"program": program, "words": words, "cwd": os.getcwd(), "environment": dict(os.environ)})
+        message = json.dumps(
+            {"program": program, "words": words, "cwd": os.getcwd(), "environment": dict(os.environ)}
+        )
         socket.send_fds(line, [len(message.encode()).to_bytes(4, "big")], [0, 1, 2])
         line.sendall(message.encode())
         answer = line.recv(1)

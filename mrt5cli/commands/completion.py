@@ -102,6 +102,13 @@ def devices(incomplete: str) -> list[str]:
     return [f"{before}{comma}{name}" for name in _printable(known, begun)]
 
 
+def doc_topics(incomplete: str) -> list[str]:
+    """Topics of the documentation."""
+    from mrt5cli.documentation import topics
+
+    return _printable(topics(), incomplete)
+
+
 def key_names(incomplete: str) -> list[str]:
     """Sections and keys of a recipe."""
     return _printable((path.replace("[]", "") for path in _keys()), incomplete)
@@ -153,7 +160,7 @@ def _printable(names: Iterable[str], begun: str = "") -> list[str]:
 
 _FOUND_BY: dict[str, Callable[..., list[str]]] = {
     **{"RUN": runs, "RUN[@STEP]": runs, "SOURCE": runs, "RECIPE": recipes, "TASK": tasks, "SUITE": suites},
-    **{"DEVICE": devices, "DEVICE,...": devices, "KEY=VALUE": keys, "KEY": key_names},
+    **{"TOPIC": doc_topics, "DEVICE": devices, "DEVICE,...": devices, "KEY=VALUE": keys, "KEY": key_names},
 }
 
 

@@ -83,13 +83,14 @@ def _ours() -> Facts:
 
 
 def _system() -> Facts:
-    pages = os.sysconf("SC_PAGE_SIZE")
-    free = pages * os.sysconf("SC_AVPHYS_PAGES")
+    import psutil
+
+    memory = psutil.virtual_memory()
     return {
         "os": platform.platform(),
         "cpu": runtime.cpu_name(),
         "cores": f"{os.cpu_count()}, of which {runtime.usable_cpus()} may be used",
-        "memory": f"{byte_size(pages * os.sysconf('SC_PHYS_PAGES'))}, {byte_size(free)} of it free",
+        "memory": f"{byte_size(memory.total)}, {byte_size(memory.available)} of it free",
         "disk here": f"{byte_size(places.room(Path()))} free",
         "gpu": runtime.installed_gpu() or None,
         "driver": _driver(),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+import mrt5cli
 from mrt5cli.errors import HubAway, RunFailed, UserError
 from mrt5cli.evaluation import predictions
 from mrt5cli.evaluation.counting import Outcomes
@@ -186,7 +187,8 @@ class Comparison:
             "code": code_version("evaluate"),
             "versions": {
                 "python": platform.python_version(),
-                **{name: version(name) for name in ("mrt5cli", "torch", "transformers")},
+                "mrt5cli": mrt5cli.__version__,
+                **{name: version(name) for name in ("torch", "transformers")},
             },
             "models": [result.to_json() for result in self.results],
             "published": [asdict(row) for row in self.published],

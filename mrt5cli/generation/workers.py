@@ -37,7 +37,7 @@ class Workers:
             with kept_from_children(spawned=True):
                 process.start()
             theirs.close()  # so that an end of the process is one of the pipe
-            self._ends.append(ours)
+            self._ends.append(ours)  # type: ignore[arg-type, unused-ignore]  # Windows has a class of its own
             self._processes.append(process)
 
     def __enter__(self) -> Workers:

@@ -41,7 +41,7 @@ def visible_gpus() -> list[str]:
 
 def kill(process: BaseProcess) -> None:
     """Kill a job and the processes that it has started."""
-    if process.exitcode is None and process.pid is not None:
+    if sys.platform != "win32" and process.exitcode is None and process.pid is not None:
         with suppress(ProcessLookupError):  # it has just ended, or has no process group yet
             os.killpg(process.pid, signal.SIGKILL)
     process.kill()
@@ -78,6 +78,8 @@ class Forks:
         gpus = self.gpus[slot : slot + 1]
         if self.together and isinstance(order.job, TrainJob):
             gpus, order = self.gpus, replace(order, processes=len(self.gpus))
+        if sys.platform == "win32":
+            raise AssertionError("`launcher_for` refuses Windows")
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["mrt5cli.suite.preload"])
         process = context.Process(
@@ -107,6 +109,11 @@ def launcher_for(plan: SuitePlan, device: str, jobs: int | None) -> Forks:
     Raises:
         UserError: the device does not exist, or there are more jobs than GPUs.
     """
+    if sys.platform == "win32":
+        raise UserError(
+            "suites fork their jobs, which Windows does not support",
+            "use WSL, or train recipes one by one: mrt5 pretrain RECIPE",
+        )
     if runtime.device(device).type != "cuda":
         cores = runtime.usable_cpus()
         number = jobs or (min(cores, MOST_SMOKE_JOBS) if plan.smoke else 1)
@@ -138,6 +145,8 @@ def _unpacked(packed: Packed) -> JobOrder:
 
 def _forked(packed: Packed, log: Path, threads: int | None, gpus: Sequence[str]) -> None:
     """Do a job in this process, or in a group of processes that it starts."""
+    if sys.platform == "win32":
+        raise AssertionError("`launcher_for` refuses Windows")
     os.setsid()  # Ctrl-C then reaches only the parent, which forwards it once
     target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     for descriptor in (1, 2):

@@ -11,6 +11,7 @@ import pickle
 import re
 import shutil
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -188,6 +189,8 @@ def _outliving_us() -> Iterator[None]:
 
     They ignore SIGHUP, and do not inherit our stdout and stderr, whose readers would wait for them to end.
     """
+    if sys.platform == "win32":
+        raise AssertionError("`prepare` refuses Windows")
     kept = [os.dup(descriptor) for descriptor in (1, 2)]
     nowhere = os.open(os.devnull, os.O_WRONLY)
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -209,6 +212,8 @@ def prepare(trainings: Sequence[Training], request: Request) -> Prepared:
     Raises:
         UserError: submitit is not installed, or a training could not start.
     """
+    if sys.platform == "win32":
+        raise UserError("--slurm needs Slurm, which does not run on Windows", "use WSL, or leave out --slurm")
     if importlib.util.find_spec("submitit") is None:
         raise UserError("--slurm needs the package submitit", how_to_install("slurm"))
     from submitit.helpers import environment_variables
@@ -280,6 +285,8 @@ def _signals() -> int:
 
     At a preemption, Slurm sends SIGTERM, and its warning signal a moment later.
     """
+    if sys.platform == "win32":
+        raise AssertionError("`prepare` refuses Windows")
     reader, writer = os.pipe()
     os.write(writer, b"\0")  # so that a read never waits
     os.set_blocking(writer, False)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -42,7 +44,7 @@ def mrt5(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str
     "arguments", [["--help"], ["recipe", "--help"], ["recipe", "check", "--help"], ["--version"]]
 )
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
-    heavy = HEAVY if arguments[0] == "recipe" else (*HEAVY, "importlib.metadata")
+    heavy = HEAVY if arguments[0] in ("recipe", "--version") else (*HEAVY, "importlib.metadata")
     code = (
         "import sys\n"
         f"sys.argv = ['mrt5', *{arguments!r}]\n"
@@ -154,7 +156,7 @@ def test_debug_shows_the_traceback_of_a_user_error(monkeypatch: pytest.MonkeyPat
         (
             OSError(28, "No space left on device", "runs/x"),
             "error: runs/x cannot be written: No space left on device\n"
-            "hint: make room there, or choose another place\n",
+            "hint: free some space there, or choose another location\n",
         ),
         (
             ModuleNotFoundError("No module named 'torch'", name="torch"),
@@ -222,14 +224,47 @@ def test_pyproject_names_every_package() -> None:
     assert set(settings["packages"]) == folders | {"mrt5cli.recipes"}
 
 
-@pytest.mark.skipif(importlib.util.find_spec("setuptools") is None, reason="setuptools builds the wheel")
+BROUGHT = {
+    **{
+        "markdown_it": "rich",
+        "markupsafe": "jinja2",
+        "pydantic_core": "pydantic",
+        "typing_extensions": "pydantic",
+    },
+    **{"fsspec": "huggingface_hub", "onnx_ir": "onnxscript", "triton": "torch", "yaml": "pyyaml"},
+}
+"""Modules that are imported, and the dependency that always brings them."""
+ONLY_NEEDED = {"accelerate": "transformers' Trainer imports it"}
+
+
+def test_every_dependency_is_imported_and_every_import_is_declared() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = [name for extra in project["optional-dependencies"].values() for name in extra]
+    always, optional = (
+        {re.split(r"[^\w.-]", need)[0].lower() for need in needs}
+        for needs in (project["dependencies"], extras)
+    )
+    imported = set()
+    for path in (ROOT / "mrt5cli").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imported.add(str(node.module).partition(".")[0])
+    outside = imported - {*sys.stdlib_module_names, "mrt5cli"}
+    assert {BROUGHT.get(module, module) for module in outside} <= always | optional
+    assert always - {BROUGHT.get(module, module) for module in outside} == ONLY_NEEDED.keys()
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("setuptools_scm") is None, reason="setuptools-scm builds the wheel"
+)
 def test_the_wheel_carries_the_recipes_and_finds_them(tmp_path: Path) -> None:
     source, site = tmp_path / "source", tmp_path / "site"
     for name in ("mrt5cli", "recipes"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
-        if (ROOT / name).exists():
-            shutil.copy(ROOT / name, source / name)
+        shutil.copy(ROOT / name, source / name)
     build = [
         sys.executable,
         "-m",
@@ -245,19 +280,23 @@ def test_the_wheel_carries_the_recipes_and_finds_them(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     (wheel,) = tmp_path.glob("*.whl")
+    fallback = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools_scm"][
+        "fallback_version"
+    ]
+    assert wheel.name.startswith(f"mrt5cli-{fallback}-"), "without .git"
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
 
     def data_below(folder: Path, root: Path) -> set[Path]:
-        kinds = (".yaml", ".j2", ".css", ".mplstyle", ".typed")
-        return {path.relative_to(root) for path in folder.rglob("*") if path.suffix in kinds}
+        files = (path for path in folder.rglob("*") if path.is_file() and path.suffix not in {".py", ".pyc"})
+        return {path.relative_to(root) for path in files}
 
     carried = data_below(site / "mrt5cli", site / "mrt5cli")
     recipes = data_below(ROOT / "recipes", ROOT)
     data = data_below(ROOT / "mrt5cli", ROOT / "mrt5cli")
     assert carried == recipes | data
     yaml = {Path(f"{name}.yaml") for name in ("paper/published", "paper/unmatched", "suite/suites/paper")}
-    assert yaml | {Path("py.typed")} <= data
+    assert yaml | {Path("py.typed"), Path("CITATION.cff"), Path("models/README.md")} <= data
 
     checked = subprocess.run(
         [sys.executable, "-m", "mrt5cli", "recipe", "check", "quickstart", "--no-build", "--json"],

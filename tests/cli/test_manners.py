@@ -45,7 +45,7 @@ METAVARS = {
         "CONDITION",
         "TAG",
     ),
-    *("TEXT", "NAME", "NAME,...", "TEMPLATE", "OWNER/NAME", "ID", "URL"),
+    *("TEXT", "NAME", "NAME,...", "TEMPLATE", "OWNER/NAME", "ID", "URL", "TOPIC"),
 }
 SAID_IN_OTHER_WORDS = {
     "--out": "a folder of a run or of reports, outputs, or a document beside what is printed",

@@ -63,7 +63,7 @@ def hashes(package: Path) -> dict[str, str]:
 
 def test_the_version_is_that_of_the_sources() -> None:
     for work in DECIDES:
-        assert code_version(work) == f"{mrt5cli.__version__}+{source_hash(work, PACKAGE)}"
+        assert code_version(work) == source_hash(work, PACKAGE)  # the version changes with every commit
     assert len(set(hashes(PACKAGE).values())) == len(DECIDES)
 
 

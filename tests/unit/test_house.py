@@ -27,7 +27,7 @@ FLOORS = """
     recipe paper
     metrics
     bars hub json_files locks manifest output own_code places runtime stand_ins stopping writing
-    batching bounds byte_tokens errors extras templates text mrt5cli
+    batching bounds byte_tokens documentation errors extras templates text mrt5cli
 """
 """Rooms from the roof to the ground: packages of mrt5cli, its single files, and the package's own name and
 version. A run directory reads its recipe, so it and the fingerprint of a recipe stand above recipes; and

@@ -14,7 +14,7 @@ from datetime import date, timedelta
 from itertools import count
 from pathlib import Path
 
-from mrt5cli import __version__
+import mrt5cli
 from mrt5cli.data.builders.writing import (
     MADE_BY,
     Manifest,
@@ -215,7 +215,9 @@ def build(out: Path, options: Options, *, overwrite: bool = False) -> Manifest:
         "is in two files. Randomly generated: it may be copied freely.",
         "seed": options.seed,
         "options": {key: value for key, value in asdict(options).items() if key != "seed"},
-        "sources": [{"name": "the tables of mrt5cli", "version": __version__, "licence": "Apache-2.0"}],
+        "sources": [
+            {"name": "the tables of mrt5cli", "version": mrt5cli.__version__, "licence": "Apache-2.0"}
+        ],
         "files": {
             name: {"examples": len(found), "dates": len({iso for _, iso, _ in found})}
             for name, found in made.items()

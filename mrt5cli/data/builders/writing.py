@@ -8,7 +8,7 @@ from hashlib import blake2b, sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mrt5cli import __version__
+import mrt5cli
 from mrt5cli.data.splits import SPLITS
 from mrt5cli.errors import UserError
 from mrt5cli.json_files import parse
@@ -91,7 +91,7 @@ def write_data_set(
         details: further entries of the manifest; `files` in it may have details of each file.
     """
     check_target(out, overwrite=overwrite)
-    manifest: Manifest = {"made_by": made_by, "mrt5cli": __version__, **details}
+    manifest: Manifest = {"made_by": made_by, "mrt5cli": mrt5cli.__version__, **details}
     manifest["files"] = {
         name: {
             **details["files"].get(name, {}),
