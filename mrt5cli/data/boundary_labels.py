@@ -1,14 +1,14 @@
-"""Where segments of bytes end, for teaching a boundary predictor (after Nawrot et al. 2023).
+"""The ends of segments of bytes, as labels for a boundary predictor (after Nawrot et al. 2023).
 
 `UnigramLabeller` ends a segment with each token of a unigram tokenizer. `EntropyLabeller` ends one before
-each byte that surprises: one whose entropy under a byte model, given the bytes before it, exceeds that of
-each of the two bytes before it. In prose that is mostly the first letter of a word, or of its ending. So
-entropy puts the space between two words at the end of a segment, and a unigram token has it in front.
+each surprising byte: one whose entropy under a byte model, given the bytes before it, exceeds that of both
+preceding bytes. In prose that is mostly the first letter of a word, or of its ending. Entropy therefore puts
+the space between two words at the end of a segment, whereas a unigram token begins with it.
 
-Both are fitted to rows of input ids (padding 0, EOS 1, a byte b as b + 3), whatever the bytes are, and their
-labels of a row depend on nothing but the row's own ids. Their file is one .npz.
+Both are fitted to rows of input ids (padding 0, EOS 1, byte b as b + 3) of any bytes. The labels of a row
+depend only on the ids of that row. A labeller is saved as one .npz file.
 
-Legend: B rows, L positions of the longest, C contexts, V symbols.
+Letters: B rows, L positions of the longest, C contexts, V symbols.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Floats = NDArray[np.float32]
 
 
 class BoundaryLabeller(ABC):
-    """Says where segments end. What its constructor takes are the arrays of its file, and its attributes."""
+    """Labels the ends of segments. The constructor's arguments are its attributes and its file's arrays."""
 
     kind: ClassVar[str]
     arrays: ClassVar[tuple[str, ...]]
@@ -48,17 +48,21 @@ class BoundaryLabeller(ABC):
     @classmethod
     @abstractmethod
     def fit(cls, ids: Ids, *, vocabulary: int) -> Self:
-        """A labeller fitted to rows of ids (B, L), padded with 0; the same rows give the same one.
+        """A labeller fitted to rows of ids (B, L), padded with 0; equal rows give equal labellers.
 
-        A tokenizer has at most `vocabulary` tokens; a `ValueError` says that there is too little to fit to.
+        Args:
+            vocabulary: the most tokens of a tokenizer.
+
+        Raises:
+            ValueError: there is too little text, or the vocabulary is too small.
         """
 
     @abstractmethod
     def _ends(self, ids: Ids, real: Flags) -> Flags:
-        """As `label`; what is said about padding, EOS and the last position does not count."""
+        """As `label`; values at padding, EOS and the last position are ignored."""
 
     def label(self, ids: ArrayLike) -> Flags:
-        """(B, L), True at the last position of each segment; the last of a row and every EOS end one.
+        """(B, L), True at the last position of each segment, which includes every EOS and each row's last id.
 
         Padding, on either side, is False.
         """
@@ -72,7 +76,7 @@ class BoundaryLabeller(ABC):
         return ends & real
 
     def save(self, path: str | Path) -> None:
-        """Write a file, whole or not at all; the same labeller makes the same bytes."""
+        """Write a file atomically; equal labellers write equal bytes."""
         buffer = BytesIO()
         arrays = {name: getattr(self, name) for name in self.arrays}
         np.savez_compressed(buffer, kind=np.array(self.kind), **arrays)
@@ -80,38 +84,37 @@ class BoundaryLabeller(ABC):
 
 
 def load(path: str | Path) -> BoundaryLabeller:
-    """A labeller that was saved.
+    """Load a saved labeller.
 
     Raises:
-        UserError: the file is not there, or is none of ours.
+        UserError: the file does not exist, or is not a labeller.
     """
     try:
-        # Through memory: numpy leaves a file open whose archive it cannot read.
+        # Through memory: numpy leaves a file open if it cannot read its archive.
         with np.load(BytesIO(Path(path).read_bytes()), allow_pickle=False) as file:
             arrays = dict(file)
         return LABELLERS[str(arrays.pop("kind"))](**arrays)
     except FileNotFoundError:
-        problem = "is not there"
+        problem = "does not exist"
     except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        problem = f"is no file of boundary labels: {error}"
+        problem = f"is not a file of boundary labels: {error}"
     raise UserError(
         f"{path} {problem}",
-        "a run's labels are fitted once, before its first step; train it again elsewhere with --out",
+        "train the run again with --out: labels are fitted once, before its first step",
     )
 
 
 # --- unigram ------------------------------------------------------------------------------------------------
 
 SINGLE_BYTES = 256
-# Marks that the tokenizer's trainer sees at the end of words.
+# Marks added to the ends of words for the tokenizer's trainer.
 WORD_ENDS = (chr(SINGLE_BYTES + EOS), chr(SINGLE_BYTES + UNK))
 WHITE, WORD, MARK, ALONE = range(4)
 LONGEST_REMEMBERED = 32
 MOST_REMEMBERED = 100_000
 
-# (259,) the class of each id. Letters, digits, "_" and all bytes beyond ASCII are of one class, other
-# characters of another. EOS and the last eleven bytes, which are in no UTF-8 text and serve as sentinels,
-# stand alone.
+# (259,) the class of each id. Letters, digits, "_" and all non-ASCII bytes form one class, other characters
+# another. EOS and the last eleven bytes, which do not occur in UTF-8 and serve as sentinels, stay alone.
 CLASSES = np.full(LAST_BYTE_ID + 1, MARK, dtype=np.uint8)
 CLASSES[[OFFSET + byte for byte in (string.ascii_letters + string.digits + "_").encode()]] = WORD
 CLASSES[OFFSET + 128 :] = WORD
@@ -120,13 +123,14 @@ CLASSES[[EOS, UNK, *range(OFFSET + 0xF5, OFFSET + 0x100)]] = ALONE
 
 
 class UnigramLabeller(BoundaryLabeller):
-    """Ends segments with the tokens of a unigram tokenizer, none of which reaches beyond a word.
+    """Ends segments with the tokens of a unigram tokenizer, none of which crosses the end of a word.
 
-    All single bytes are among the tokens, so that whatever comes has some.
+    All single bytes are tokens, so that any input can be tokenized.
 
     Args:
-        bytes: of all tokens, one after the other; `lengths` of these.
-        scores: log-probabilities of the tokens.
+        bytes: the bytes of all tokens, concatenated.
+        lengths: the length of each token, in bytes.
+        scores: the log-probability of each token.
     """
 
     kind = "unigram"
@@ -142,7 +146,7 @@ class UnigramLabeller(BoundaryLabeller):
         letters = _text(OFFSET + bytes.astype(np.int64)[None], self._codes)
         tokens = [letters[start:end] for start, end in pairwise([0, *np.cumsum(lengths).tolist()])]
         self._model = Unigram(list(zip(tokens, scores.tolist(), strict=True)))
-        # Text says the same words again and again, and to look one up is twenty times as fast as its tokens.
+        # Text repeats its words, and looking one up is twenty times as fast as tokenizing it.
         self._remembered = {}
 
     @classmethod
@@ -161,9 +165,9 @@ class UnigramLabeller(BoundaryLabeller):
         if words:
             tokenizer = Tokenizer(Unigram())
             size = vocabulary - SINGLE_BYTES + len(set().union(*words)) + len(WORD_ENDS)
-            # Half of the candidates go in each round, not a quarter: text without spaces takes minutes else.
+            # Each round removes half of the candidates: with a quarter, text without spaces takes minutes.
             trainer = UnigramTrainer(vocab_size=size, shrinking_factor=0.5, show_progress=False)
-            # A process that has used the tokenizer's threads warns at every later fork.
+            # A process that has used the tokenizer's threads logs a warning at every later fork.
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
             tokenizer.train_from_iterator(_ended(words), trainer)
             table = {code: byte for byte, code in enumerate(codes[OFFSET:].tolist())}
@@ -187,7 +191,7 @@ class UnigramLabeller(BoundaryLabeller):
         return ends
 
     def _of_word(self, word: str) -> bytes:
-        """A 1 for each byte of a word that ends a token, a 0 for the others."""
+        """A 1 for each byte of a word that ends a token, a 0 for each other byte."""
         if len(word) < 2:
             return b"\1" * len(word)
         tokens = self._model.tokenize(word)
@@ -198,10 +202,13 @@ class UnigramLabeller(BoundaryLabeller):
 
 
 def _codes(letters: NDArray[np.integer]) -> NDArray[np.uint16]:
-    """(259,) the characters of ids for the tokenizer; the most frequent of bytes (N,) are those of ASCII.
+    """(259,) the tokenizer's characters for ids, in which ASCII represents the most frequent bytes.
 
-    It works on UTF-8, and twice as fast on characters of one byte. U+0000, which is padding, would end its
-    training.
+    The tokenizer works on UTF-8, and is twice as fast on characters of one byte. U+0000, which is padding,
+    would end its training.
+
+    Args:
+        letters: (N,) bytes of the text.
     """
     order = np.argsort(-np.bincount(letters, minlength=SINGLE_BYTES), kind="stable")
     codes = np.zeros(LAST_BYTE_ID + 1, dtype=np.uint16)
@@ -211,27 +218,27 @@ def _codes(letters: NDArray[np.integer]) -> NDArray[np.uint16]:
 
 
 def _text(ids: Ids, codes: NDArray[np.uint16]) -> str:
-    """The characters of rows (B, L), each with padding after it."""
+    """The characters of rows (B, L), with padding after each row."""
     return codes[np.pad(ids, ((0, 0), (0, 1)))].astype("<u2").tobytes().decode("utf-16-le")
 
 
 def _pattern(codes: NDArray[np.uint16]) -> re.Pattern[str]:
-    """What a word is: characters of one class, with one white space in front if it has any."""
+    """The pattern of a word: characters of one class, after at most one white space."""
     known = np.arange(len(CLASSES)) != PAD
     white, word, mark, alone = (
         re.escape("".join(map(chr, codes[known & (of == CLASSES)].tolist()))) for of in range(4)
     )
-    # The last white space before a word is in front of it, the others are a word of their own.
+    # The last white space before a word belongs to it; the others form a separate word.
     return re.compile(
         f"[{white}]?(?:[{word}]+|[{mark}]+)|[{alone}]|[{white}]+(?=[{white}][{word}{mark}])|[{white}]+"
     )
 
 
 def _ended(words: list[str]) -> Iterator[str]:
-    """Words with an end mark, one of two in turn.
+    """Words with an end mark, alternately one of two.
 
-    The trainer considers only beginnings of words that continue in several ways, and so no word that is no
-    beginning of others. No token can hold a mark, because nothing ever comes after one.
+    The trainer considers only prefixes that continue in several ways, which a complete word need not be; two
+    different marks make it one. No token can contain a mark, because nothing follows one.
     """
     seen: Counter[str] = Counter()
     for word in words:
@@ -240,11 +247,11 @@ def _ended(words: list[str]) -> Iterator[str]:
 
 
 def _canonical(learned: dict[str, float]) -> dict[str, float]:
-    """Tokens and their scores, in order, all single bytes added, marks taken out.
+    """Tokens and their scores, sorted, with all single bytes and without marks.
 
-    The trainer visits words in an order that changes from run to run. It shows in the last digits of scores,
-    and in those of bytes that are tokens only because each byte must be: it gives them the least score there
-    is, the second one 0.0001 more, and so on.
+    The trainer visits words in an order that varies between runs. This affects the last digits of scores, and
+    the scores of bytes that are tokens only because every byte must be: the trainer gives the first the least
+    score, the second 0.0001 more, and so on.
     """
     marks = sum(math.exp(learned.pop(mark, -math.inf)) for mark in WORD_ENDS)
     learned = {piece: score - math.log1p(-marks) for piece, score in learned.items()}
@@ -258,21 +265,22 @@ def _canonical(learned: dict[str, float]) -> dict[str, float]:
 # --- entropy ------------------------------------------------------------------------------------------------
 
 SYMBOLS = LAST_BYTE_ID + 1
-# Contexts whose whole distributions are in memory together.
+# Contexts whose distributions are in memory at a time.
 AT_ONCE = 8192
 
 
 class EntropyLabeller(BoundaryLabeller):
     """Ends a segment before each byte whose entropy exceeds those of both bytes before it.
 
-    The entropy is that of a trigram byte model: the distribution after the last three symbols, interpolated
-    with those after the last two, the last, and none (Witten-Bell). Only entropies are kept, so that labels
-    are a look-up. A row begins as if padding stood before it.
+    The entropy is that of a byte model with three symbols of context, interpolated with the distributions
+    after two, one and no symbols (Witten-Bell). Only entropies are stored, so that labelling is a look-up. A
+    row begins as if padding preceded it.
 
     Args:
-        after_two: (V * V,) bits after each pair of symbols, the later one in the lower digit of base V.
-        contexts: (C,) triples of symbols that were seen, in base V, in order.
-        after_three: (C,) bits after them.
+        after_two: (V * V,) entropy in bits after each pair of symbols, the later symbol in the lower digit of
+            base V.
+        contexts: (C,) the observed triples of symbols, in base V, sorted.
+        after_three: (C,) entropy in bits after these triples.
     """
 
     kind = "entropy"
@@ -320,7 +328,7 @@ class EntropyLabeller(BoundaryLabeller):
         return ends
 
     def entropy(self, ids: Ids) -> Floats:
-        """(B, L) bits of uncertainty about each id, given those before it in its row."""
+        """(B, L) entropy of each id in bits, given the ids before it in its row."""
         _, two, three = _contexts(np.where(ids > LAST_BYTE_ID, UNK, ids))
         place = np.minimum(np.searchsorted(self.contexts, three), len(self.contexts) - 1)
         seen = self.contexts[place] == three
@@ -337,19 +345,19 @@ def _contexts(ids: Ids) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[n
 
 
 def _counts(contexts: NDArray[np.integer], symbols: Ids, number: int) -> Floats:
-    """(C, V) how often each symbol follows each of `number` contexts."""
+    """(C, V) counts of each symbol after each of `number` contexts."""
     flat = np.bincount(contexts * SYMBOLS + symbols, minlength=number * SYMBOLS)
     return flat.reshape(number, SYMBOLS).astype(np.float32)
 
 
 def _interpolated(counts: Floats, lower: Floats | np.float32) -> Floats:
-    """(C, V) distributions: as much weight for `lower` as there are different symbols after the context."""
+    """(C, V) distributions; `lower` has a weight equal to the number of different symbols after a context."""
     kinds = np.maximum((counts > 0).sum(axis=1, keepdims=True), 1).astype(np.float32)
     return (counts + kinds * lower) / (counts.sum(axis=1, keepdims=True) + kinds)
 
 
 def _bits(distributions: Floats) -> Floats:
-    """(C,) entropies of distributions (C, V) that are nowhere 0, in thousandths: less is no spike."""
+    """(C,) entropies in bits of distributions (C, V) without zeros, rounded so that noise is not a peak."""
     return np.round(-(distributions * np.log2(distributions)).sum(axis=1), 3)
 
 

@@ -1,8 +1,8 @@
-"""Byte ids as characters: which bytes make one character, what kind of byte each is, and how to show it.
+"""Byte ids as characters: which bytes form a character, the kind of each byte, and how to display it.
 
-Input need not be valid UTF-8: a byte that is part of no character stands for itself. Whatever shows bytes to
-people shows them this way, so that a character cut in two is seen as what is left of it, ⟨e2⟩⟨82⟩, and is
-neither left out nor replaced; `byte_tokens.decode` is for answers, which are compared as texts.
+Input need not be valid UTF-8: a byte that is not part of a character is displayed by itself. All displays of
+bytes use this module, so that a character cut in two appears as the rest of its bytes, ⟨e2⟩⟨82⟩, and is
+neither omitted nor replaced. `byte_tokens.decode` is for answers, which are compared as texts.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _INVISIBLE = regex.compile(r"[\p{C}\p{Z}\p{Default_Ignorable_Code_Point}\u2800]"
 _COMBINING = regex.compile(r"\p{M}")
 _UNIT = regex.compile(r"⟨[^⟩]*⟩|.")
 _CLUSTER = regex.compile(r"\r|\X")
-# What the display itself is written with: shown as code points when the text contains them.
+# Characters that the display uses itself; in the text they are shown as code points.
 _MARKS = frozenset("⟨⟩␣⏎⇥◌✗")
 
 
@@ -39,10 +39,10 @@ class Character:
     """One character, stray byte or special id of a row.
 
     Attributes:
-        start: position of its first byte in the row.
-        ids: its ids, one a position.
-        text: the character; None when the ids are not one (a stray byte, EOS, a sentinel).
-        name: what it is called when it is none: 'EOS', 'S0', 'ff', 'id 300'.
+        start: the position of its first byte in the row.
+        ids: its ids, one per position.
+        text: the character; None if the ids are not one (a stray byte, EOS, a sentinel).
+        name: its name if it is not a character: 'EOS', 'S0', 'ff', 'id 300'.
     """
 
     start: int
@@ -52,7 +52,7 @@ class Character:
 
     @property
     def visible(self) -> str:
-        """The character itself, or ⟨...⟩ naming what a terminal would not show as it is."""
+        """The character itself, or a name in ⟨...⟩ if a terminal would not show it."""
         if self.text is None:
             return f"⟨{self.name}⟩"
         if self.text in "\n\t ":
@@ -63,12 +63,12 @@ class Character:
 
     @property
     def combines(self) -> bool:
-        """Whether a terminal draws it onto the character before it."""
+        """Whether a terminal combines it with the character before it."""
         return self.text is not None and self.visible == self.text and bool(_COMBINING.match(self.text))
 
 
 def shown(ids: Iterable[int], *, sentinels: int = 0) -> str:
-    """The ids (L,) of one row as people are shown them, padding and the EOS at its end left out."""
+    """The ids (L,) of one row in human-readable form, without padding and the final EOS."""
     row = [int(i) for i in ids if i > PAD]
     if row and row[-1] == EOS:
         row.pop()
@@ -76,7 +76,7 @@ def shown(ids: Iterable[int], *, sentinels: int = 0) -> str:
 
 
 def beginning(text: str, length: int) -> str:
-    """At most so many characters of what `shown` gave, no name cut in two, and " ..." for the rest."""
+    """At most `length` characters of the output of `shown`, with " ..." for the rest; names are not cut."""
     if len(text) <= length:
         return text
     ends = [unit.end() for unit in _UNIT.finditer(text, 0, length) if unit.end() <= length - 4]
@@ -84,12 +84,12 @@ def beginning(text: str, length: int) -> str:
 
 
 def characters(ids: Sequence[int], *, sentinels: int = 0) -> list[Character]:
-    """The ids (L,) of one row cut into characters; together they hold every id once, in order.
+    """The ids (L,) of one row as characters, which contain every id once, in order.
 
     Args:
-        ids: without padding.
-        sentinels: so many ids, 258, 257, ..., are named S0, S1, ... instead of being taken for bytes. From
-            the 12th on they are also bytes of UTF-8: then a byte of the text may be called a sentinel.
+        ids: the ids, without padding.
+        sentinels: this many ids, 258, 257, ..., are named S0, S1, ... and not read as bytes. From the 12th on
+            they are also bytes of UTF-8, so that a byte of the text may be displayed as a sentinel.
     """
     ids = [int(i) for i in ids]
     found, start = [], 0
@@ -110,7 +110,7 @@ def _character_at(ids: list[int], start: int, sentinels: int) -> Character:
         length = 1 if lead < 0x80 else 2 if lead < 0xE0 else 3 if lead < 0xF0 else 4
         chunk = ids[start : start + length]
         try:
-            # What is no byte is a `ValueError`, too.
+            # An id that is not a byte also raises `ValueError`.
             return Character(start, tuple(chunk), bytes(i - OFFSET for i in chunk).decode())
         except ValueError:
             name = f"{lead:02x}"
@@ -118,8 +118,8 @@ def _character_at(ids: list[int], start: int, sentinels: int) -> Character:
 
 
 def clusters(row: Sequence[Character]) -> list[tuple[Character, ...]]:
-    """The characters of a row as they are drawn: a letter with its marks, all that one emoji is made of; what
-    is no character stands alone."""
+    """The characters of a row by grapheme cluster: a letter with its marks, the parts of one emoji; each byte
+    that is not part of a character is separate."""
     found: list[tuple[Character, ...]] = []
     for is_text, group in groupby(row, key=lambda character: character.text is not None):
         rest = iter(part := list(group))
@@ -131,7 +131,7 @@ def clusters(row: Sequence[Character]) -> list[tuple[Character, ...]]:
 
 @lru_cache(maxsize=4096)
 def script(character: str) -> str:
-    """Unicode script of a character; 'shared' for what several scripts use (punctuation, symbols, emoji)."""
+    """The Unicode script of a character; 'shared' if several scripts use it (punctuation, symbols, emoji)."""
     match = _SCRIPT.match(character)
     if match:
         return str(match.lastgroup)
@@ -139,12 +139,12 @@ def script(character: str) -> str:
 
 
 def script_name(character: Character) -> str:
-    """The script of a character, of `SCRIPT_NAMES`; what is none is called by its kind."""
+    """The script of a character, one of `SCRIPT_NAMES`; for other ids, their kind."""
     return byte_kinds(character)[0] if character.text is None else script(character.text)
 
 
 def byte_kinds(character: Character) -> list[str]:
-    """What kind each byte of a character is, one name a byte; every byte has exactly one kind."""
+    """The kind of each byte of a character; every byte has exactly one kind."""
     text = character.text
     if text is None:
         if character.name == "EOS":
@@ -174,10 +174,10 @@ def _ascii_kind(text: str) -> str:
 
 _NO_CHARACTERS = ("bytes that are not UTF-8", "sentinels", "EOS", "other ids")
 SCRIPT_NAMES = (*SCRIPTS, "shared", "other scripts", *_NO_CHARACTERS)
-"""In the order in which a table shows them."""
+"""All scripts, in the order of tables."""
 _SCRIPT_KINDS = (f"{of}: {part} bytes" for of in (*SCRIPTS, "shared", "other scripts") for part in _PARTS)
 KINDS = (
     *("vowels a e i o u", "other letters a-z", "digits", "spaces", "newlines", "punctuation"),
     *("control characters", *_SCRIPT_KINDS, *_NO_CHARACTERS),
 )
-"""Of bytes, in the order in which a table shows them."""
+"""All kinds of bytes, in the order of tables."""

@@ -1,7 +1,7 @@
-"""Documents in memory: joined with an end mark, read in any order by position, split into train and held-out.
+"""Documents in memory: joined with an end mark, read by position in any order, divided into splits.
 
-Text is kept as raw UTF-8 in one array. Byte 0xFF never occurs in UTF-8, so it marks the end of a document
-there and becomes EOS when bytes become ids.
+Text is stored as raw UTF-8 in one array. Byte 0xFF never occurs in UTF-8, so it marks the end of a document
+and becomes EOS when bytes are converted to ids.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ IDS_OF_BYTES = np.arange(256, dtype=np.int64) + OFFSET
 IDS_OF_BYTES[END_OF_DOCUMENT] = EOS
 
 HELD_OUT_FRACTION = 0.01
-# One percent of a small text would not fill a single example, so it gives up to a tenth of itself instead.
+# One percent of a small text would not fill a single example, so up to a tenth of it is held out instead.
 SMALL_HELD_OUT_FRACTION = 0.1
 SMALL_HELD_OUT_BYTES = 64 * 1024
 
 
 class Order:
-    """Documents of a corpus one after the other: permuted by the numbers of a key, or as they came."""
+    """The documents of a corpus in sequence: permuted with `key` as the seed, or in the original order."""
 
     def __init__(self, corpus: Corpus, key: Sequence[int] | None = None) -> None:
         count = len(corpus.starts)
@@ -56,11 +56,11 @@ class Order:
 
 
 class Corpus:
-    """Documents of one language and split.
+    """The documents of one language and split.
 
     Attributes:
         buffer: (n,) uint8, all documents, each followed by `END_OF_DOCUMENT`.
-        starts, lengths: (d,) int64, where each document begins, and how long it is with its end mark.
+        starts, lengths: (d,) int64, the offset of each document, and its length with the end mark.
     """
 
     def __init__(self, documents: Iterable[bytes]) -> None:
@@ -72,18 +72,18 @@ class Corpus:
 
     @property
     def size(self) -> int:
-        """Bytes of text, end marks not counted."""
+        """The number of bytes of text, without end marks."""
         return len(self.buffer) - len(self.lengths)
 
 
 class Chunks:
-    """A corpus cut into pieces of `size` tokens, epoch after epoch, each epoch in an order of its own.
+    """A corpus cut into pieces of `size` tokens, in a different order in each epoch.
 
-    What is left over at the end of an epoch is dropped. Piece i is a function of (key, i) alone.
+    The remainder at the end of an epoch is dropped. Piece i is a function of (key, i).
 
     Args:
         key: numbers that seed the orders.
-        scattered: also draw the order of the pieces; else those of a document follow each other.
+        scattered: whether to shuffle the pieces too; else the pieces of a document follow each other.
     """
 
     def __init__(self, corpus: Corpus, size: int, key: Sequence[int], scattered: bool = False) -> None:
@@ -92,7 +92,7 @@ class Chunks:
         self._epoch = -1
 
     def read(self, numbers: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Pieces of these ascending numbers (P,), as (P, size)."""
+        """(P, size) the pieces with these ascending numbers (P,)."""
         pieces = []
         epochs, places = np.divmod(numbers, self.per_epoch)
         for epoch in np.unique(epochs).tolist():
@@ -113,12 +113,12 @@ class Chunks:
 
 
 def fingerprint(document: bytes) -> int:
-    """A number from 0 to 2**64 that depends on the text alone, the same everywhere."""
+    """A hash of the text, 0 to 2**64 - 1, the same on every machine."""
     return int.from_bytes(blake2b(document, digest_size=8).digest(), "big")
 
 
 def split_of(document: bytes) -> str:
-    """The split of a document that is seen alone: 1 % validation, 1 % test, by its fingerprint."""
+    """The split of a document by its fingerprint alone: 1 % validation, 1 % test."""
     place = fingerprint(document) / 2**64
     if place < HELD_OUT_FRACTION:
         return "validation"
@@ -126,11 +126,11 @@ def split_of(document: bytes) -> str:
 
 
 def hold_out(documents: Sequence[bytes], names: Sequence[str]) -> dict[str, list[bytes]]:
-    """Take held-out splits from documents by their fingerprints; the rest is "train".
+    """Divide documents into held-out splits, by their fingerprints, and "train".
 
-    Each split gets 1 % of the bytes, from small texts up to a tenth (64 KiB at most), and at least one
-    document. Equal documents share a split. The longest (with its copies) always stays in training, and so
-    does everything when there are fewer different documents than splits.
+    Each held-out split gets 1 % of the bytes (of small texts up to a tenth, at most 64 KiB) and at least one
+    document. Equal documents share a split. The longest document, with its copies, always stays in training;
+    so does everything if there are not more different documents than held-out splits.
     """
     prints = [fingerprint(document) for document in documents]
     sizes: dict[int, int] = {}

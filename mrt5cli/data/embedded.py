@@ -1,4 +1,4 @@
-"""The documentation inside Python itself: English prose on every machine, with no network and no download."""
+"""The documentation inside Python: English prose on every machine, without a network or a download."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-# Modules whose text is a fifth docstrings or more hold most of them, and take a quarter of the time.
+# Modules that are at least a fifth docstrings contain most of them, and take a quarter of the time to parse.
 DOCSTRING_SHARE = 0.2
 SHORTEST_DOCUMENT = 200
-# What is no library, and what some systems package apart: without it the text is the same everywhere.
+# Folders that are not the library, or that some systems package separately: without them the text is the same
+# everywhere.
 LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "pydoc_data"}
 LEFT_OUT |= {"distutils", "ensurepip", "idlelib", "lib2to3", "tkinter", "turtledemo", "venv"}
 UNDERLINED_HEADING = re.compile(r"\n\n+(?=[^\n]+\n([=*\-~])\1{3,}\n)")
@@ -22,11 +23,10 @@ UNDERLINED_HEADING = re.compile(r"\n\n+(?=[^\n]+\n([=*\-~])\1{3,}\n)")
 
 @cache
 def embedded_documents() -> tuple[bytes, ...]:
-    """The language reference (one document a section) and the standard library's docstrings.
+    """The language reference (one document per section) and the standard library's docstrings.
 
-    The docstrings of a class with its methods are one document, those of the rest of a module another.
-    Modules are read as source, never imported. The result depends on the Python version alone: 1.5 MB
-    with 3.11.
+    The docstrings of a class and its methods are one document, those of the rest of a module another. Modules
+    are read as source, never imported. The result depends only on the Python version: 1.5 MB with 3.11.
     """
     texts = [*_language_reference(), *_docstrings()]
     return tuple(text.encode(errors="replace") for text in texts if len(text) >= SHORTEST_DOCUMENT)
@@ -36,16 +36,16 @@ def _language_reference() -> Iterator[str]:
     try:
         from pydoc_data.topics import topics
     except ImportError:
-        # Some distributions package it apart; the docstrings remain.
+        # Some distributions package it separately; the docstrings remain.
         return
     for name in sorted(topics):
-        # The groups that a split by a pattern with a group also returns are the underline characters.
+        # `split` also returns the pattern's group, the underline character, hence every second piece.
         yield from UNDERLINED_HEADING.split(topics[name].strip())[::2]
 
 
 def _docstrings() -> Iterator[str]:
     for folder, folders, names in os.walk(sysconfig.get_paths()["stdlib"]):
-        # Sorted in place and pruned: the walk is the same everywhere and skips what is not the library.
+        # Sorted and pruned in place: the walk is the same everywhere and skips what is not the library.
         folders[:] = sorted(set(folders) - LEFT_OUT)
         for name in sorted(names):
             if name.endswith(".py"):
@@ -56,7 +56,7 @@ def _docstrings() -> Iterator[str]:
 
 def _documents_of(source: bytes) -> Iterator[str]:
     with warnings.catch_warnings():
-        # Old modules hold escapes that newer parsers warn about; it is not our code.
+        # Old modules contain escapes that newer parsers warn about.
         warnings.simplefilter("ignore")
         module = ast.parse(source)
     classes = [node for node in module.body if isinstance(node, ast.ClassDef)]
@@ -69,7 +69,7 @@ def _documents_of(source: bytes) -> Iterator[str]:
 def _docstrings_in(tree: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[str]:
     if docstring := ast.get_docstring(tree):
         yield docstring
-    # Only bodies of definitions are entered: visiting every expression would take three times as long.
+    # Only bodies of definitions are visited: visiting every expression would take three times as long.
     for node in tree.body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             yield from _docstrings_in(node)

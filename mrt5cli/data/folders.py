@@ -1,7 +1,7 @@
-"""The files of a folder, what their names say, and what is left out of it, with the reason.
+"""The files of a folder, what their names give, and what is left out, with reasons.
 
-Folders are searched to the bottom. Links are followed, each folder and file once. Nothing is left out without
-a word: `Folder.remarks`.
+Folders are searched recursively. Links are followed, each folder and file once. Everything that is left out
+is reported by `Folder.remarks`.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from mrt5cli.data.splits import ParsedName, missing_pieces, read_name, with_twin
 from mrt5cli.errors import UserError
 from mrt5cli.text import counted, listed
 
-# Files that come with data and are none.
+# Files that accompany data.
 _ABOUT = re.compile(
     r"(read[-_ ]?me|licen[cs]e|copying|copyright|notice|citation|changelog|requirements)([-_. ].*)?\.txt"
     r"|(.*[-_.])?(config|results|state|info|card|metadata|manifest|index|stats|args)s?\.json",
     re.IGNORECASE,
 )
-# What other systems leave behind.
+# Files and folders that other programs leave behind.
 _DEBRIS = ("__MACOSX", "__pycache__", "Thumbs.db", "desktop.ini")
 
 
 class Folder:
-    """What is below a folder.
+    """The files below a folder.
 
     Attributes:
-        files: of the formats that are wanted, with their paths from the folder on, in order of these.
-        left_out: names of what is left out, by the reason.
+        files: the files of the wanted formats by their relative paths, sorted.
+        left_out: the names of what is left out, by reason.
 
     Raises:
         UserError: the folder itself cannot be read.
@@ -46,7 +46,7 @@ class Folder:
         self._missing: list[str] = []
         files: dict[str, Path] = {}
         for here, folders, names in os.walk(path, onerror=self._closed, followlinks=True):
-            # Links last, so that what they lead to is found by its own name.
+            # Links last, so that their targets are found by their own names.
             links_last = sorted(folders, key=lambda name: (os.path.islink(os.path.join(here, name)), name))
             folders[:] = [name for name in links_last if self._wanted(Path(here, name))]
             found = [Path(here, name) for name in sorted(names) if self._wanted(Path(here, name))]
@@ -56,37 +56,37 @@ class Folder:
     def read_names(
         self, languages: Sequence[str], own_name: Callable[[str], str | None] = str
     ) -> dict[str, ParsedName]:
-        """What the paths of the files say.
+        """The parsed paths of the files.
 
         Args:
-            own_name: makes of a path what is not the task's own in it; None where the file is another task's.
+            own_name: removes the task's name from a path; None if the file belongs to another task.
 
         Raises:
-            UserError: there are pieces of two sets under one name.
+            UserError: two sets of numbered pieces share one name.
         """
-        said: dict[str, ParsedName] = {}
+        parsed: dict[str, ParsedName] = {}
         for file in self.files:
             name = own_name(without_suffix(file))
             if name is None:
                 self.leave_out("of another task", file)
             else:
-                said[file] = read_name(PurePath(name), languages)
-        self._missing = [f"{self.path}: {sentence}" for sentence in missing_pieces(said)]
-        return with_twins(said, languages)
+                parsed[file] = read_name(PurePath(name), languages)
+        self._missing = [f"{self.path}: {sentence}" for sentence in missing_pieces(parsed)]
+        return with_twins(parsed, languages)
 
     def leave_out(self, reason: str, *names: str) -> None:
-        """Note that files or folders are not used."""
+        """Record that files or folders are not used."""
         if names:
             self.left_out.setdefault(reason, []).extend(names)
 
     def kinds(self) -> str:
-        """What there is instead of what was looked for: "3 .pdf, notes"."""
+        """What was found instead of data: "3 .pdf, 1 notes"."""
         names = [name for some in self.left_out.values() for name in some]
         kinds = Counter(Path(name).suffix or Path(name).name for name in names)
         return listed([f"{count} {kind}" for kind, count in kinds.most_common()], 5) or "nothing"
 
     def remarks(self) -> list[str]:
-        """What is missing, and what is left out, in sentences."""
+        """What is missing and what is left out, one sentence each."""
         if not self.left_out:
             return self._missing
         parts = "; ".join(f"{listed(names, 3)} ({reason})" for reason, names in self.left_out.items())
@@ -94,10 +94,10 @@ class Folder:
         return [*self._missing, f"{counted(count, 'entry', 'entries')} of {self.path} left out: {parts}"]
 
     def _closed(self, error: OSError) -> None:
-        """Note a folder that cannot be read."""
+        """Record a folder that cannot be read; raise if it is the top one."""
         reason = (error.strerror or type(error).__name__).lower()
         if Path(error.filename) == self.path:
-            raise UserError(f"{self.path} cannot be read: {reason}") from error
+            raise UserError(f"{self.path} cannot be read: {reason}", "check its permissions") from error
         self.leave_out(reason, f"{Path(error.filename).relative_to(self.path)}{os.sep}")
 
     def _wanted(self, path: Path) -> bool:
@@ -111,14 +111,14 @@ class Folder:
         if path.name.startswith(".") or path.name in _DEBRIS:
             return "hidden"
         if not os.path.exists(real):
-            return "a link to nothing"
+            return "a dangling link"
         if real in self._seen:
-            return "a link to what is there already"
+            return "a link to what is already included"
         self._seen.add(real)
         if path.is_dir():
             return None
         if not path.is_file():
             return "a pipe or a device"
         if suffix_of(path.name) not in self._formats:
-            return "of a format that is not read"
+            return "of an unsupported format"
         return "about the data" if _ABOUT.fullmatch(path.name) else None

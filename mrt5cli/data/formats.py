@@ -1,7 +1,7 @@
-"""The formats of data files: which are read, what they may be packed in, and their bytes as UTF-8.
+"""The supported formats of data files, their compression, and their bytes as UTF-8.
 
-A format is known by the end of a file's name, in capitals or not: `a.JSONL.gz`. Text may be in UTF-8, with
-or without a mark, or in UTF-16 or UTF-32 with one; lines may end as on any system.
+A file's suffix gives its format, in any case: `a.JSONL.gz`. Text is UTF-8, with or without a byte order mark,
+or UTF-16 or UTF-32 with one; lines may end as on any system.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ ROWS = (*JSON, *TABLES, *PARQUET)
 FORMATS = (*TEXT, *ROWS)
 
 CONVERT = "convert the file first, e.g. iconv -f LATIN1 -t UTF-8 (or whatever its encoding is)"
-# Bytes read at a time; the first of them say what a file is.
+# Bytes read at a time; the first block identifies a file's content.
 BLOCK_BYTES = 1 << 16
 LONGEST_ROW = 2**26
-"""Bytes of a line of a table or of JSON, and of a cell, at most: it is held in memory."""
+"""Most bytes of a line of a table or of JSON, or of a cell, because it is held in memory."""
 PACKED_PARQUET = 2**28
-"""Bytes of Parquet that something is packed around, at most: it is unpacked in memory."""
-# What text has next to none of; tabs, breaks and the escapes of coloured logs may stand in it.
+"""Most bytes of a compressed Parquet file once decompressed, because that happens in memory."""
+# Control characters that are rare in text; tabs, line breaks and the escapes of colored logs are allowed.
 _CONTROLS = bytes({*range(32)} - {*b"\t\n\f\r\x1b"})
-# UTF-32's mark begins as UTF-16's does.
+# UTF-32 comes first, because its mark begins like UTF-16's.
 _MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF32_LE: "utf-32",
@@ -55,7 +55,7 @@ _MARKS = {
 
 
 class Damaged(Exception):
-    """A file whose content cannot be read, and what to do next."""
+    """The content of a file cannot be read; `hint` is what to do next."""
 
     def __init__(self, reason: str, hint: str | None = None) -> None:
         super().__init__(reason)
@@ -64,34 +64,34 @@ class Damaged(Exception):
 
 @dataclass(frozen=True)
 class BadRow:
-    """What stands in the place of a row that cannot be used: what is wrong with it, and what to do next."""
+    """A row that cannot be used: what is wrong with it, and what to do next."""
 
     reason: str
     hint: str | None = None
 
 
 def suffix_of(name: str) -> str:
-    """The suffix of the format that a name says, whatever it is packed in; empty where none is read."""
+    """The suffix of a file's format, without that of its compression; empty if the format is not read."""
     path = PurePath(name.lower())
     suffix = PurePath(path.stem).suffix if path.suffix in UNPACKED_BY else path.suffix
     return suffix if suffix in FORMATS else ""
 
 
 def without_suffix(name: str) -> str:
-    """The path of a file without the suffix of its format and of what it is packed in."""
+    """The path of a file without the suffixes of its format and compression."""
     suffix = suffix_of(name)
     return name[: name.lower().rindex(suffix)] if suffix else name
 
 
 @dataclass(frozen=True)
 class DataFile:
-    """A file with texts or rows in it.
+    """A file of texts or rows.
 
     Attributes:
-        name: what people call it; its end says the format.
-        open: gives its bytes.
-        remote: it comes over a network, so that what looks damaged is fetched once more.
-        whole: a plain text is one document; else its paragraphs are.
+        name: its name in messages; the suffix gives the format.
+        open: opens it for reading bytes.
+        remote: whether it comes over a network, so that damage is a reason to fetch it once more.
+        whole: whether a plain text is one document, instead of one per paragraph.
     """
 
     name: str
@@ -101,35 +101,35 @@ class DataFile:
 
     @classmethod
     def local(cls, path: Path, name: str | None = None) -> DataFile:
-        """A file on this machine, called `name` where it is a copy of another."""
+        """A file on this machine; `name` is for messages, if it is a copy of another file."""
         return cls(name or visible(str(path), lines=False), partial(_opened, path))
 
     @property
     def suffix(self) -> str:
-        """The format that its name says."""
+        """The suffix of its format."""
         return suffix_of(self.name)
 
     @property
     def unit(self) -> str:
-        """What is counted in it, in words."""
+        """The word for its rows in messages."""
         return "paragraph" if self.suffix in TEXT else "row" if self.suffix in PARQUET else "line"
 
     @contextmanager
     def unpacked(self) -> Iterator[io.BufferedReader]:
-        """Its bytes, unpacked.
+        """Its bytes, decompressed.
 
         Raises:
             Damaged: they cannot be read, now or later inside the context.
-            UserError: something else is in its place.
+            UserError: it is a pointer or a web page instead of data.
         """
-        # Local, because an unfinished generator is closed when the interpreter has given up its modules.
+        # Local, because an unfinished generator may be closed after the interpreter has cleared its modules.
         damage = OSError, EOFError, zlib.error, lzma.LZMAError
         try:
             with self.open() as opened:
                 packed = _with_peek(opened)
                 if instead := pointer_or_page(packed.peek(BLOCK_BYTES)):
                     if self.remote:
-                        raise Damaged(f"it is {instead}")  # which the next request may not bring
+                        raise Damaged(f"it is {instead}")  # the next request may return the data
                     raise UserError(f"{self.name} is {instead}")
                 unpack = UNPACKED_BY.get(PurePath(self.name).suffix.lower())
                 yield _with_peek(unpack(packed)) if unpack else packed
@@ -138,11 +138,11 @@ class DataFile:
 
     @contextmanager
     def utf8(self) -> Iterator[io.BufferedReader]:
-        r"""Its text as UTF-8 without a mark, lines ending in "\n" or "\r\n"; bytes that are no UTF-8 stay.
+        r"""Its text as UTF-8 without a mark, with lines ending in "\n" or "\r\n"; invalid bytes are kept.
 
         Raises:
             Damaged: it cannot be read.
-            UserError: something else is in its place.
+            UserError: it is not text in UTF-8, or not data at all.
         """
         with self.unpacked() as stream:
             head = stream.peek(BLOCK_BYTES)
@@ -155,13 +155,14 @@ class DataFile:
                 stream = _made_of(_recoded(stream, encoding))
             elif head.count(0) * 4 > len(head):
                 raise UserError(
-                    f"{self.name} is not UTF-8: every few bytes one is 0, as in UTF-16 without a mark",
+                    f"{self.name} is not UTF-8: it is full of zero bytes, like UTF-16 without a byte "
+                    "order mark",
                     "convert it first, e.g. iconv -f UTF-16LE -t UTF-8",
                 )
             elif len(head) - len(head.translate(None, _CONTROLS)) > max(16, len(head) // 16):
                 raise UserError(
-                    f"{self.name} is not text in UTF-8: it is full of control characters, as are UTF-16 "
-                    "without a mark and what is no text",
+                    f"{self.name} is not UTF-8: it is full of control characters, like UTF-16 without a byte "
+                    "order mark, or a binary file",
                     "convert it first, e.g. iconv -f UTF-16LE -t UTF-8",
                 )
             head = stream.peek(BLOCK_BYTES)
@@ -171,10 +172,10 @@ class DataFile:
 
 
 def read_text(file: Path, hint: str) -> str:
-    """The content of a local text file, unpacked; `hint` says which file is expected.
+    """The content of a local text file, decompressed; `hint` describes the expected file.
 
     Raises:
-        UserError: it cannot be read, or is in another encoding.
+        UserError: the file cannot be read, is too large, or is not UTF-8.
     """
     if not file.is_file():
         raise UserError(f"{file} is not a file", hint)
@@ -182,29 +183,29 @@ def read_text(file: Path, hint: str) -> str:
         with DataFile.local(file).utf8() as stream:
             content = stream.read(LONGEST_ROW + 1)
             if len(content) > LONGEST_ROW:
-                raise UserError(f"{file} holds more than {byte_size(LONGEST_ROW)} of text", hint)
+                raise UserError(f"{file} contains more than {byte_size(LONGEST_ROW)} of text", hint)
             return content.decode("utf-8")
     except Damaged as error:
-        raise UserError(f"{file} cannot be read: {error}") from error
+        raise UserError(f"{file} cannot be read: {error}", error.hint or "download it again") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{file} is {not_utf8(error).reason}", CONVERT) from error
 
 
 def rows_within(stream: io.BufferedReader | io.BytesIO) -> io.BufferedReader:
-    """A stream whose lines are `LONGEST_ROW` bytes at most; reading a longer one raises `Damaged`."""
+    """A stream whose lines have at most `LONGEST_ROW` bytes; reading a longer one raises `Damaged`."""
     return _made_of(_checked_lines(stream))
 
 
 def _checked_lines(stream: io.BufferedReader | io.BytesIO) -> Iterator[bytes]:
     line, length = 1, 0
-    while block := stream.read1(BLOCK_BYTES):  # what there is: somebody may be typing
+    while block := stream.read1(BLOCK_BYTES):  # what is available: a user may be typing
         ends = block.count(b"\n")
         line += ends
         length = len(block) - block.rindex(b"\n") - 1 if ends else length + len(block)
         if length > LONGEST_ROW:
             raise Damaged(
                 f"line {line} is longer than {byte_size(LONGEST_ROW)}",
-                "is it of the format that its name says?",
+                "check that its suffix matches its format",
             )
         yield block
 
@@ -216,7 +217,7 @@ def _recoded(stream: BinaryIO, encoding: str) -> Iterator[bytes]:
             yield decoder.decode(block).encode()
         decoder.decode(b"", final=True)
     except UnicodeDecodeError as error:
-        raise Damaged(f"not {encoding.upper()}, as its mark says: {error.reason}") from error
+        raise Damaged(f"not {encoding.upper()}, which its byte order mark states: {error.reason}") from error
 
 
 def _with_line_ends(stream: BinaryIO) -> Iterator[bytes]:
@@ -225,7 +226,7 @@ def _with_line_ends(stream: BinaryIO) -> Iterator[bytes]:
 
 
 class _Blocks(io.RawIOBase):
-    """A stream of the bytes that an iterator gives."""
+    """A stream of the bytes that an iterator yields."""
 
     def __init__(self, blocks: Iterator[bytes]) -> None:
         self._blocks, self._rest = blocks, b""
@@ -251,19 +252,19 @@ def _made_of(blocks: Iterator[bytes]) -> io.BufferedReader:
 
 
 def _opened(path: Path) -> io.FileIO:
-    """A file, opened; a pipe would be waited for, and a device might never end."""
+    """An open file; a pipe would block, and a device might never end."""
     if path.exists() and not path.is_file():
-        raise UserError(f"{path} is not a file", "data are read from files, and more than once")
+        raise UserError(f"{path} is not a file", "give a file: data is read more than once")
     return io.FileIO(path)
 
 
 def not_utf8(error: UnicodeDecodeError) -> BadRow:
-    """What stands in the place of text in another encoding."""
+    """The bad row for text in another encoding."""
     return BadRow(f"not UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}", CONVERT)
 
 
 def json_value(text: bytes) -> object:
-    """What a text of JSON stands for, or a `BadRow`."""
+    """The value of a JSON text, or a `BadRow`."""
     try:
         return parse(text)
     except json.JSONDecodeError as error:
@@ -272,12 +273,12 @@ def json_value(text: bytes) -> object:
     except UnicodeDecodeError as error:
         return not_utf8(error)
     except ValueError as error:
-        return BadRow(f"not JSON: {error}", "leave such a column out, or make it a text")
+        return BadRow(f"not JSON: {error}", "remove the column, or make it a string")
 
 
 def supported(formats: Collection[str] = FORMATS) -> str:
-    """The formats in words, for hints."""
-    return f"supported: {', '.join(formats)}, also packed ({', '.join(UNPACKED_BY)})"
+    """The supported formats, for hints."""
+    return f"supported: {', '.join(formats)}, also compressed ({', '.join(UNPACKED_BY)})"
 
 
 def _unpack_zstandard(packed: BinaryIO) -> Any:

@@ -1,4 +1,4 @@
-"""Random words in the script of a language: rows for runs that need no data, whose numbers mean nothing."""
+"""Random words in the script of a language, for runs without data, whose results mean nothing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from random import Random
 
 from mrt5cli.data.languages import LANGUAGES
 
-# First and last letter of a stretch of each script.
+# The first and last letter of a range in each script.
 LETTERS = {
     "Latin": "az",
     "Greek": "αω",
@@ -24,7 +24,7 @@ UNSPACED = {"Thai", "Han"}
 
 
 def words(draw: Random, count: int, language: str = "en") -> list[str]:
-    """So many different words of two to eight letters; of one or two characters in Chinese."""
+    """`count` different words of two to eight letters, or of one or two characters in Chinese."""
     script = LANGUAGES[language].script if language in LANGUAGES else "Latin"
     stretch = LETTERS[script]
     letters = [chr(code) for code in range(ord(stretch[0]), ord(stretch[-1]) + 1) if chr(code).isalpha()]
@@ -36,5 +36,5 @@ def words(draw: Random, count: int, language: str = "en") -> list[str]:
 
 
 def space(language: str) -> str:
-    """What is written between the words of a language."""
+    """The separator between the words of a language."""
     return "" if language in LANGUAGES and LANGUAGES[language].script in UNSPACED else " "

@@ -1,4 +1,4 @@
-"""Datasets of the Hugging Face Hub: what a configuration consists of, and the bytes of its files."""
+"""Datasets of the Hugging Face Hub: their configurations, splits and files, and the bytes of these."""
 
 from __future__ import annotations
 
@@ -23,11 +23,14 @@ CARD = "README.md"
 class HubDataset:
     """A dataset at one commit: its configurations, and their files by split.
 
-    Each question is put to the Hub once. Offline, everything is what an earlier use left in the cache.
+    Each request is sent to the Hub once. Offline, the local cache answers.
 
     Args:
-        name, revision: as in `Repository`, and whatever keeps that from being read is raised.
-        cached: let the cache stand in, with a note, where there is no network.
+        name, revision: as in `Repository`, whose errors are raised.
+        cached: whether the cache may answer, with a note, if the network is unreachable.
+
+    Attributes:
+        commit: the commit that is read, a hash.
     """
 
     def __init__(
@@ -45,32 +48,40 @@ class HubDataset:
             self.commit, self._base = card.parent.name, str(card.parent)
         else:
             self.commit, self._base = str(info.sha), f"hf://datasets/{name}@{info.sha}"
-            # By the name of the revision, so that the cache knows which commit that is.
+            # By the name of the revision, so that the cache records which commit it refers to.
             names = [file.rfilename for file in info.siblings or ()]
             card = self.repository.fetch(CARD) if CARD in names else None
         self._read_configurations(card)
 
     def configuration(self, name: str | None) -> str:
-        """A configuration by its name, if the dataset has it; the default one for None."""
+        """The configuration of this name, or the default one for None.
+
+        Raises:
+            UserError: it does not exist, or there is no default.
+        """
         names = list(self._configurations)
         if name is None and (name := self._default) is None:
-            hint = "say which in task.source.configuration"
+            hint = "choose one with task.source.configuration"
             raise UserError(f"{self.name} has several configurations: {listed(names)}", hint)
         if name not in self._configurations:
             near = difflib.get_close_matches(name, names, 3)
             names = [*near, *(other for other in names if other not in near)]
             raise UserError(
                 f"{self.name} has no configuration {name!r}; it has {listed(names, len(near) or 8)}",
-                "see task.source.configuration, or task.source.configurations and task.languages",
+                "correct task.source.configuration, or task.source.configurations and task.languages",
             )
         return name
 
     def splits(self, configuration: str) -> list[str]:
-        """Names of the splits of a configuration."""
+        """The names of a configuration's splits."""
         return list(self._patterns(configuration))
 
     def files(self, configuration: str, split: str) -> list[str]:
-        """Paths in the repository of the files of a split, in the dataset's order."""
+        """The paths of a split's files in the repository, in the dataset's order.
+
+        Raises:
+            UserError: it has no files in a supported format, or the cache is incomplete offline.
+        """
         from datasets.data_files import resolve_pattern
 
         key = configuration, split
@@ -91,17 +102,17 @@ class HubDataset:
             raise UserError(f"{where}: not all files are in the local Hub cache", WAYS_OUT["dataset"])
         if not files:
             raise UserError(
-                f"{where}: {reason or f'no files that this toolkit reads, only {listed(found)}'}",
-                "JSON lines, Parquet, CSV, TSV and plain text are read; a dataset that a script makes is not",
+                f"{where}: {reason or f'no files in a supported format, only {listed(found)}'}",
+                "use a dataset of JSON lines, Parquet, CSV, TSV or plain text; loading scripts are not run",
             )
         self._files[key] = files
         return files
 
     def label_names(self, configuration: str, column: str, path: Path) -> list[str] | None:
-        """Names of a column's classes, in the order of their numbers, where the dataset has any.
+        """The names of a column's classes in the order of their numbers; None if it is not a class label.
 
         Args:
-            path: a downloaded file, which may say what the dataset's page does not.
+            path: a downloaded file, whose metadata is used if the dataset card does not describe the column.
         """
         from datasets.info import DatasetInfosDict
 
@@ -112,18 +123,18 @@ class HubDataset:
         return getattr(features.get(column), "names", None)
 
     def download(self, file: str) -> Path:
-        """A file in the cache, downloaded if need be."""
+        """The path of a file in the cache, downloaded if needed."""
         return Path(self._base) / file if self._offline else self.repository.fetch(file, self.commit)
 
     def open(self, file: str, *, seconds: float, tell: Tell = say_nothing) -> BinaryIO:
-        """A file's bytes, read from the Hub a few megabytes at a time; see `RemoteFile`."""
+        """A file opened for reading from the Hub, `BLOCK_BYTES` at a time; see `RemoteFile`."""
         if self._offline:
             return (Path(self._base) / file).open("rb")
         repository = Repository("dataset", self.name, self.commit, tell)
         return io.BufferedReader(RemoteFile(repository, file, seconds), BLOCK_BYTES)
 
     def _read_configurations(self, card: Path | None) -> None:
-        """Read what README.md says of configurations; without that, files are told apart by their names."""
+        """Read the configurations that README.md describes; without it, files are told apart by name."""
         import yaml
         from datasets.utils.metadata import MetadataConfigs
         from huggingface_hub import DatasetCardData, metadata_load
@@ -133,7 +144,10 @@ class HubDataset:
             configurations = MetadataConfigs.from_dataset_card_data(self._metadata)
             self._default = configurations.get_default_config_name() if configurations else "default"
         except (ValueError, yaml.YAMLError) as error:
-            raise UserError(f"{self.name}: its README.md is wrong: {first_line(error)}") from error
+            raise UserError(
+                f"{self.name}: its README.md is invalid: {first_line(error)}",
+                "choose another commit with task.source.revision",
+            ) from error
         self._configurations: dict[str, dict[str, Any]] = dict(configurations) or {"default": {}}
 
     def _patterns(self, configuration: str) -> dict[str, list[str]]:
@@ -145,7 +159,7 @@ class HubDataset:
             try:
                 entry["data_files"] = self.repository.request(lambda: get_data_patterns(folder), self.name)
             except EmptyDatasetError as error:
-                raise UserError(f"{self.name} holds no data files") from error
+                raise UserError(f"{self.name} contains no data files", "choose another dataset") from error
         return {str(split): list(some) for split, some in sanitize_patterns(entry["data_files"]).items()}
 
     def _folder(self, configuration: str) -> str:
@@ -155,12 +169,12 @@ class HubDataset:
 class RemoteFile(AbstractBufferedFile):  # type: ignore[misc]
     """A file of a dataset; each read is one request for a range of its bytes.
 
-    Args:
-        repository: whose, at a commit.
-        file: its path there.
-        seconds: of patience with a Hub that does not answer.
+    Reading raises `HubAway` if the Hub stays unreachable for `seconds`, and `UserError` if it refuses.
 
-    Reading raises `HubAway` where that is not enough, and `UserError` where the Hub refuses.
+    Args:
+        repository: the repository, at a commit.
+        file: its path there.
+        seconds: how long to wait for a Hub that does not answer.
     """
 
     def __init__(self, repository: Repository, file: str, seconds: float) -> None:
@@ -168,7 +182,7 @@ class RemoteFile(AbstractBufferedFile):  # type: ignore[misc]
 
         self._repository, self._file, self._seconds = repository, file, seconds
         path = f"datasets/{repository.name}@{repository.revision}/{file}"
-        # As datasets opens it, so that the listing that it keeps serves here.
+        # Opened as `datasets` does, so that its cached listing is used.
         files = HfFileSystem(token=None, endpoint=constants.ENDPOINT)
         size = self._request(lambda: files.info(path)["size"])
         super().__init__(None, path, cache_type="none", size=size)
@@ -199,12 +213,12 @@ class RemoteFile(AbstractBufferedFile):  # type: ignore[misc]
         response = get_session().get(url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT)
         hf_raise_for_status(response)
         content: bytes = response.content
-        # A proxy that does not know ranges sends all of it.
+        # A proxy that ignores ranges sends the complete file.
         return content if response.status_code == 206 else content[start:end]
 
 
 def _features_of(path: Path) -> Any:
-    """The features that a Parquet file was written with, by name."""
+    """The features in the metadata of a Parquet file, by name."""
     import pyarrow as pa
     from datasets import Features
     from pyarrow import parquet
@@ -212,4 +226,4 @@ def _features_of(path: Path) -> Any:
     try:
         return Features.from_arrow_schema(parquet.read_schema(path))
     except (pa.ArrowException, OSError):
-        return {}  # whoever reads its rows says what is wrong
+        return {}  # reading its rows reports the error

@@ -1,6 +1,6 @@
-"""The paper's languages: the 15 of XNLI, which it also trains on, then those that only a task has.
+"""The paper's languages, and the rule that matches the name of a language with the requested ones.
 
-And the one rule by which a folder, a file or a row that names a language is matched with the requested ones.
+The first 15 are XNLI's, on which the paper also trains; the others occur only in other tasks.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 
 class Language(NamedTuple):
-    """A language: its English name, its Unicode script and its three letters in ISO 639-3."""
+    """A language: its English name, its Unicode script and its ISO 639-3 code."""
 
     name: str
     script: str
@@ -46,11 +46,10 @@ _CODES = {other: code for code, known in LANGUAGES.items() for other in (known.n
 
 @lru_cache(maxsize=1024)
 def language_meant(said: str, wanted: tuple[str, ...]) -> str | None:
-    """Which of the wanted languages a name stands for; None where it is none of them.
+    """The wanted language that a name means, or None.
 
-    "EN", "en_US", "eng_Latn" and "English" all stand for "en", and "zh_tw" stands for "zh-TW" where that is
-    wanted, else for "zh". A name without a region does not stand for a language with one: "zh" is not
-    "zh-TW".
+    "EN", "en_US", "eng_Latn" and "English" all mean "en", and "zh_tw" means "zh-TW" if that is wanted, else
+    "zh". A name without a region does not mean a language with one: "zh" is not "zh-TW".
     """
     known = {_tag(code): code for code in reversed(wanted)}
     tag = _tag(said)
@@ -60,6 +59,6 @@ def language_meant(said: str, wanted: tuple[str, ...]) -> str | None:
 
 
 def _tag(name: str) -> str:
-    """A code in lower case with hyphens, the language in two letters where we know them."""
+    """A code in lower case with hyphens, with the two-letter code of a known language."""
     first, *rest = name.strip().lower().replace("_", "-").split("-")
     return "-".join([_CODES.get(first, first), *rest])

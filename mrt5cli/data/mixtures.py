@@ -1,4 +1,4 @@
-"""Mixtures: which of several sources (or languages) each example comes from.
+"""Mixtures: the source or language of each example, by the weights of several.
 
 Letters: S sources, B examples.
 """
@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 COPIES = 64
-"""Examples in a shuffled block for each 1 in the weights' ratio, where that makes no block too long."""
+"""Repetitions of the weights' ratio in a shuffled block, unless the block becomes too long."""
 LONGEST_BLOCK = 2**15
-"""Examples in a block of weights that are not all equal."""
+"""The most examples in a block, if the weights are not all equal."""
 
 
 def draw_sources(
@@ -24,13 +24,13 @@ def draw_sources(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """(B,) the source of each example by its index, and (B,) its running number within the source.
 
-    Sources are drawn without replacement from shuffled blocks, so that any example can be found at once; the
-    shares are then exact after every block (see `shares`), and numbers in a source have no gaps.
+    Sources are sampled without replacement from shuffled blocks, so any example can be computed directly. The
+    shares are exact after every block (see `shares`), and the numbers within a source have no gaps.
 
     Args:
-        weights: (S,) of the sources, each above 0; only their ratios count.
-        seed: the numbers that the draw depends on.
-        indices: (B,) of the examples, from 0.
+        weights: (S,) weights of the sources, each above 0; only their ratios matter.
+        seed: numbers that seed the blocks.
+        indices: (B,) indices of the examples, from 0.
     """
     if len(weights) == 1:
         return np.zeros_like(indices), indices
@@ -44,19 +44,19 @@ def draw_sources(
 
 
 def shares(weights: Sequence[float | Fraction]) -> list[float]:
-    """(S,) the share of the examples that `draw_sources` takes from each source."""
+    """(S,) the share of the examples that come from each source, 0 to 1, summing to 1."""
     counts = block_counts(tuple(weights))
     return [count / sum(counts) for count in counts]
 
 
 @lru_cache(maxsize=64)
 def block_counts(weights: tuple[float | Fraction, ...]) -> tuple[int, ...]:
-    """(S,) the examples of each source in a block.
+    """(S,) the number of examples of each source in a block.
 
-    They are in the ratio of the weights, as these are written in decimals, wherever a block of at most
-    `LONGEST_BLOCK` examples has that ratio; else each is the nearest, and at least 1.
+    They have the exact ratio of the weights in decimal notation if a block of at most `LONGEST_BLOCK`
+    examples allows it; else each is the nearest integer, at least 1.
     """
-    # 0.1 is meant as one tenth, which no float is: its shortest decimal is read.
+    # 0.1 means one tenth, which is not a float: its shortest decimal representation is read.
     exact = [Fraction(str(weight)) for weight in weights]
     whole = [int(weight * lcm(*(one.denominator for one in exact))) for weight in exact]
     ratio = [one // gcd(*whole) for one in whole]
@@ -69,7 +69,7 @@ def block_counts(weights: tuple[float | Fraction, ...]) -> tuple[int, ...]:
 
 @lru_cache(maxsize=64)
 def _block(counts: tuple[int, ...], seed: tuple[int, ...], block: int) -> NDArray[np.int64]:
-    """Source and running number of the examples of a block, (2, B)."""
+    """(2, B) the source and running number of each example of a block."""
     generator = np.random.default_rng((*seed, block))
     drawn = generator.permutation(np.repeat(np.arange(len(counts)), counts))
     place = np.empty_like(drawn)

@@ -1,8 +1,8 @@
-"""Pairs of texts from rows with any columns: what `text2text` reads of one source.
+"""Pairs of texts from rows with any columns: the rows of one source of `text2text`.
 
-Splits are what the names of files, or the Hub, say. One that has no rows of its own is a share of the
-training rows, drawn by a hash of each row's input: a row stays where it is when others are added, moved or
-reordered, or when a prompt is reworded, and rows with the same input are never in two splits.
+Splits come from the names of files, or from the Hub. A split without rows is held out of the training rows by
+a hash of each row's input: a row stays in its split when others are added, moved or reordered and when a
+prompt is reworded, and rows with equal inputs are never in two splits.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mrt5cli.data.corpus import fingerprint
 from mrt5cli.data.generated import words
 from mrt5cli.data.hub_datasets import HubDataset
 from mrt5cli.data.splits import HELD_OUT, read_name
-from mrt5cli.data.tables import AT_ONCE, RowFolder, collect, first_texts, hub_tables
+from mrt5cli.data.tables import AT_ONCE, RowFolder, blank, collect, hub_tables, rows_left_out
 from mrt5cli.errors import UserError
 from mrt5cli.recipe.tasks import (
     GeneratedRows,
@@ -40,12 +40,12 @@ from mrt5cli.text import announced, counted, listed, say_on_stderr
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# Columns of the tables that are made.
+# Columns of the resulting tables.
 INPUT, TARGETS = "input", "targets"
-HINT = "task.input and task.target name columns in braces; those of CSV and TSV are named in the first line"
+HINT = "name existing columns in the braces of task.input and task.target; CSV and TSV name them in line 1"
 GENERATED_LANGUAGE = "en"
 Groups = dict[str | None, "pa.Table"]
-"""Tables by the language that rows say they are in; without a language column under None."""
+"""Tables by the language of their rows; under None without a language column."""
 
 
 class Pairs:
@@ -54,14 +54,14 @@ class Pairs:
     Args:
         task: the recipe's section.
         source: one of its sources.
-        left_out: counts rows that are left out, by the reason.
+        left_out: counts rows that are left out, by reason.
 
     Attributes:
-        origin: where the rows are, in words.
-        empty: of each split that has been read, rows with an empty text.
+        origin: where the rows come from, for messages.
+        empty: the number of rows with an empty text in each split that has been read.
 
     Raises:
-        UserError: the file or folder is not there. Rows are read when they are needed.
+        UserError: the file or folder does not exist. Rows are read on demand.
     """
 
     def __init__(
@@ -92,16 +92,16 @@ class Pairs:
             self.origin = f"{source.name} from the Hub"
 
     def has(self, split: str) -> bool:
-        """Whether there are rows of "train", "validation" or "test"; they may have to be read for it."""
+        """Whether "train", "validation" or "test" has rows; finding out may read them."""
         if self._place(split) is not None:
             return True
         return bool(self._share(split)) and any(map(len, self.tables(split).values()))
 
     def tables(self, split: str) -> Groups:
-        """Rows of a split, with the columns `INPUT`, a text, and `TARGETS`, the texts that are right.
+        """The rows of a split, with the columns `INPUT`, a text, and `TARGETS`, the accepted texts.
 
         Raises:
-            UserError: they cannot be had, or one is not as expected.
+            UserError: they cannot be read, or one is invalid.
         """
         if split not in self._read:
             with announced(f"reading {self.origin} ...", say_on_stderr):
@@ -109,7 +109,7 @@ class Pairs:
         return self._read[split]
 
     def splits(self) -> list[str]:
-        """A line a split, and where its rows are, as far as that is known."""
+        """One line per split with the place of its rows, as far as it is known."""
         lines = [] if self.files is None else list(self.files.splits)
         if isinstance(self._source, PairDataset) and self.dataset_if_open is not None:
             places = {split: self._place(split) for split in ("train", *HELD_OUT)}
@@ -123,12 +123,12 @@ class Pairs:
             if self._place(split) is None and (share := self._share(split)):
                 rows = sum(sizes[name] for name in ("train", *HELD_OUT) if name in sizes)
                 lines.append(
-                    f"{split}: {sizes[split] or 'none'} of {rows:,} training rows, a share of "
-                    f"{100 * share:g} % by a hash of their inputs"
+                    f"{split}: {sizes[split] or 'none'} of {rows:,} training rows, {100 * share:g} % held "
+                    "out by a hash of their inputs"
                 )
         return lines
 
-    # --- where splits are -------------------------------------------------------------------------------
+    # --- places of splits -------------------------------------------------------------------------------
 
     @cached_property
     def dataset(self) -> HubDataset:
@@ -138,11 +138,11 @@ class Pairs:
 
     @property
     def dataset_if_open(self) -> HubDataset | None:
-        """The Hub dataset, if it has been asked for anything."""
+        """The Hub dataset, if it has been opened."""
         return self.__dict__.get("dataset")
 
     def _place(self, split: str) -> str | None:
-        """What a split with rows of its own is called where they are."""
+        """The name that a split has in the source; None if it has no rows there."""
         if self.files is not None:
             return split if self.files.has(split) else None
         return self._hub_split(split) if isinstance(self._source, PairDataset) else split
@@ -158,7 +158,7 @@ class Pairs:
             raise UserError(
                 f"{name} ({self._configuration}) has no {own} split; it has {listed(there)}"
                 + (f"; did you mean {near}?" if near else ""),
-                "see task.source.splits",
+                "correct task.source.splits",
             )
         if split in there:
             return split
@@ -168,12 +168,12 @@ class Pairs:
         if len(meant) > 1:
             raise UserError(
                 f"{name} ({self._configuration}): each of {listed(meant)} could be the {split} split",
-                f"say which is: task.source.splits: {{{split}: {meant[0]}}}",
+                f"choose one: task.source.splits: {{{split}: {meant[0]}}}",
             )
         if not meant and split == "train":
             raise UserError(
                 f"{name} ({self._configuration}) has no train split; it has {listed(there)}",
-                f"say which is to be trained on: task.source.splits: {{train: {there[0]}}}",
+                f"choose one to train on: task.source.splits: {{train: {there[0]}}}",
             )
         return meant[0] if meant else None
 
@@ -183,7 +183,7 @@ class Pairs:
         return self.dataset.configuration(self._source.configuration)
 
     def _share(self, split: str) -> float:
-        """Of the training rows, for a split without rows of its own."""
+        """The share of the training rows for a split without rows, 0 to 1."""
         if isinstance(self._source, GeneratedRows) or (
             self.files is not None and not self.files.has("train")
         ):
@@ -194,25 +194,25 @@ class Pairs:
     # --- rows -------------------------------------------------------------------------------------------
 
     def _named_columns(self) -> dict[str, Column]:
-        """What a row must have. A target's lone column may hold lists, unless the input names it too."""
+        """The columns that a row must have. A target's only column may contain lists if no input uses it."""
         columns = {name: cell_column(name, HINT) for name in self._texts}
         if (lone := self._target.lone_column) is not None and lone not in self._input.columns:
             columns[lone] = cells_column(lone, HINT)
         if (language := self._task.language_column) is not None:
-            columns.setdefault(language, cell_column(language, "see task.language_column"))
+            columns.setdefault(language, cell_column(language, "correct task.language_column"))
         if (also := self._task.references_column) is not None:
-            columns.setdefault(also, cells_column(also, "see task.references_column", may_be_empty=True))
+            columns.setdefault(also, cells_column(also, "correct task.references_column", may_be_empty=True))
         return columns
 
     def _checked(self, row: Row) -> str | None:
-        """The language of a row, None without a column for it; see `collect`."""
+        """The language of a row, None without a column for it; raises as `collect` expects."""
         try:
             empty = all(_is_nothing(cell(row, name)) for name in self._texts)
             language = None if self._task.language_column is None else cell(row, self._task.language_column)
         except KeyError:
             return None  # reported with all the columns that a row must have
         if empty:
-            raise Unusable("with nothing in it")
+            raise Unusable("with only empty columns")
         if self._task.choices is not None:
             self._check_choice(row, self._task.choices)
         if self._task.language_column is None:
@@ -222,7 +222,7 @@ class Pairs:
         except ValueError as found:
             raise ValueError(f"column {self._task.language_column!r} {found}, expected a language") from None
         if not said:
-            raise ValueError(f"column {self._task.language_column!r} holds nothing, expected a language")
+            raise ValueError(f"column {self._task.language_column!r} is empty, expected a language")
         return said
 
     def _check_choice(self, row: Row, choices: list[str]) -> None:
@@ -238,7 +238,7 @@ class Pairs:
             )
 
     def _divided(self, place: str) -> dict[str, Groups]:
-        """The rows of a split with rows of its own, and of those that are shares of it."""
+        """The rows of a split of the source, divided into it and the splits that are held out of it."""
         import pyarrow as pa
 
         held = [
@@ -260,12 +260,12 @@ class Pairs:
                 found[split][language] = pa.concat_tables(tables).combine_chunks()
         rows = sum(len(table) for groups in found.values() for table in groups.values())
         if not rows:
-            left_out = "; ".join(f"{counted(n, 'row')} left out, {why}" for why, n in self._left_out.items())
-            raise UserError(f"{self.origin}: no {place} rows", left_out or "the source is empty")
+            why = "; ".join(rows_left_out(self._left_out))
+            raise UserError(f"{self.origin}: no {place} rows", why or "the source is empty")
         if not any(map(len, found[place].values())):
             raise UserError(
-                f"{self.origin}: by the hash of its input, each of {counted(rows, 'row')} falls into "
-                f"{' or '.join(held)}, none into {place}",
+                f"{self.origin}: the hash of the inputs assigns {counted(rows, 'row')} to "
+                f"{' or '.join(held)}, and none to {place}",
                 "add rows, or lower task.source.split",
             )
         return found
@@ -294,14 +294,14 @@ class Pairs:
         return collect(rows, columns, lambda row: language, self._left_out)
 
     def _generated(self, draw: Random) -> Row:
-        """Words in every column; a lone target is one of the choices, where there are any."""
+        """Words in every column; if the task has choices, a target of one column is one of them."""
         row: dict[str, object] = {name: " ".join(words(draw, draw.randint(1, 4))) for name in self._columns}
         if self._task.choices and (lone := self._target.lone_column) is not None:
             row[lone] = draw.choice(self._task.choices)
         return row
 
     def _homes(self, table: pa.Table, held: list[str]) -> NDArray[np.int64]:
-        """Of each row, the place of its split in the list of "train" and those."""
+        """(R,) the split of each row: 0 for "train", k for the k-th of `held`."""
         homes = np.zeros(len(table), dtype=np.int64)
         if not held:
             return homes
@@ -309,7 +309,7 @@ class Pairs:
         drawn = (
             np.array([fingerprint("\0".join(texts).encode()) for texts in inputs], dtype=np.uint64) / 2**64
         )
-        # From either end, so that another share of one split leaves the other as it is.
+        # From opposite ends, so that changing the share of one split does not move rows of the other.
         for number, split in enumerate(held, start=1):
             share = self._share(split)
             homes[drawn < share if split == HELD_OUT[0] else drawn >= 1 - share] = number
@@ -337,20 +337,13 @@ class Pairs:
         return pa.ListArray.from_arrays(pa.array(np.arange(len(texts) + 1, dtype=np.int32)), texts)
 
     def _blank(self, table: pa.Table) -> NDArray[np.bool_]:
-        """Of each row, whether its input or its target is empty, but for what a prompt says."""
+        """(R,) whether the columns of a row's input, or of its target, are all blank."""
 
         def empty(template: Template) -> NDArray[np.bool_]:
-            return np.logical_and.reduce([_is_blank(first_texts(table[name])) for name in template.columns])
+            return np.logical_and.reduce([blank(table[name]) for name in template.columns])
 
         return empty(self._input) | empty(self._target)
 
 
 def _is_nothing(value: object) -> bool:
     return not value.strip() if isinstance(value, str) else value is None or value == []
-
-
-def _is_blank(texts: pa.ChunkedArray) -> NDArray[np.bool_]:
-    import pyarrow.compute as pc
-
-    blank: NDArray[np.bool_] = pc.equal(pc.utf8_trim_whitespace(texts), "").to_numpy()
-    return blank

@@ -1,4 +1,4 @@
-"""Rows of files of every format: one reader, whether they are held in memory or streamed.
+"""Rows of files in every format: one reader for memory and streams.
 
 A paragraph of plain text is a row with one column.
 """
@@ -38,18 +38,18 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pyarrow.parquet import RowGroupMetaData
 
-# Paragraphs longer than this, such as all of a text without blank lines, are cut into pieces of about it.
+# Longer paragraphs, such as a text without blank lines, are cut into pieces of about this size.
 PIECE_BYTES = 4096
-# A character of UTF-8 has so many bytes at most.
+# The most bytes of a character in UTF-8.
 _CHARACTER_BYTES = 4
-# Rows of Parquet that are decoded at a time.
+# Rows of Parquet decoded at a time.
 ROWS_AT_ONCE = 64
-# Bytes of a plain text that are read at a time, where no line ends sooner.
+# Bytes of a line of plain text read at a time.
 TEXT_BYTES = 1 << 20
-# Of the strings in the foot of a Parquet file; pyarrow's own limit is 100 MB.
+# Limit on the strings in the footer of a Parquet file; pyarrow's default is 100 MB.
 FOOT_BYTES = 1 << 24
-QUOTES = 'a cell with quotes in it is put in quotes, and they are doubled: "a ""b"" c"'
-BREAKS = "cells with line breaks, quotes or separators in them are put in double quotes"
+QUOTES = 'put a cell that contains quotes in quotes, and double them: "a ""b"" c"'
+BREAKS = "put cells that contain line breaks, quotes or separators in double quotes"
 _QUOTED = re.compile(r'"([^"]|"")*"')
 
 
@@ -57,10 +57,9 @@ class FileRow(NamedTuple):
     """A row of a file.
 
     Attributes:
-        number: from 1 on, by which reading can begin anywhere.
-        place: where it begins, for people: "line 7", or "paragraph 7", or in Parquet and in one list of JSON
-            "row 7".
-        values: of its columns, or what keeps it from being used.
+        number: its number from 1; reading can resume after it.
+        place: where it begins, for messages: "line 7", "paragraph 7", or "row 7" in Parquet and JSON lists.
+        values: the values by column, or why the row cannot be used.
     """
 
     number: int
@@ -74,15 +73,15 @@ def rows_of(
     """Rows of a file, in order.
 
     Args:
-        columns: that a table must have; whoever uses a row of JSON looks for them in it. Of
-            none, Parquet gives all it has.
-        first: rows to pass over.
-        header: CSV and TSV files must begin with the names of the columns. Where these may be missing, the
-            first cells of a row are the columns in their order.
+        columns: the columns that a table must have; for JSON, the caller looks for them in each row. If
+            empty, Parquet yields all of its columns.
+        first: number of rows to skip.
+        header: whether CSV and TSV files must begin with the column names. If not, and they are missing, the
+            first cells of a row are the columns in order.
 
     Raises:
-        UserError: a column is missing, or the format is no table and several are wanted.
-        Damaged: the file cannot be read from here on.
+        UserError: a column is missing, or the file is plain text and several columns are needed.
+        Damaged: the file cannot be read any further.
     """
     suffix = file.suffix
     if suffix in PARQUET:
@@ -92,13 +91,13 @@ def rows_of(
                 source = io.BytesIO(stream.read(PACKED_PARQUET + 1))
                 if len(source.getbuffer()) > PACKED_PARQUET:
                     raise Damaged(
-                        f"it unpacks to more than {byte_size(PACKED_PARQUET)}",
-                        "unpack it; Parquet packs itself",
+                        f"it decompresses to more than {byte_size(PACKED_PARQUET)}",
+                        "decompress it; Parquet is compressed internally",
                     )
             yield from _parquet_rows(source, file.name, columns, first)
         return
     if suffix in TEXT and len(columns) > 1:
-        raise UserError(f"{file.name} holds text, expected rows", supported())
+        raise UserError(f"{file.name} is plain text, expected rows", supported())
     with file.utf8() as stream:
         if suffix in TEXT:
             texts = _whole(stream) if file.whole else paragraphs(_text_lines(stream))
@@ -123,10 +122,10 @@ def rows_of(
 def usable_rows(
     file: DataFile, columns: Sequence[Column], *, header: bool = True
 ) -> Iterator[tuple[str, Row]]:
-    """Where each row of a file is ("train.csv, line 7"), and its values.
+    """The place of each row of a file ("train.csv, line 7"), and its values.
 
     Raises:
-        UserError: what cannot be read, or the first row that cannot be used, with the place in the file.
+        UserError: the file cannot be read, or a row cannot be used; the message gives the place.
     """
     try:
         for _, place, values in rows_of(file, columns, header=header):
@@ -135,7 +134,7 @@ def usable_rows(
             yield f"{file.name}, {place}", values
     except Damaged as error:
         how = " as Parquet" if file.suffix in PARQUET else ""
-        hint = error.hint or "get the file again, or take it out of the data"
+        hint = error.hint or "download the file again, or remove it from the data"
         raise UserError(f"{file.name} cannot be read{how}: {error}", hint) from error
 
 
@@ -143,13 +142,13 @@ def usable_rows(
 
 
 def paragraphs(lines: Iterable[bytes]) -> Iterator[bytes]:
-    r"""Documents of a text, in order, none empty; no more is held than a line and a piece of a paragraph.
+    r"""The documents of a text, in order, none empty; at most a line and a piece of one are in memory.
 
     Args:
-        lines: of UTF-8, with their "\n" or "\r\n"; a long one may come in pieces.
+        lines: lines of UTF-8 with their "\n" or "\r\n"; a long one may arrive in pieces.
     """
     held, after_blank = b"", False
-    begins = True  # a piece of a long line does not, and is no blank line unless it is all white space
+    begins = True  # whether `line` begins a line; a later piece of one is blank only if it is long
     for line in lines:
         blank, begins = line.isspace() and (begins or len(line) > PIECE_BYTES), line.endswith(b"\n")
         if blank:
@@ -159,14 +158,14 @@ def paragraphs(lines: Iterable[bytes]) -> Iterator[bytes]:
         held += (line.lstrip() if after_blank else line).replace(b"\r\n", b"\n")
         after_blank = False
         if len(held) > PIECE_BYTES:
-            # White space at the end may not belong to the paragraph, so its last piece is not certain yet.
+            # White space at the end may not belong to the paragraph, so its last piece is not final yet.
             pieces, held = _cut(held, len(held.rstrip()) - PIECE_BYTES - _CHARACTER_BYTES)
             yield from pieces
     yield from _cut(held.removesuffix(b"\n"), len(held))[0]
 
 
 def _text_lines(stream: BinaryIO) -> Iterator[bytes]:
-    """Lines of a stream, long ones in pieces: some corpora are one line."""
+    """The lines of a stream, long ones in pieces: some corpora are a single line."""
     while line := stream.readline(TEXT_BYTES):
         while line.endswith(b"\r") and (more := stream.readline(1)):
             line += more
@@ -177,13 +176,14 @@ def _whole(stream: BinaryIO) -> Iterator[bytes]:
     text = stream.read(LONGEST_ROW + 1)
     if len(text) > LONGEST_ROW:
         raise Damaged(
-            f"it is one document of more than {byte_size(LONGEST_ROW)}", "part its paragraphs, or its rows"
+            f"it is one document of more than {byte_size(LONGEST_ROW)}",
+            "split it into several files, or use a format with rows",
         )
     yield text.replace(b"\r\n", b"\n").strip()
 
 
 def _cut(text: bytes, until: int) -> tuple[list[bytes], bytes]:
-    """Pieces of a text that begin before `until`, cut after a space where there is one; and the rest."""
+    """The pieces of a text that begin before `until`, cut after a space if possible; and the rest."""
     pieces, start, until = [], 0, min(until, len(text))
     while start < until:
         stop = start + PIECE_BYTES
@@ -202,7 +202,7 @@ def _cut(text: bytes, until: int) -> tuple[list[bytes], bytes]:
 
 
 def _json_rows(stream: io.BufferedReader, columns: Sequence[Column], first: int) -> Iterator[FileRow]:
-    """A row each line that is not blank. Of a file that is one list of rows, these, counted."""
+    """A row for each line that is not blank, or each element of a file that is a single list."""
     values: Iterator[tuple[int, object]]
     unit = "line"
     if stream.peek(BLOCK_BYTES).lstrip().startswith(b"["):
@@ -215,7 +215,7 @@ def _json_rows(stream: io.BufferedReader, columns: Sequence[Column], first: int)
         if isinstance(value, dict) and not all(column.name in value for column in columns):
             value = dict(zip(our_names(value, columns), value.values(), strict=True))
         elif not isinstance(value, dict | BadRow):
-            value = BadRow("a row must be an object of columns")
+            value = BadRow('not an object, expected a row such as {"text": "..."}')
         yield FileRow(number, f"{unit} {number}", value)
 
 
@@ -226,7 +226,7 @@ _DECODER = json.JSONDecoder()
 
 
 def _json_list(stream: BinaryIO) -> Iterator[object]:
-    """The values of a list, each decoded by itself; in the place of the first that is none, a `BadRow`."""
+    """The values of a list, decoded one at a time; the first invalid one is a `BadRow` and ends the list."""
     decoder = codecs.getincrementaldecoder("utf-8")()
 
     def read(count: int) -> str:
@@ -258,7 +258,7 @@ def _json_list(stream: BinaryIO) -> Iterator[object]:
 
 
 def _item(text: str, place: int) -> tuple[object, int, str] | None:
-    """A value of a list, the place after its mark, and that mark; None where the text ends before."""
+    """A value of a list, the position after its delimiter, and the delimiter; None if the text ends first."""
     gap = _GAP.match(text, place)
     assert gap is not None
     try:
@@ -271,7 +271,7 @@ def _item(text: str, place: int) -> tuple[object, int, str] | None:
 
 # --- CSV and TSV --------------------------------------------------------------------------------------------
 
-# The line on which each row of a table begins, and its cells.
+# The line on which each row begins, and its cells.
 Cells = Iterable[tuple[int, list[str]]]
 
 
@@ -288,7 +288,7 @@ def _rows_of_cells(lines: Cells, name: str, columns: Sequence[Column], header: b
         names = _checked_names(f"{name}, line {number}", cells, columns)
     else:
         lines = chain([first], lines)
-    # Without a head, the first row says how many cells there are at most; more than the columns are not read.
+    # Without a header, rows have as many cells as the first; cells beyond the columns are not read.
     fewest, most = len(names), len(cells)
     for count, (number, row) in enumerate(lines, start=1):
         if fewest <= len(row) <= most:
@@ -299,7 +299,7 @@ def _rows_of_cells(lines: Cells, name: str, columns: Sequence[Column], header: b
 
 
 def _not_utf8(cells: Sequence[str]) -> BadRow | None:
-    """What is wrong with text in which bytes that are no UTF-8 stand as lone surrogates."""
+    """The bad row for text in which invalid bytes are lone surrogates; None for valid text."""
     try:
         "".join(cells).encode("utf-8")
     except UnicodeEncodeError as error:
@@ -308,14 +308,14 @@ def _not_utf8(cells: Sequence[str]) -> BadRow | None:
 
 
 def _checked_names(where: str, own: Sequence[str], columns: Sequence[Column]) -> list[str]:
-    """What the task calls the columns of a table, each of which must be there once."""
+    """The task's names for the columns of a table, each of which must exist exactly once."""
     names = our_names(own, columns)
     wanted = [column.name for column in columns]
     for name in (*wanted, LANGUAGE_COLUMN):
         if name in wanted and holder(names, name) is None:
             raise missing_column(where, name, own, columns)
         if names.count(name) > 1:
-            raise UserError(f"{where}: several columns are called {name!r}", "rename or remove one")
+            raise UserError(f"{where}: several columns are named {name!r}", "rename or remove one")
     return names
 
 
@@ -330,7 +330,7 @@ def _csv_cells(lines: Iterable[str], delimiter: str) -> Cells:
             begins = reader.line_num + 1
     except csv.Error as error:
         raise Damaged(
-            f"line {begins}: a quote lacks its pair, or is not doubled within a cell ({error})", QUOTES
+            f"line {begins}: a quote is not closed, or is not doubled within a cell ({error})", QUOTES
         ) from error
 
 
@@ -346,13 +346,11 @@ def _as_lines(stream: BinaryIO, end: str) -> io.TextIOWrapper:
 
 
 def _quotes_cells(file: DataFile, held: bytes | None) -> bool:
-    """Whether a TSV file quotes cells. Most writers of TSV quote nothing; those that do are known by what
-    would make no sense else.
-
-    All lines are looked at, one at a time, before the first row.
+    """Whether a TSV file quotes cells. Most writers of TSV do not, so quotes are text unless the file would
+    not make sense without quoting. Every line is inspected before the first row is read.
 
     Args:
-        held: its content, where it is not to be read from where it is again.
+        held: the content, if it is in memory already.
     """
 
     def look(question: Callable[[Iterable[str]], bool], end: str) -> bool:
@@ -364,9 +362,10 @@ def _quotes_cells(file: DataFile, held: bytes | None) -> bool:
 
 
 def _may_quote(lines: Iterable[str]) -> bool:
-    """Whether lines make no rows of one width, or all cells that begin with a quote are written as CSV's.
+    """Whether plain rows differ in width, or every cell that begins with a quote is quoted as in CSV.
 
-    They are where such cells end with one, and one of them has doubled quotes, or all of the first row are.
+    It is if all such cells also end with a quote, and one contains doubled quotes or the first row has only
+    such cells.
     """
     widths, begin, whole, doubled, first = set[int](), False, True, False, None
     for _, row in _plain_cells(lines):
@@ -380,7 +379,7 @@ def _may_quote(lines: Iterable[str]) -> bool:
 
 
 def _are_quoted_rows(lines: Iterable[str]) -> bool:
-    """Whether lines can be read with quotes, and make rows of one width."""
+    """Whether lines can be read as quoted rows of one width."""
     try:
         return len({len(cells) for _, cells in _csv_cells(lines, "\t")}) == 1
     except Damaged:
@@ -417,7 +416,7 @@ def _parquet_rows(source: BinaryIO, name: str, columns: Sequence[Column], first:
 
 
 def _check_sizes(group: RowGroupMetaData, before: int) -> None:
-    """Refuse cells that are too long for memory, as far as the mean says it."""
+    """Reject a row group whose mean cell is too long for memory."""
     for place in range(group.num_columns):
         column = group.column(place)
         if column.total_uncompressed_size > LONGEST_ROW * group.num_rows:
@@ -428,7 +427,7 @@ def _check_sizes(group: RowGroupMetaData, before: int) -> None:
 
 
 def _as_written(batch: pa.RecordBatch) -> list[Row | BadRow]:
-    """Rows of a batch; 0.1 in 32 bits is 0.1, not what its bits are in 64."""
+    """The rows of a batch; 0.1 in 32 bits becomes 0.1, not the nearest 64-bit value of its bits."""
     import pyarrow as pa
 
     for place, field in enumerate(batch.schema):
@@ -441,7 +440,7 @@ def _as_written(batch: pa.RecordBatch) -> list[Row | BadRow]:
         return [_row_of(batch, place) for place in range(batch.num_rows)]
 
 
-_NO_VALUE = (ValueError, OverflowError)  # such as bytes that are no UTF-8, and years after 9999
+_NO_VALUE = (ValueError, OverflowError)  # for example bytes that are not UTF-8, and years after 9999
 
 
 def _row_of(batch: pa.RecordBatch, place: int) -> Row | BadRow:
@@ -452,5 +451,5 @@ def _row_of(batch: pa.RecordBatch, place: int) -> Row | BadRow:
         except UnicodeDecodeError as error:
             return BadRow(f"column {name!r}: {not_utf8(error).reason}", "write its text in UTF-8")
         except _NO_VALUE as error:
-            return BadRow(f"column {name!r} holds what cannot be read: {first_line(error)}")
+            return BadRow(f"column {name!r} has a value that cannot be read: {first_line(error)}")
     return row

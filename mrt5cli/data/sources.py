@@ -1,7 +1,7 @@
 """The text of a task: embedded, local files or a Hub dataset, in memory or streamed.
 
-`open_source` checks what can be checked at once and raises `UserError`, so that a wrong path or column
-shows before a model is built.
+`open_source` checks everything it can at once and raises `UserError`, so that a wrong path or column is
+detected before a model is built.
 """
 
 from __future__ import annotations
@@ -29,30 +29,31 @@ from mrt5cli.text import Tell, byte_size, listed, say_on_stderr
 if TYPE_CHECKING:
     from mrt5cli.data.streams import Counts
 
-# The paper's validation set is the first examples of English's validation split, its test set the others.
+# As in the authors' code, the first examples of the English validation split are the validation set, and the
+# rest are the test set.
 ENGLISH = "en"
 ENGLISH_VALIDATION_EXAMPLES = 16_000
-# The way out for those who are stopped by a row or a file that cannot be read.
-REPAIR_HINT = "repair it, or take it out of the data"
+# Hints for a row or file that cannot be read.
+REPAIR_HINT = "repair it, or remove it from the data"
 MIXED_HINT = (
-    "skip_corrupt: true in this source of task.sources leaves it out, and counts it; where a run is "
-    "evaluated, the same in its recipe.yaml"
+    "set skip_corrupt: true in this source of task.sources to leave it out and count it; to evaluate a run, "
+    "set it in the run's recipe.yaml"
 )
 SKIP_HINT = (
-    "--set task.source.skip_corrupt=true leaves it out, and counts it; where a run is evaluated, the same "
-    "key in its recipe.yaml"
+    "pass --set task.source.skip_corrupt=true to leave it out and count it; to evaluate a run, set the key "
+    "in the run's recipe.yaml"
 )
 
 
 @dataclass
 class MemoryText:
-    """Text held in memory, so that every position can be reached at once.
+    """Text in memory, with random access.
 
     Attributes:
-        corpora: of each language, one for each split. Languages without texts of their own share theirs.
-        name: what the text is, for people.
-        splits: a line a split, with its files.
-        notes: what the user should know of it, a sentence each.
+        corpora: for each language, one corpus per split; languages without separate text share one.
+        name: the text's name in messages.
+        splits: one line per split, with its files.
+        notes: remarks for the user, one sentence each.
     """
 
     corpora: dict[str, dict[str, Corpus]]
@@ -67,35 +68,39 @@ class MemoryText:
         return f"{self.name} ({byte_size(sum(once.values()))})"
 
     def remarks(self) -> list[str]:
-        """What the user should know of the text."""
+        """Remarks for the user, one sentence each."""
         return list(self.notes)
 
     def corpus(self, language: str, split: str, at_least: int) -> Corpus:
-        """The documents of a split; a `UserError` where they do not fill an example of `at_least` bytes."""
+        """The documents of a split.
+
+        Raises:
+            UserError: they do not fill one example of `at_least` bytes.
+        """
         corpus = self.corpora[language].get(split)
         if corpus is None:
             raise UserError(f"{self.name} has no {split} text", f"add a file named {split}.*")
         if len(corpus.buffer) < at_least:
             raise UserError(
                 f"too little {split} text in {self.name} ({language}): {corpus.size} bytes in "
-                f"{len(corpus.lengths)} documents, and one example takes {at_least}",
+                f"{len(corpus.lengths)} documents, and one example needs {at_least}",
                 f"add text, add a file named {split}.*, or lower task.input_length",
             )
         return corpus
 
     def held_out(self, language: str, split: str, example_bytes: int) -> Order:
-        """The documents of a split, as they came."""
+        """The documents of a split in their original order."""
         return Order(self.corpus(language, split, example_bytes))
 
 
 @dataclass(frozen=True)
 class HubFiles:
-    """Files of a Hub dataset, a configuration a language.
+    """The files of a Hub dataset with one configuration per language.
 
     Attributes:
-        configurations: of languages whose own code is not its name.
-        seconds: to wait for a Hub that is away.
-        lines, remarks: as in `Found`; the Hub says which file is which.
+        configurations: the configuration of each language whose code is not its name.
+        seconds: how long to wait for an unreachable Hub.
+        lines, remarks: as in `Found`; empty, because the Hub assigns files to splits.
     """
 
     dataset: HubDataset
@@ -105,15 +110,15 @@ class HubFiles:
     remarks: Sequence[str] = ()
 
     def configuration(self, language: str) -> str:
-        """The configuration of a language; a `UserError` where the dataset does not have it."""
+        """The configuration of a language; `UserError` if the dataset does not have it."""
         return self.dataset.configuration(self.configurations.get(language, language))
 
     def splits(self, language: str) -> list[str]:
-        """Splits of a language that have files of their own."""
+        """The splits of a language that have files."""
         return self.dataset.splits(self.configuration(language))
 
     def files(self, language: str, split: str, tell: Tell) -> list[DataFile]:
-        """Files of a split; `tell` is given what keeps them from being read meanwhile."""
+        """The files of a split; `tell` receives notes while reading waits for the Hub."""
         opened = partial(self.dataset.open, seconds=self.seconds, tell=tell)
         return text_files(
             [
@@ -124,14 +129,14 @@ class HubFiles:
 
 
 class StreamedText:
-    """Text read again and again, in order.
+    """Text that is read repeatedly, in order.
 
-    Of local text, splits without files of their own are taken from the training documents by their
-    fingerprints, and rows that say they are in another language than the one they are read as are left out.
+    For local text, splits without files are held out of the training documents by their fingerprints, and
+    rows in other languages than the requested one are left out.
 
     Attributes:
-        description: what the text is, one phrase.
-        left_out: counts what cannot be read; None stops there.
+        description: the text, as one phrase.
+        left_out: counts what cannot be read; None makes it an error.
     """
 
     def __init__(self, source: FilesSource | HubSource, files: Found | HubFiles) -> None:
@@ -158,11 +163,11 @@ class StreamedText:
         """Endless training text of a language.
 
         Args:
-            counts: of what is left out, see `LeftOut`.
-            tell: is given that, and word of a Hub that is away.
+            counts: counters of what is left out, see `LeftOut`.
+            tell: receives notes about that, and about an unreachable Hub.
         """
         own = self.files.splits(language)
-        # A split with files of its own leaves its share of the training documents in training.
+        # If a split has files, no training documents are held out for it.
         elsewhere = {split for split in HELD_OUT if self._local and split not in own}
         return replace(
             self._stream(language, "train", tell),
@@ -172,7 +177,7 @@ class StreamedText:
         )
 
     def held_out(self, language: str, split: str, example_bytes: int) -> DocumentStream:
-        """One pass over held-out text, from its first example on."""
+        """One pass over held-out text, from its first example."""
         own = self.files.splits(language)
         if self._local and split not in own:
             stream = self._stream(language, "train")
@@ -190,7 +195,7 @@ class StreamedText:
         return self.files.lines
 
     def remarks(self) -> list[str]:
-        """What the user should know, and what was left out beside what training streams count themselves."""
+        """Remarks for the user, and what was left out, except for what training streams count themselves."""
         return [*self.files.remarks, *(self.left_out.sentences() if self.left_out else [])]
 
     def _stream(self, language: str, split: str, tell: Tell = say_on_stderr) -> DocumentStream:
@@ -215,7 +220,7 @@ def open_source(
     """The text of a recipe's source in these languages.
 
     Raises:
-        UserError: anything that cannot be found, reached or read.
+        UserError: something cannot be found, reached or read.
     """
     if isinstance(source, EmbeddedSource):
         return MemoryText({"en": _with_held_out({"train": list(embedded_documents())})}, "embedded text")
@@ -229,10 +234,10 @@ def open_source(
     found = find_files(path, languages)
     if not source.streaming:
         return _in_memory(source, found, languages)
-    if len(languages) > 1 and not found.apart:
+    if len(languages) > 1 and not found.by_language:
         raise UserError(
-            f"streaming several languages from {path} needs one folder a language",
-            f"make {path / languages[0]}/, {path / languages[1]}/ ..., or set streaming: false",
+            f"streaming several languages from {path} needs one folder per language",
+            f"make {path / languages[0]}/, {path / languages[1]}/ and so on, or set streaming: false",
         )
     return StreamedText(source, found)
 
@@ -240,7 +245,7 @@ def open_source(
 def _in_memory(source: FilesSource, found: Found, languages: Sequence[str]) -> MemoryText:
     remarks = list(found.remarks)
     corpora: dict[str, dict[str, Corpus]] = {}
-    for group in [[language] for language in languages] if found.apart else [list(languages)]:
+    for group in [[language] for language in languages] if found.by_language else [list(languages)]:
         documents = {
             split: read_documents(found.files(group[0], split), source.text_column, group, remarks.append)
             for split in found.splits(group[0])
@@ -249,13 +254,14 @@ def _in_memory(source: FilesSource, found: Found, languages: Sequence[str]) -> M
             own = {split: of_split[language] for split, of_split in documents.items()}
             for split, some in own.items():
                 if not some:
-                    raise UserError(f"there is no text in {listed(found.languages[language][split], 3)}")
+                    files = listed(found.languages[language][split], 3)
+                    raise UserError(f"there is no text in {files}", "add text, or remove the files")
             corpora[language] = _with_held_out(own)
     return MemoryText(corpora, f"text of {Path(source.path)}", found.lines, remarks)
 
 
 def _with_held_out(documents: dict[str, list[bytes]]) -> dict[str, Corpus]:
-    """Corpora of all splits; those without documents of their own are taken from the training documents."""
+    """The corpora of all splits; splits without documents are held out of the training documents."""
     if "train" in documents:
         missing = [split for split in HELD_OUT if split not in documents]
         documents = {**documents, **hold_out(documents["train"], missing)}

@@ -1,8 +1,8 @@
-"""Span corruption on arrays: how long spans are, the draw of noise, the assembly of inputs and targets.
+"""Span corruption on arrays: lengths of spans, sampling of noise, assembly of inputs and targets.
 
-A row of raw tokens alternates between kept and corrupted spans, beginning with a kept one. The input is
-the kept spans, each followed by a sentinel that stands for the span cut out after it; the target is the
-corrupted spans, each after its sentinel; both end with EOS.
+A row of raw tokens alternates between kept and corrupted spans, beginning with a kept one. The input is the
+kept spans, each followed by a sentinel in place of the corrupted span after it. The target is the corrupted
+spans, each preceded by its sentinel. Both end with EOS.
 
 Letters: B rows, N raw tokens, L input tokens, T target tokens, S spans.
 """
@@ -21,25 +21,25 @@ from mrt5cli.byte_tokens import EOS, LAST_BYTE_ID
 from mrt5cli.data.corpus import IDS_OF_BYTES
 
 FIRST_SENTINEL = LAST_BYTE_ID
-# Ids of ASCII characters must stay what they are.
+# The ids of ASCII characters must not be used as sentinels.
 MOST_SPANS = 128
 
 
 @dataclass(frozen=True)
 class SpanLengths:
-    """How a row divides.
+    """The lengths into which a row is divided.
 
-    Sentinels are 258, 257, ... downwards, one a span, as in ByT5: the ids of bytes 255, 254, ... The
-    first 11 are bytes that occur in no UTF-8 text. The next are lead bytes: of four-byte characters from
-    the 12th (emoji at the 16th), of three-byte ones from the 17th, of two-byte ones from the 33rd;
-    continuation bytes from the 65th. There a model must tell a sentinel from a letter by what is around
-    it. With the paper's density and spans that is from inputs of 1313, 1891, 3720 and 7379 tokens on.
-    `MOST_SPANS` keeps sentinels out of ASCII.
+    Sentinels are 258, 257, ... downwards, one per span, as in ByT5: the ids of bytes 255, 254, ... The first
+    11 are bytes that do not occur in UTF-8. The next are lead bytes: of four-byte characters from the 12th
+    (emoji at the 16th), of three-byte ones from the 17th, of two-byte ones from the 33rd; continuation bytes
+    from the 65th. A model must distinguish those from letters by context. With the paper's density and span
+    length, they are used from inputs of 1313, 1891, 3720 and 7379 tokens on. `MOST_SPANS` keeps sentinels out
+    of ASCII.
 
     Attributes:
-        raw: N, tokens cut from the text.
-        noise: tokens that are corrupted.
-        spans: S, corrupted spans, and kept ones.
+        raw: N, the number of tokens cut from the text.
+        noise: the number of corrupted tokens.
+        spans: S, the number of corrupted spans, and of kept spans.
     """
 
     raw: int
@@ -48,7 +48,7 @@ class SpanLengths:
 
     @property
     def kept(self) -> int:
-        """Tokens that stay in the input."""
+        """The number of tokens that stay in the input."""
         return self.raw - self.noise
 
     @property
@@ -63,16 +63,16 @@ class SpanLengths:
 
 
 def spans_of(raw: int, noise_density: float, mean_span_length: float) -> SpanLengths:
-    """How a row of `raw` tokens divides: at least one token is corrupted and one is kept."""
+    """The lengths for a row of `raw` tokens, of which at least one is corrupted and at least one is kept."""
     noise = min(max(round(raw * noise_density), 1), raw - 1)
     spans = max(1, round(min(noise, raw - noise) / mean_span_length))
     return SpanLengths(raw, noise, spans)
 
 
 def plan_lengths(input_length: int, noise_density: float, mean_span_length: float) -> SpanLengths:
-    """The longest row whose input is exactly `input_length` tokens.
+    """The lengths for the longest row whose input has exactly `input_length` tokens.
 
-    At density 0.5 the row is one token shorter where the target would be longer than the input, as in T5.
+    At density 0.5 the row is one token shorter if the target would be longer than the input, as in T5.
     """
     divided = partial(spans_of, noise_density=noise_density, mean_span_length=mean_span_length)
     candidates = range(2, int((input_length + 2) / (1 - noise_density)) + 3)
@@ -81,7 +81,7 @@ def plan_lengths(input_length: int, noise_density: float, mean_span_length: floa
     if noise_density == 0.5 and best.targets > input_length == divided(best.raw - 1).inputs:
         best = divided(best.raw - 1)
     if best.inputs < input_length:
-        # One more token adds both a kept token and a span: add the token only.
+        # One more token would add both a kept token and a span: add only the token.
         best = SpanLengths(best.raw + 1, divided(best.raw + 1).noise, best.spans)
     return best
 
@@ -89,14 +89,14 @@ def plan_lengths(input_length: int, noise_density: float, mean_span_length: floa
 def draw_spans(
     generators: Iterable[np.random.Generator], rows: int, lengths: SpanLengths
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Ends of kept and of corrupted spans; every way of cutting is equally likely.
+    """The ends of kept and of corrupted spans; every division is equally likely.
 
-    Each row takes two shuffles from its generator, as T5's own masking does, so that one generator given
-    again for every row reproduces T5's noise.
+    Each row uses two shuffles of its generator, as T5's masking does, so that passing the same generator for
+    every row reproduces T5's noise.
 
     Returns:
-        (B, S) and (B, S): tokens in a row's first 1, 2, ... S kept spans, and the same of its corrupted
-        spans.
+        (B, S) and (B, S): the number of tokens in a row's first 1, 2, ... S kept spans, and likewise in its
+        corrupted spans.
     """
     noise_cuts = _flags(rows, lengths.noise, lengths.spans)
     kept_cuts = _flags(rows, lengths.kept, lengths.spans)
@@ -121,7 +121,7 @@ def noise_mask(kept_ends: NDArray[np.int64], noise_ends: NDArray[np.int64]) -> N
 def corrupt(
     raw: NDArray[np.uint8], kept_ends: NDArray[np.int64], noise_ends: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Inputs (B, L) and targets (B, T) of raw bytes (B, N) with a `Corpus`'s ends of documents."""
+    """Inputs (B, L) and targets (B, T) of raw bytes (B, N), in which `END_OF_DOCUMENT` becomes EOS."""
     noise = noise_mask(kept_ends, noise_ends)
     before = np.zeros_like(noise_ends)
     before[:, 1:] = noise_ends[:, :-1]
@@ -129,7 +129,7 @@ def corrupt(
 
 
 def _with_sentinels(tokens: NDArray[np.uint8], places: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Rows of `tokens`, all of one length, with sentinel k after the first places[:, k] of them, and EOS."""
+    """Rows of `tokens`, all of one length, with sentinel k after their first places[:, k] tokens, and EOS."""
     rows, spans = places.shape
     numbers = np.arange(spans)
     ids = np.zeros((rows, len(tokens) // rows + spans + 1), dtype=np.int64)
@@ -140,8 +140,8 @@ def _with_sentinels(tokens: NDArray[np.uint8], places: NDArray[np.int64]) -> NDA
 
 
 def _flags(rows: int, tokens: int, spans: int) -> NDArray[np.int64]:
-    """(B, tokens - 1), spans - 1 ones before zeros: shuffled, ones say that a span ends after that token."""
-    # In 64 bits, because numpy shuffles those twice as fast as single bytes.
+    """(B, tokens - 1), spans - 1 ones, then zeros; after a shuffle, a one means that a span ends there."""
+    # In 64 bits, because numpy shuffles them twice as fast as single bytes.
     return np.tile((np.arange(tokens - 1) < spans - 1).astype(np.int64), (rows, 1))
 
 

@@ -1,9 +1,9 @@
-"""What the names of files and folders say: which split, which language, and which piece of how many.
+"""The split, the language and the piece of a set that the names of files and folders give.
 
-One rule for texts and for rows; README.md has examples. A split is a word of a name, whatever stands between
-the words and however they are capitalised. A folder or file whose name is nothing but the split ("train",
-"Dev_2") decides; other names only count where none is. `eval` is the validation split, or the test where
-there is another validation and no other test.
+One rule for texts and for rows; README.md has examples. A split is a word of a name, whatever separates the
+words and whatever their case. A folder or file whose whole name is a split ("train", "Dev_2") decides; other
+names count only if there is none. `eval` is the validation split, or the test split if there is another
+validation split and no other test split.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ _NUMBER = re.compile(r"[-._ ]?\d+$")
 
 @dataclass(frozen=True)
 class ParsedName:
-    """What the path of a file says.
+    """What the path of a file gives.
 
     Attributes:
-        path: of the file, as far as it was read.
-        splits: "train", "validation", "test", "eval"; several where they contradict each other.
-        language: one of those wanted, or another as it is written; None where it says none.
-        folder: whether a folder says the language.
-        base: the path without the number at its end, which the pieces of one set have in common.
+        path: the path that was parsed.
+        splits: "train", "validation", "test", "eval"; several if they contradict each other.
+        language: a requested language, or another as it is written; None if the path has none.
+        folder: whether a folder gives the language.
+        base: the path without the number at its end, which the pieces of one set share.
         numbered: whether there is such a number.
     """
 
@@ -61,17 +61,17 @@ class ParsedName:
 
 
 def read_name(path: PurePath, wanted: Iterable[str] = ()) -> ParsedName:
-    """What a path says, relative to the folder that is searched, without the suffix of its format.
+    """Parse a path, relative to the folder that is searched, without the suffix of its format.
 
-    Languages that are looked for are those wanted and the paper's.
+    It is searched for the wanted languages and the paper's.
     """
     decisive = [part for part in path.parts if only_a_split(part)] or path.parts
     splits = {str(match.lastgroup) for part in decisive for match in _SPLIT.finditer(_plain(part))}
     if len(splits) > 1 and "train" not in splits:
         splits.discard("eval")  # as in eval/dev.txt
     codes = (*wanted, *LANGUAGES)
-    folders = [of for part in path.parts[:-1] if (of := language_meant(part, codes))]
-    named = (of for part in reversed(path.parts) if (of := _language_in(part, codes)))
+    folders = [found for part in path.parts[:-1] if (found := language_meant(part, codes))]
+    named = (found for part in reversed(path.parts) if (found := _language_in(part, codes)))
     name = _PIECE.sub("", path.name) if _PIECE.search(path.name) else _NUMBER.sub("", path.name)
     return ParsedName(
         path=path,
@@ -84,7 +84,7 @@ def read_name(path: PurePath, wanted: Iterable[str] = ()) -> ParsedName:
 
 
 def only_a_split(name: str) -> bool:
-    """Whether a folder or file is called as a split and nothing else, but for numbers."""
+    """Whether the name of a folder or file is a split and nothing else, except for numbers."""
     rest, count = _SPLIT.subn("", _plain(name))
     return count > 0 and not _WORD.search(rest)
 
@@ -94,56 +94,56 @@ def _plain(name: str) -> str:
 
 
 def _language_in(name: str, codes: tuple[str, ...]) -> str | None:
-    """The last language in a name, with its region where that is wanted."""
+    """The last language in a name, with its region if that is wanted."""
     words = _WORD.findall(_PIECE.sub("", name))
     pairs = ("-".join(words[place : place + 2]) for place in reversed(range(len(words))))
-    return next((of for pair in pairs if (of := language_meant(pair, codes))), None)
+    return next((found for pair in pairs if (found := language_meant(pair, codes))), None)
 
 
-def with_twins(said: dict[str, ParsedName], wanted: Sequence[str]) -> dict[str, ParsedName]:
-    """What paths say, and the codes of languages that are known by a twin alone.
+def with_twins(parsed: dict[str, ParsedName], wanted: Sequence[str]) -> dict[str, ParsedName]:
+    """Parsed paths, with the languages that only a sibling reveals.
 
-    "wiki.pl" alone says nothing of Polish; beside "wiki.en", where English is wanted, it does.
+    "wiki.pl" alone does not name Polish; next to "wiki.en", if English is wanted, it does.
     """
-    bases = {of.base for of in said.values() if of.language in wanted}
+    bases = {one.base for one in parsed.values() if one.language in wanted}
     twins = {
-        name: replace(of, language=of.base[-2:])
-        for name, of in said.items()
-        if of.language is None and any(of.base[:-2] + language in bases for language in wanted)
+        name: replace(one, language=one.base[-2:])
+        for name, one in parsed.items()
+        if one.language is None and any(one.base[:-2] + language in bases for language in wanted)
     }
-    return said | twins
+    return parsed | twins
 
 
-def splits_of(said: Mapping[str, ParsedName], where: str) -> dict[str, list[str]]:
-    """Files by split, from what each says; those that say none are under "".
+def splits_of(parsed: Mapping[str, ParsedName], where: str) -> dict[str, list[str]]:
+    """Files by split; those whose names give none are under "".
 
     Raises:
-        UserError: a file says two splits, or it cannot be told which split `eval` is.
+        UserError: a name gives two splits, or `eval` could be either split.
     """
     found: defaultdict[str, list[str]] = defaultdict(list)
-    for name, of in said.items():
-        if len(of.splits) > 1:
+    for name, one in parsed.items():
+        if len(one.splits) > 1:
             raise UserError(
-                f"{where}: {name} says {' and '.join(sorted(of.splits))}, and can be of one split only",
-                "rename it, or put it into a folder that is called train, validation or test",
+                f"{where}: {name} names two splits, {' and '.join(sorted(one.splits))}",
+                "rename it, or move it into a folder named train, validation or test",
             )
-        found["".join(of.splits)].append(name)
+        found["".join(one.splits)].append(name)
     if names := found.pop("eval", []):
         split = "test" if "validation" in found else "validation"
         if split in found:
             raise UserError(
-                f"{where} has validation and test files, and others for evaluation: {listed(names, 3)}",
-                "say which split they are: name them validation or test, or take them out",
+                f"{where} has validation and test files, and {listed(names, 3)} could be either",
+                "rename these files to validation or test, or remove them",
             )
         found[split] = names
     return dict(found)
 
 
 def missing_pieces(names: Iterable[str]) -> list[str]:
-    """A sentence for each set of numbered files ("train-00000-of-00002") of which not all are there.
+    """A sentence for each incomplete set of numbered files ("train-00000-of-00002").
 
     Raises:
-        UserError: two sets have one name, of which the one may be the other over again.
+        UserError: two sets share one name, so that the same rows may be read twice.
     """
     sets: dict[str, tuple[int, list[str]]] = {}
     for name in names:
@@ -152,8 +152,8 @@ def missing_pieces(names: Iterable[str]) -> list[str]:
             there.append(name)
             if total != int(piece[2]) or len(there) > total:
                 raise UserError(
-                    f"{there[0]} and {name} are no pieces of one set",
-                    "take out the one that is not to be read",
+                    f"{there[0]} and {name} are not pieces of one set",
+                    "remove the files of one of the two sets",
                 )
     return [
         f"only {len(there):,} of {counted(total, 'piece')} found, such as {there[0]}"
@@ -162,6 +162,6 @@ def missing_pieces(names: Iterable[str]) -> list[str]:
     ]
 
 
-def in_words(splits: Mapping[str, Sequence[str]]) -> list[str]:
-    """A line a split, with its files: "train: a.txt, b.txt and 3 more"."""
+def split_lines(splits: Mapping[str, Sequence[str]]) -> list[str]:
+    """One line per split, with its files: "train: a.txt, b.txt and 3 more"."""
     return [f"{split}: {listed(splits[split], 3)}" for split in SPLITS if splits.get(split)]

@@ -1,7 +1,7 @@
-"""Text that is read again and again instead of held in memory: Hub datasets, and local files on request.
+"""Text that is read repeatedly instead of held in memory: Hub datasets, and local files on request.
 
-A `DocumentStream` is one language and split as a run of bytes. Four numbers say where it is: the pass over
-the files, the file, the row in it and the byte in that.
+A `DocumentStream` is one language and split as a sequence of bytes. Its position is four numbers: the pass
+over the files, the file, the row and the byte in that.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from mrt5cli.text import Tell, counted, listed, say_on_stderr
 if TYPE_CHECKING:
     import torch
 
-    # Of lines and of files.
+    # (2,) lines and files.
     Counts = NDArray[np.int64] | torch.Tensor
 
-# The number of a pass, that of a file in its order, and rows before.
+# The number of the pass, the index of the file in its order, and the number of rows before.
 Place = tuple[int, int, int]
 END = bytes([END_OF_DOCUMENT])
 
@@ -36,8 +36,8 @@ class LeftOut:
     """Counts what was left out because it could not be read.
 
     Args:
-        counts: of lines and of files; it may be shared by several processes.
-        tell: is given the first few, and every tenth, hundredth ... after that.
+        counts: (2,) lines and files; it may be shared by several processes.
+        tell: receives a note on the first three, then on the 10th, 20th, ..., 100th, 200th and so on.
     """
 
     def __init__(self, counts: Counts, tell: Tell = say_on_stderr) -> None:
@@ -51,22 +51,22 @@ class LeftOut:
             self._tell(f"left out {'the rest of ' if file else ''}{where}: {reason} (number {count:,})")
 
     def sentences(self) -> list[str]:
-        """What was left out in all, if anything."""
+        """A sentence about everything that was left out, if anything."""
         lines, files = (int(count) for count in self.counts)
-        parts = [f"{counted(lines, 'line')} that are no rows"] * (lines > 0)
-        parts += [f"what was left of {counted(files, 'damaged file')}"] * (files > 0)
+        parts = [counted(lines, "invalid line")] * (lines > 0)
+        parts += [f"the rest of {counted(files, 'damaged file')}"] * (files > 0)
         return [f"left out of the data: {' and '.join(parts)}"] if parts else []
 
 
 class StreamState(TypedDict):
-    """Where a stream is: pass, file, row and bytes taken of it; and whether this pass has found text yet."""
+    """The position of a stream: pass, file, row, bytes taken of it; and whether the pass has found text."""
 
     at: list[int]
     found: bool
 
 
 class _Document(NamedTuple):
-    """Where a document is, and its bytes with the end mark."""
+    """The place of a document, and its bytes with the end mark."""
 
     place: Place
     content: bytes
@@ -74,17 +74,17 @@ class _Document(NamedTuple):
 
 @dataclass(eq=False)
 class DocumentStream:
-    """Documents one after the other, each followed by an end mark, as a run of bytes.
+    """Documents in sequence, each followed by an end mark, as bytes.
 
     Attributes:
-        column: of rows, the one with the text.
-        key: numbers that the order of the files is drawn from, for each pass another; None keeps their order.
-        keep: which documents are of this split; None keeps all.
-        endless: start the next pass when one is over.
-        language: rows that say they are in another are left out; None takes all.
-        left_out: counts what cannot be read; None stops there.
-        hint: the way out for those who are stopped by it.
-        tell: is given, once, that rows of other languages are left out.
+        column: the column of rows that contains the text.
+        key: numbers that seed the order of the files in each pass; None keeps their order.
+        keep: whether a document belongs to this split; None keeps all.
+        endless: whether to start another pass at the end.
+        language: rows in other languages are left out; None accepts all.
+        left_out: counts what cannot be read; None makes it an error.
+        hint: the hint of that error.
+        tell: is told once that rows in other languages are left out.
     """
 
     files: Sequence[DataFile]
@@ -103,48 +103,52 @@ class DocumentStream:
         self._start((0, 0, 0), found=False)
 
     def _start(self, place: Place, *, found: bool) -> None:
-        # Where reading is, and whether it has found text in this pass.
+        # The reading position, and whether this pass has found text.
         self._place, self._found = place, found
-        # The document that bytes are taken from, and how many of its have been.
+        # The document that bytes are taken from, and the number of bytes taken.
         self._document, self._taken = _Document(place, b""), 0
         self._reader = self._read(*place)
 
     def take(self, count: int) -> NDArray[np.uint8]:
-        """The next `count` bytes, end marks included; fewer only when a single pass is over."""
+        """The next `count` bytes, end marks included; fewer only at the end of a single pass."""
         return np.frombuffer(b"".join(self._parts(count)), dtype=np.uint8)
 
     def skip(self, count: int) -> None:
-        """Leave the next `count` bytes to others."""
+        """Skip the next `count` bytes, which other processes use."""
         for _ in self._parts(count):
             pass
 
     def state_dict(self) -> StreamState:
-        """Where the stream is, in numbers only."""
+        """The position of the stream, as numbers."""
         if self._taken < len(self._document.content):
             return {"at": [*self._document.place, self._taken], "found": self._found}
         return {"at": [*self._place, 0], "found": self._found}
 
     def load_state_dict(self, state: StreamState) -> None:
-        """Resume where `state_dict` was taken."""
+        """Resume at the position of a `state_dict`.
+
+        Raises:
+            UserError: the document there has become shorter.
+        """
         number, at, row, taken = state["at"]
         self._start((number, at, row), found=state["found"])
-        # A document that can no longer be read has been left out, and its rest with it.
+        # The rest of a document that can no longer be read is left out with it.
         if not taken or not self._next() or self._document.place != (number, at, row):
             return
         size = len(self._document.content)
         if taken >= size:
             file = self.files[self._order(number)[at]]
             raise UserError(
-                f"{file.name}, {file.unit} {row + 1} is another text than when the checkpoint "
-                f"was saved: it has {size} bytes, and {taken} of it were taken",
-                "bring back the data that the run began with, or start anew with --out",
+                f"{file.name}, {file.unit} {row + 1} has changed since the checkpoint was saved: it has "
+                f"{size} bytes, and {taken} of it were read already",
+                "restore the data that the run began with, or start a new run with --out",
             )
         self._taken = taken
 
     # Reading.
 
     def _parts(self, count: int) -> Iterator[bytes]:
-        """The next `count` bytes, in parts of one document each."""
+        """The next `count` bytes, one part per document."""
         while count and (self._taken < len(self._document.content) or self._next()):
             part = self._document.content[self._taken : self._taken + count]
             self._taken += len(part)
@@ -152,7 +156,7 @@ class DocumentStream:
             yield part
 
     def _next(self) -> bool:
-        """Take up the next document; False when a single pass is over."""
+        """Advance to the next document; False at the end of a single pass."""
         document = next(self._reader, None)
         if document is None:
             return False
@@ -160,22 +164,22 @@ class DocumentStream:
         return True
 
     def _order(self, number: int) -> NDArray[np.int64]:
-        """The files in the order of a pass."""
+        """(F,) the indices of the files in the order of a pass."""
         count = len(self.files)
         if self.key is None:
             return np.arange(count)
         return np.random.default_rng((*self.key, number)).permutation(count)
 
     def _read(self, number: int, file: int, row: int) -> Iterator[_Document]:
-        """Documents from a row of a file of a pass on."""
+        """The documents from a row of a file of a pass on."""
         yield from self._pass(number, file, row)
         while self.endless:
             if not self._found:
                 names = listed([each.name for each in self.files], 3)
                 others = f"; {OTHER_LANGUAGES}, such as {self._other!r}" if self._other else ""
                 raise UserError(
-                    f"a whole pass over the training data found no text in {names}{others}",
-                    "see task.source and task.languages",
+                    f"a complete pass over the training data found no text in {names}{others}",
+                    "correct task.source or task.languages",
                 )
             self._found, number = False, number + 1
             yield from self._pass(number, 0, 0)
@@ -192,10 +196,10 @@ class DocumentStream:
                     yield _Document((number, at, row - 1), content + END)
 
     def _rows(self, file: DataFile, first: int) -> Iterator[tuple[int, str, Row]]:
-        """Numbers of the rows of a file, where they are, and their values.
+        """The numbers of a file's rows, their places, and their values.
 
-        What comes over a network and looks damaged is read once more, because it may have been damaged on its
-        way; what stays so is left out.
+        A remote file that looks damaged is read once more, because the damage may have happened in transit;
+        what stays damaged is left out.
         """
         again = file.remote
         while True:
@@ -212,14 +216,14 @@ class DocumentStream:
                     return
             except Damaged as error:
                 if not again:
-                    # The message about a CSV file has its line already, and its rows are no lines.
+                    # The message about a CSV file gives the line already, and its rows are not lines.
                     after = "" if str(error).startswith("line ") else f" after {file.unit} {first}"
                     self._leave_out(f"{file.name}{after}", str(error), error.hint, whole=True)
                     return
             again = False
 
     def _is_mine(self, said: str | None, content: bytes) -> bool:
-        """Whether a document is in the language of this stream and of its split."""
+        """Whether a document is in this stream's language and split."""
         if self.language is None or said is None or language_meant(said, (self.language,)):
             return self.keep is None or self.keep(content)
         if self._other is None:

@@ -1,6 +1,6 @@
-"""Tables of a task's rows: from a folder of local files, or a dataset of the Hub.
+"""Tables of a task's rows: from a folder of local files, or a Hub dataset.
 
-Which split a file is, and in which language, is read as for texts; see `splits`.
+The split and language of a file are found as for texts; see `splits`.
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ from mrt5cli.data.formats import ROWS, DataFile, suffix_of, supported, without_s
 from mrt5cli.data.hub_datasets import HubDataset
 from mrt5cli.data.languages import language_meant
 from mrt5cli.data.reading import usable_rows
-from mrt5cli.data.splits import SPLITS, ParsedName, in_words, only_a_split, read_name, splits_of
+from mrt5cli.data.splits import SPLITS, ParsedName, only_a_split, read_name, split_lines, splits_of
 from mrt5cli.errors import UserError
 from mrt5cli.text import counted, listed
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
+    from numpy.typing import NDArray
 
-# Rows that are held as Python's objects at a time.
+# Rows held as Python objects at a time.
 AT_ONCE = 4096
 
 
@@ -33,17 +35,17 @@ def collect(
     language_of: Callable[[Row], str | None],
     left_out: Counter[str],
 ) -> dict[str | None, pa.Table]:
-    """Rows as tables of these columns, one for each language; rows that do not say theirs are under None.
+    """Rows as tables with these columns, one per language; rows without a language are under None.
 
-    Rows with an empty text are taken, as the authors take them.
+    Rows with an empty text are kept, as in the authors' code.
 
     Args:
-        rows: where each is ("train.csv, line 7"), and its values.
-        language_of: raises `ValueError` that says what is wrong with a row, or `Unusable`.
-        left_out: counts rows that are of no use, by the reason.
+        rows: the place of each row ("train.csv, line 7"), and its values.
+        language_of: the language of a row; raises `ValueError` if the row is invalid, or `Unusable`.
+        left_out: counts unusable rows by reason.
 
     Raises:
-        UserError: the first row that is not as expected.
+        UserError: a row is not as expected; the first one is reported.
     """
     import pyarrow as pa
 
@@ -77,29 +79,42 @@ def first_texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.list_element(column, 0) if pa.types.is_list(column.type) else column
 
 
-class RowFolder:
-    """A folder with a file a split, or a split and part: `test.csv`, `test-sw.csv`, `sw/test.csv`.
+def blank(column: pa.ChunkedArray) -> NDArray[np.bool_]:
+    """(R,) whether the first text of each row is empty or white space."""
+    import pyarrow.compute as pc
 
-    A split or part has one file, numbered pieces of one, or the files of a folder called as the split.
+    found: NDArray[np.bool_] = pc.equal(pc.utf8_trim_whitespace(first_texts(column)), "").to_numpy()
+    return found
+
+
+def rows_left_out(counts: Counter[str]) -> list[str]:
+    """One phrase for each reason why rows were left out."""
+    return [f"{counted(count, 'row')} left out, {reason}" for reason, count in counts.items()]
+
+
+class RowFolder:
+    """A folder with one file per split, or per split and part: `test.csv`, `test-sw.csv`, `sw/test.csv`.
+
+    A split or part has one file, numbered pieces of one, or the files of a folder named after the split.
 
     Args:
-        plain: a file will do in the place of the folder, and where no file says train, those that say no
-            split are training rows, all of them.
-        whole: and those of any other split that no file says.
+        plain: whether a file is accepted in place of the folder, and, if no file is named train, files that
+            name no split are training rows.
+        whole: whether such files are also the rows of every other split that no file names.
         columns, header: as in `rows_of`.
-        left_out: counts rows that are left out, by the reason.
-        language_of: the language a row says it is in; None where parts are no languages.
+        left_out: counts rows that are left out, by reason.
+        language_of: the language of a row; None if parts are not languages.
         own_name: as in `Folder.read_names`.
-        part_of: the part of a split that a file of this own path is; None where it is undivided. By default
-            the language that its name says.
+        part_of: the part of a split that a file belongs to, by its path; None if the split is undivided. By
+            default the language in its name.
         parts: the parts of a split that are read; None reads all.
 
     Attributes:
-        splits: a line a split, with its files.
-        remarks: which files are left out or missing, a sentence each.
+        splits: one line per split, with its files.
+        remarks: which files are left out or missing, one sentence each.
 
     Raises:
-        UserError: no such folder, no files in it, two files for the same rows.
+        UserError: the folder does not exist, has no files, or has two files for the same rows.
     """
 
     def __init__(
@@ -124,12 +139,12 @@ class RowFolder:
         self._unnamed = SPLITS if whole else ("train",) if plain else ()
         if plain and self.path.is_file():
             self._files = self._alone()
-            self.splits, self.remarks = in_words({split: [self.path.name] for split, _ in self._files}), []
+            self.splits, self.remarks = split_lines({split: [self.path.name] for split, _ in self._files}), []
             return
         if not self.path.is_dir():
-            wanted = "a file, or a folder with" if plain else "a folder with train, validation and test"
+            wanted = "a file, or a folder of" if plain else "a folder with train, validation and test"
             raise UserError(
-                f"{self.path} is {'a file' if self.path.is_file() else 'no folder'}"
+                f"{self.path} is {'a file' if self.path.is_file() else 'not a folder'}"
                 if self.path.exists()
                 else f"{self.path} does not exist",
                 f"expected {wanted} files; {supported(ROWS)}",
@@ -141,11 +156,11 @@ class RowFolder:
             if parts is None or part is None or part in parts(split):
                 read.setdefault(split, []).extend(files)
             else:
-                folder.leave_out("in languages that are not asked for", *files)
-        self.splits, self.remarks = in_words(read), folder.remarks()
+                folder.leave_out("in languages that are not requested", *files)
+        self.splits, self.remarks = split_lines(read), folder.remarks()
 
     def has(self, split: str) -> bool:
-        """Whether there are files of a split."""
+        """Whether a split has files."""
         return any(name == split for name, _ in self._files)
 
     def files(self, split: str) -> list[DataFile]:
@@ -158,19 +173,19 @@ class RowFolder:
         ]
 
     def parts(self, split: str) -> list[str]:
-        """Parts of a split that have files of their own, in order of their names."""
+        """The parts of a split that have separate files, sorted."""
         return sorted(part for name, part in self._files if name == split and part is not None)
 
     def table(self, split: str, part: str | None, wanted: Sequence[str]) -> pa.Table:
-        """Rows of a part of a split.
+        """The rows of a part of a split.
 
         Args:
-            part: a language, or another part with files of its own; None is all of the split.
-            wanted: the languages that the split is read in. If it is this one alone, rows that name none are
-                in it.
+            part: a language, or another part with separate files; None is all of the split.
+            wanted: the languages that are read. If `part` is the only one, rows without a language belong to
+                it.
 
         Raises:
-            UserError: there are none, or what is wrong with one.
+            UserError: there are no rows, or one is invalid.
         """
         import pyarrow as pa
 
@@ -187,10 +202,10 @@ class RowFolder:
         if not own:
             found = ", ".join(f"{count} in {said}" for said, count in others.items())
             if not found:
-                raise UserError(f"{file} holds no rows")
+                raise UserError(f"{file} contains no rows", "add rows, or remove the file")
             raise UserError(
-                f"{file} holds no rows in {part} ({found})",
-                f"give it a column {LANGUAGE_COLUMN!r}, or make a file a language: {split}-{part}.*",
+                f"{file} contains no rows in {part} ({found})",
+                f"add a column {LANGUAGE_COLUMN!r}, or make one file per language: {split}-{part}.*",
             )
         for said, count in others.items():
             if not (undivided and said in wanted):
@@ -198,36 +213,36 @@ class RowFolder:
         return pa.concat_tables(own)
 
     def groups(self, split: str) -> dict[str | None, pa.Table]:
-        """All rows of a split without parts, by the language that they say they are in.
+        """All rows of a split without parts, by their language.
 
         Raises:
-            UserError: there are none, or what is wrong with one.
+            UserError: there are no rows, or one is invalid.
         """
         if (split, None) not in self._files:
             raise self._missing(split, None)
         groups = self._read((split, None))
         if not any(map(len, groups.values())):
             files = self._files[split, None]
-            which = f"{self.path / files[0]} holds" if len(files) == 1 else f"all {len(files)} files hold"
-            left_out = "; ".join(f"{counted(n, 'row')} left out, {why}" for why, n in self._left_out.items())
-            raise UserError(
-                f"{which} no rows", left_out or "it is empty, or ends after the names of its columns"
+            which = (
+                f"{self.path / files[0]} contains" if len(files) == 1 else f"all {len(files)} files contain"
             )
+            why = "; ".join(rows_left_out(self._left_out))
+            raise UserError(f"{which} no rows", why or "add rows: it is empty, or has only column names")
         return groups
 
     def _missing(self, split: str, part: str | None) -> UserError:
-        there = ", ".join(sorted(_in_words(*key) for key in self._files))
+        there = ", ".join(sorted(_named(*key) for key in self._files))
         name = split if part is None else part if part.startswith(split) else f"{split}-{part}"
         return UserError(
-            f"{self.path} has no files of {_in_words(split, part)}; it has {there}",
-            f"add {name}.jsonl (.csv, .tsv and .parquet will do too)",
+            f"{self.path} has no files of {_named(split, part)}; it has {there}",
+            f"add {name}.jsonl (or .csv, .tsv, .parquet)",
         )
 
     def _read(self, key: tuple[str, str | None]) -> dict[str | None, pa.Table]:
-        """Tables of the files of a split and part, by the language that rows say they are in."""
+        """The tables of a split and part, by the language of the rows."""
         files = [DataFile.local(self.path / file) for file in self._files[key]]
         rows = (row for file in files for row in usable_rows(file, self._columns, header=self._header))
-        # What ids and the like say is only read where the file's name says nothing.
+        # If the file's name gives the language, only an explicit language column can overrule it.
         said = self._language_of and (self._language_of if key[1] is None else language_column)
 
         def language(row: Row) -> str | None:
@@ -237,12 +252,12 @@ class RowFolder:
         return collect(rows, self._columns, language, self._left_out)
 
     def _alone(self) -> dict[tuple[str, str | None], list[str]]:
-        """The file that is in the place of a folder, of which the path from itself on is empty."""
+        """The file in place of a folder; its path relative to `self.path` is empty."""
         name = self.path.name
         if suffix_of(name) not in ROWS:
             raise UserError(
-                f"{self.path} is of a format that is not read",
-                f"{supported(ROWS)}; call a table whose cells are separated by tabs .tsv",
+                f"{self.path} is in an unsupported format",
+                f"{supported(ROWS)}; rename a table whose cells are separated by tabs to .tsv",
             )
         [(split, _)] = splits_of({name: read_name(PurePath(without_suffix(name)))}, str(self.path)).items()
         return {(one, None): [""] for one in ([split] if split else self._unnamed)}
@@ -253,8 +268,8 @@ class RowFolder:
         own_name: Callable[[str], str | None],
         part_of: Callable[[str, PurePath], str | None] | None,
     ) -> dict[tuple[str, str | None], list[str]]:
-        said = folder.read_names(self._languages, own_name)
-        splits = splits_of(said, str(self.path))
+        parsed = folder.read_names(self._languages, own_name)
+        splits = splits_of(parsed, str(self.path))
         unnamed = splits.pop("", [])
         if self._unnamed and unnamed and "train" not in splits:
             splits, unnamed = dict.fromkeys(self._unnamed, unnamed) | splits, []
@@ -264,43 +279,43 @@ class RowFolder:
                 f"{self.path} has no train, validation or test files (found: {found})",
                 f"name them train.jsonl, validation.jsonl, test.jsonl; {supported(ROWS)}",
             )
-        folder.leave_out("named after no split", *unnamed)
+        folder.leave_out("not named after a split", *unnamed)
         groups: dict[tuple[str, str | None], list[str]] = {}
         for split, files in splits.items():
             for file in files:
-                part = part_of(split, said[file].path) if part_of else said[file].language
+                part = part_of(split, parsed[file].path) if part_of else parsed[file].language
                 groups.setdefault((split, part), []).append(file)
         for key, files in groups.items():
-            if not self._one_set(files, said):
+            if not self._one_set(files, parsed):
                 formats = len({suffix_of(file) for file in files})
                 raise UserError(
-                    f"{self.path} has several files for {_in_words(*key)}: {listed(files, 4)}",
-                    "they may be the same rows over again: keep those of one format"
+                    f"{self.path} has several files for {_named(*key)}: {listed(files, 4)}",
+                    "they may contain the same rows: keep those of one format"
                     if formats > 1
                     else "keep one of them, name the pieces of one set like train-00000-of-00002.parquet, or "
-                    f"put all that is to be used into a folder {key[0]}/",
+                    f"move all files to use into a folder {key[0]}/",
                 )
         return groups
 
-    def _one_set(self, files: Sequence[str], said: Mapping[str, ParsedName]) -> bool:
-        """Whether files belong together: one, the pieces of one, or those of a folder called as their split.
+    def _one_set(self, files: Sequence[str], parsed: Mapping[str, ParsedName]) -> bool:
+        """Whether files form one set: one file, its pieces, or the files of a folder named after the split.
 
-        And all of one format that say no split, where those are not left out.
+        So do all files of one format that name no split, if those are read.
         """
         if len(files) == 1:
             return True
         if len({suffix_of(file) for file in files}) > 1:
             return False
-        if len({said[file].path for file in files}) < len(files):
-            return False  # packed and not
-        if len({said[file].base for file in files}) == 1:
-            return all(said[file].numbered for file in files)
+        if len({parsed[file].path for file in files}) < len(files):
+            return False  # the same file, compressed and not
+        if len({parsed[file].base for file in files}) == 1:
+            return all(parsed[file].numbered for file in files)
         folders = {PurePath(file).parent for file in files}
         called = len(folders) == 1 and only_a_split(folders.pop().name)
-        return called or (bool(self._unnamed) and not any(said[file].splits for file in files))
+        return called or (bool(self._unnamed) and not any(parsed[file].splits for file in files))
 
 
-def _in_words(split: str, part: str | None) -> str:
+def _named(split: str, part: str | None) -> str:
     return split if part is None else f"{split} ({part})"
 
 
@@ -313,16 +328,16 @@ def hub_tables(
     language_of: Callable[[Row], str | None],
     left_out: Counter[str],
 ) -> dict[str | None, pa.Table]:
-    """A split of a Hub dataset as tables, as `collect` makes them; downloaded once, then from the cache.
+    """A split of a Hub dataset as tables, see `collect`; it is downloaded once, then read from the cache.
 
     Raises:
-        UserError: it cannot be had, or is not as expected.
+        UserError: the split does not exist, cannot be downloaded, or has an invalid row.
     """
     configuration = dataset.configuration(configuration)
     if split not in (there := dataset.splits(configuration)):
         raise UserError(
             f"{dataset.name} ({configuration}) has no {split} split; it has {', '.join(there)}",
-            "see task.source.name and task.source.revision",
+            "correct task.source.name or task.source.revision",
         )
     rows = (
         row
@@ -335,7 +350,7 @@ def hub_tables(
 def _hub_rows(
     dataset: HubDataset, configuration: str, file: str, columns: Sequence[Column]
 ) -> Iterator[tuple[str, Row]]:
-    """Rows of a file, labels by name, because a dataset may count them in an order of its own."""
+    """The rows of a file, with class labels by name, because a dataset may number them in another order."""
     path = dataset.download(file)
     names = {column.name: dataset.label_names(configuration, column.name, path) for column in columns}
 

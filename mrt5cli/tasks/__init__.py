@@ -1,4 +1,4 @@
-"""Tasks: data, prompts and metrics, one kind a file."""
+"""Tasks: data, prompts and metrics, one file per kind."""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
-"""What a task is: training batches without end, held-out batches that never change, and how to show them.
+"""The interface of a task: endless training batches, held-out batches that never change, and its metrics.
 
-To add a task, write one file with a `Task` subclass under `@register("its_kind")`, and give it with --code.
-A recipe gives it the settings of `recipe.tasks.AddedTask`, or those of a section of its own.
+To add a task, write one file with a `Task` subclass under `@register("its_kind")`, and pass it with --code.
+Its recipe section is `recipe.tasks.AddedTask` or a subclass of it. README.md works through an example.
+
+Letters: B rows, L byte tokens of a source, T of a target, R ranks.
 """
 
 from __future__ import annotations
@@ -27,14 +29,14 @@ from mrt5cli.recipe import tasks as sections
 if TYPE_CHECKING:
     from mrt5cli.recipe.tasks import TaskBase, TaskSection
 
-# What held-out examples are drawn for.
+# The seed of held-out examples.
 HELD_OUT_SEED = 20241028
 # input_ids (B, L), attention_mask (B, L) and labels (B, T), all int64 and contiguous.
 Batch = dict[str, torch.Tensor]
 
 
 def make_batch(input_ids: NDArray[np.int64], labels: NDArray[np.int64]) -> Batch:
-    """A batch of ids (B, L), padded with 0, and labels (B, T), padded with -100."""
+    """A batch from ids (B, L), padded with 0, and labels (B, T), padded with -100."""
     inputs = torch.from_numpy(np.ascontiguousarray(input_ids))
     return {
         "input_ids": inputs,
@@ -44,14 +46,14 @@ def make_batch(input_ids: NDArray[np.int64], labels: NDArray[np.int64]) -> Batch
 
 
 class BatchStream(IterableDataset[Batch], ABC):
-    """Training batches of one rank, without end. Give it to `DataLoader(stream, batch_size=None)`.
+    """Endless training batches of one rank, for `DataLoader(stream, batch_size=None)`.
 
-    With W loader workers, worker w makes batches start + w, start + w + W, ..., which the loader puts
-    back in order.
+    With W loader workers, worker w makes batches start + w, start + w + W, ..., which the loader restores to
+    order.
 
     Attributes:
-        start_batch: batches this rank has already consumed; the next iteration begins after them.
-        may_fail: batches come from somewhere else, and one day may not.
+        start_batch: the number of batches that this rank has consumed; the next iteration begins after them.
+        may_fail: whether the batches depend on disks or networks that may fail during training.
     """
 
     start_batch: int = 0
@@ -69,9 +71,11 @@ class BatchStream(IterableDataset[Batch], ABC):
             yield batch
 
     def state_dict(self, consumed: int | None = None) -> dict[str, Any]:
-        """Where to resume, as numbers and strings: after the batches that the training loop has `consumed`.
+        """The position from which to resume, as numbers and strings.
 
-        Needed with loader workers, and wherever a loader reads ahead; by default, what was handed out here.
+        Args:
+            consumed: the number of batches that the training loop has used. Required with loader workers and
+                wherever a loader reads ahead; by default, the number of batches yielded by this object.
         """
         return {"start_batch": self._consumed(consumed)}
 
@@ -79,25 +83,25 @@ class BatchStream(IterableDataset[Batch], ABC):
         return getattr(self, "_handed_out", self.start_batch) if consumed is None else consumed
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Begin the next iteration where `state_dict` was taken."""
+        """Begin the next iteration at the position of a `state_dict`."""
         self.start_batch = state["start_batch"]
 
     def remarks(self) -> list[str]:
-        """What the user should know of the data read so far, a sentence each."""
+        """Remarks for the user on the data read so far, one sentence each."""
         return []
 
 
 class SeekableStream(BatchStream):
     """A stream whose example i is a function of i: batch b of all R ranks together begins at b * R * B.
 
-    Several batches are made at a time, because numpy's cost per call is what small batches pay for.
+    Several batches are made at a time, because numpy's overhead per call dominates small batches.
 
     Args:
-        read: makes the examples of indices (E,), any of them.
-        batch_size: B, examples a batch on this rank.
-        at_once: examples made at a time, about.
-        sizes: (E,) what the examples of indices (E,) take; by these, long and short ones are dealt out among
-            the ranks, so that none waits long for another. None: all take the same.
+        read: makes the examples with indices (E,), which are arbitrary.
+        batch_size: B, the examples in a batch on this rank.
+        at_once: roughly how many examples are made at a time.
+        sizes: (E,) the cost of the examples with indices (E,), by which long and short ones are distributed
+            evenly over the ranks, so that no rank waits long for another. None: all cost the same.
     """
 
     def __init__(
@@ -129,14 +133,14 @@ class SeekableStream(BatchStream):
         if ranks == 1 or self._sizes is None:
             return of_all[:, rank * size : (rank + 1) * size]
         order = np.argsort(-self._sizes(of_all.reshape(-1)).reshape(of_all.shape), axis=1, kind="stable")
-        # The longest to each rank in turn, and the next ones from the last rank back to the first.
+        # The longest examples go to the ranks in turn, the next ones from the last rank back to the first.
         rounds = np.arange(size)
         places = rounds * ranks + np.where(rounds % 2, ranks - 1 - rank, rank)
         return np.take_along_axis(of_all, order[:, places], axis=1)
 
 
 def batches_of(examples: Batch, size: int) -> Iterator[Batch]:
-    """Batches of `size` rows, as wide as their longest source and target; memory not shared between them."""
+    """Batches of `size` rows, as wide as their longest source and target, which share no memory."""
     targets = examples["labels"].ne(IGNORED_LABEL).sum(dim=1)
     sources = examples["attention_mask"].sum(dim=1)
     for start in range(0, len(targets), size):
@@ -145,24 +149,24 @@ def batches_of(examples: Batch, size: int) -> Iterator[Batch]:
         widths = dict.fromkeys(("input_ids", "attention_mask", "segment_ends"), width)
         widths["labels"] = max(1, int(targets[start:stop].max()))
         rows = {name: tensor[start:stop, : widths.get(name)] for name, tensor in examples.items()}
-        # A view would carry the memory of all examples along to another process.
+        # A view would send the memory of all examples to another process.
         yield {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in rows.items()}
 
 
 class Task(ABC):
-    """Data, prompt and metrics of one kind of learning, used by training and evaluation alike.
+    """The data, prompt and metrics of one problem, used by training and evaluation alike.
 
     Attributes:
-        name: what the recipe calls it.
-        version: raised when held-out data changes, so that results made before are not compared with
-            later ones.
-        measures: the task's own numbers, the headline first, as `metrics.catalog` names them; none where loss
-            and bits per byte are what counts. Some are of generated answers, and need `references`.
+        name: its kind in recipes.
+        version: incremented when held-out data changes, so that older results are not compared with newer
+            ones.
+        measures: the task's metrics, the headline first, by their names in `metrics.catalog`; empty if loss
+            and bits per byte are the metrics. Metrics of generated answers need `references`.
         normalization: how exact match and F1 compare answers, see `metrics.answers`.
-        experiment: the task's name in the published results; None where it has no rows there.
-        choices: every target there is, where they are few enough to choose among; else None.
-        answer_length: byte tokens to generate at most, EOS included; None where nothing is generated.
-        sentinels: ids that stand for a missing span in its examples, from the last byte's down.
+        experiment: the task's name in the published results; None if it has no rows there.
+        choices: all possible targets, if they are few; else None.
+        answer_length: the most byte tokens to generate, EOS included; None if nothing is generated.
+        sentinels: the number of ids that mark a missing span in its examples, from the last byte's id down.
     """
 
     name: str
@@ -176,7 +180,7 @@ class Task(ABC):
 
     @abstractmethod
     def subsets(self, split: str) -> list[str]:
-        """Parts of a held-out split that are reported apart: languages, or just "all"."""
+        """The parts of a held-out split that are reported separately: languages, or just "all"."""
 
     @abstractmethod
     def train_stream(self, *, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> BatchStream:
@@ -190,62 +194,62 @@ class Task(ABC):
 
         Args:
             subset: one of `subsets(split)`.
-            batch_size: examples a batch; the last may be smaller.
-            limit: examples at most.
+            batch_size: the examples in a batch; the last batch may be smaller.
+            limit: the most examples to yield; None yields all.
         """
 
     def references(self, split: str, subset: str, limit: int | None = None) -> list[tuple[str, ...]] | None:
-        """The accepted answers of each held-out example, in the order of `held_out`, at least one each.
+        """The accepted answers of each held-out example, at least one, in the order of `held_out`.
 
-        None where answers are not generated.
+        None if answers are not generated.
         """
         return None
 
     def truncated(self, split: str, subset: str, limit: int | None = None) -> int:
-        """How many of the held-out examples have a source that was cut to the task's input length."""
+        """The number of held-out examples whose source was cut to the task's input length."""
         return 0
 
     def language_of(self, subset: str) -> str | None:
-        """The language a subset is in, as a code; None where subsets are no languages."""
+        """The language code of a subset; None if subsets are not languages."""
         return None
 
     def deletable(
         self, input_ids: torch.Tensor | NDArray[np.int64], gate: NDArray[np.float32] | None = None
     ) -> NDArray[np.bool_] | None:
-        """(B, L), the positions whose bytes the target does not need; None where a task cannot know.
+        """(B, L), True at positions whose bytes the target does not need; None if that is unknown.
 
         Args:
-            gate: (B, L) gate values. Where one of several bytes has to stay, whichever it is, it is the one
-                that the gate would delete last.
+            gate: (B, L) gate values. If any one of several bytes must be kept, it is the one that the gate
+                would delete last.
         """
         return None
 
     def is_remote(self, subset: str) -> bool:
-        """Whether a subset is streamed from the Hub, where its first example takes requests."""
+        """Whether a subset is streamed from the Hub, so that its first example needs requests."""
         return False
 
     def shares(self) -> dict[str, float]:
-        """Of a mixture, the share of the training examples that is drawn from each source, by its name."""
+        """For a mixture, the share of training examples that each source provides, 0 to 1, by its name."""
         return {}
 
     def remarks(self) -> list[str]:
-        """What the user should know of the data read so far, a sentence each."""
+        """Remarks for the user on the data read so far, one sentence each."""
         return []
 
     def splits(self) -> list[str]:
-        """A line a split, with the files that it was found in; none where no file says one."""
+        """One line per split with its files; empty if no file names a split."""
         return []
 
     def commits(self) -> dict[str, str]:
-        """The Hub datasets that have been opened, and the commit of each."""
+        """The Hub datasets that have been opened, with the commit of each."""
         return {}
 
     @abstractmethod
     def describe(self) -> str:
-        """One line: the task, its data and its sizes."""
+        """The task, its data and its sizes in one line."""
 
     def example(self, split: str) -> tuple[str, str]:
-        """The first source and target of "train", "validation" or "test" as people are shown them."""
+        """The first source and target of "train", "validation" or "test", in human-readable form."""
         if split == "train":
             batch = next(iter(self.train_stream(batch_size=1, seed=HELD_OUT_SEED)))
         else:
@@ -255,7 +259,7 @@ class Task(ABC):
 
 
 _TASKS: dict[str, Callable[..., Task]] = {}
-# The file of this folder that registers a kind, where it is not called as the kind.
+# The module in this folder that registers a kind, if its name is not the kind.
 _FILES = {
     **dict.fromkeys(("copy", "vowel_removal", "contextual_vowel_removal", "merge_ABC"), "diagnostic"),
     **dict.fromkeys(("spelling_correction_contextual", "word_search"), "characters"),
@@ -264,13 +268,13 @@ _TaskClass = TypeVar("_TaskClass", bound=type[Task])
 
 
 def register(*kinds: str, section: type[TaskBase] | None = None) -> Callable[[_TaskClass], _TaskClass]:
-    """Class decorator: recipe sections of these kinds build this task. It is called with the section.
+    """Class decorator: recipe sections of these kinds build this task, by calling it with the section.
 
     Args:
-        section: the settings of a task of the user's own; by default those of `AddedTask`.
+        section: the section class of a user-defined task; by default `AddedTask`.
 
     Raises:
-        ValueError: there is a task of one of the kinds already.
+        ValueError: a task of one of these kinds exists already.
     """
 
     def add(task: _TaskClass) -> _TaskClass:
@@ -278,7 +282,7 @@ def register(*kinds: str, section: type[TaskBase] | None = None) -> Callable[[_T
         for kind in kinds:
             if kind in _TASKS or (own and kind in sections.kinds()):
                 whose = own_code.brought_by(_TASKS[kind].__module__) if kind in _TASKS else ""
-                raise ValueError(f"there is a task {kind!r} already{whose}")
+                raise ValueError(f"a task {kind!r} exists already{whose}")
             _TASKS[kind] = task
             if own:
                 sections.register(kind, section)
@@ -293,26 +297,26 @@ def build_task(section: TaskSection) -> Task:
 
 
 def task_class(kind: str) -> Callable[..., Task]:
-    """What builds a kind of task, from the file of this folder or given with --code that has it."""
+    """The class that builds a kind of task, from this folder or from a file given with --code."""
     if kind not in _TASKS:
         importlib.import_module(f"mrt5cli.tasks.{_FILES.get(kind, kind)}")
     return _TASKS[kind]
 
 
 def check_held_out(task: Task, split: str, subsets: Sequence[str] | None = None) -> None:
-    """Look whether every subset has examples, before time is spent on the first.
+    """Check that every subset has examples, before time is spent on the first.
 
-    Streams of the Hub are spared: there this takes a request for each subset.
+    Streams of the Hub are not checked, because each would need requests.
 
     Raises:
-        UserError: one has none, or they cannot be read.
+        UserError: a subset has no examples, or they cannot be read.
     """
     names = task.subsets(split) if subsets is None else subsets
     if not names:
         found = "; ".join(task.splits()) or "none"
-        raise UserError(f"{task.name}: there are no {split} examples", f"the splits that are there: {found}")
+        raise UserError(f"{task.name}: there are no {split} examples", f"add them; splits found: {found}")
     for subset in names:
         if task.is_remote(subset):
             continue
         if next(iter(task.held_out(split, subset, batch_size=1, limit=1)), None) is None:
-            raise UserError(f"there are no {split} examples for {subset!r}")
+            raise UserError(f"there are no {split} examples for {subset!r}", "add some, or leave it out")

@@ -1,8 +1,8 @@
 """The character-level tasks: spelling correction in context, and word search (Huang et al. 2023).
 
-Rows are pairs of an input and an output, in TSV files with or without the columns' names above them. A folder
-as the authors publish it, `word_search_train.tsv`, `word_search_val.tsv`, `word_search_test_oov.tsv` and so
-on for both tasks, is read as it is.
+Rows are pairs of an input and an output, in TSV files with or without a line of column names. A folder as the
+authors publish it, with `word_search_train.tsv`, `word_search_val.tsv`, `word_search_test_oov.tsv` and so on
+for both tasks, can be read unchanged.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _PIECE = re.compile(r"-\d+(-of-\d+)?$")
 
 @register(*CHARACTER_LENGTHS)
 class Characters(TableTask):
-    """Parts of the test are its files, by their names; see `TableTask`."""
+    """Pairs of input and output; the parts of the test are its files, by name. See `TableTask`."""
 
     section: CharacterTask
     measures = ("sequence_accuracy",)
@@ -40,14 +40,14 @@ class Characters(TableTask):
     by_language = False
 
     def __init__(self, section: CharacterTask) -> None:
-        # Data made here are not the paper's, so its numbers do not belong beside theirs.
+        # Data made here is not the paper's, so results on it must not appear beside published ones.
         made_here = section.source.kind == "files" and is_made_here(Path(section.source.path))
         self.experiment = None if made_here else section.kind
         lengths = section.longest_source, section.longest_target
         super().__init__(section, Encoding("{input}", "output", *lengths))
 
     def parts(self, split: str) -> list[str]:
-        """The parts of the test; all of another split."""
+        """The parts of the test; just "all" for the other splits."""
         if split != "test":
             return super().parts(split)
         known = TEST_PARTS[self.section.kind]
@@ -57,7 +57,7 @@ class Characters(TableTask):
         return [part for part in known if part in own] + [part for part in own if part not in known]
 
     def own_file_name(self, name: str) -> str | None:
-        """The name without the task's before it; None where it is the other task's."""
+        """The name without the task's prefix; None if it has the other task's."""
         kept: list[str] = []
         for part in PurePath(name).parts:
             plain = _BETWEEN.sub("_", part.lower())
@@ -70,7 +70,7 @@ class Characters(TableTask):
         return str(PurePath(*filter(None, kept)))
 
     def part_of_file(self, split: str, path: PurePath) -> str | None:
-        """A file of the test is a part of it, called as the file: "test_oov"."""
+        """The part of the test that a file is, such as "test_oov"."""
         if split != "test":
             return None
         last = _PIECE.sub("", path.name)
@@ -78,7 +78,7 @@ class Characters(TableTask):
         return found[0].lower() if found else f"test_{last}" if path.parent.name else "test"
 
     def generate(self, draw: Random, part: str, number: int) -> Row:
-        """Words, two letters of one changed over; or letters that hide a word, after its first letter."""
+        """Words, two letters of one swapped; or a word's first letter and letters that hide the word."""
         if self.section.kind == "word_search":
             [word] = words(draw, 1)
             around = words(draw, 4)

@@ -1,14 +1,14 @@
-"""The paper's diagnostic tasks: random letters in, the same letters with a known set left out.
+"""The paper's diagnostic tasks: random letters in, the same letters without a known set out.
 
-A source is "#", random upper- and lower-case letters, EOS, and always fills its length. Unlike in the
-reference, "copy" draws two letters fewer than the length too, so that nothing is cut; what came out there
-is the same.
+A source is "#", random upper- and lower-case letters and EOS, and always fills its length. Unlike in the
+reference, "copy" also samples two letters fewer than the length, so that nothing is cut; the results are the
+same.
 
-Strings are drawn by hashing counters in 64-bit integers, so string i depends on (seed, split, i) and on
-nothing else: no generator state, no order of sets, no version of numpy. A hash of each string's letters
-decides which split it belongs to, and strings of other splits are drawn again, so no string is in two splits.
+Strings are sampled by hashing counters in 64-bit integers, so string i depends only on (seed, split, i): not
+on generator state, the order of sets or the version of numpy. A hash of each string's letters assigns it to a
+split, and strings of other splits are sampled again, so no string is in two splits.
 
-Letters: B rows, L tokens of a source, n = L - 2 of them letters.
+Letters: B rows, L tokens of a source, n = L - 2 of them letters, T tokens of a target.
 """
 
 from __future__ import annotations
@@ -43,31 +43,35 @@ MERGED = encode("D")[0]
 # (2, 420), every consonant with every vowel.
 PAIRS = np.stack([np.repeat(CONSONANTS, len(VOWELS)), np.tile(VOWELS, len(CONSONANTS))])
 
-# Indexed by id: whether it is a vowel, and whether it is a lower-case consonant.
+# Indexed by id: whether it is a vowel, whether it is a lower-case consonant.
 IS_VOWEL = np.isin(np.arange(OFFSET + 256), VOWELS)
 IS_LOWER_CONSONANT = np.isin(np.arange(OFFSET + 256), np.setdiff1d(encode(LOWER), VOWELS))
 
-# Of every sixteen strings two are held out.
+# Two of sixteen strings are held out.
 BUCKETS = 16
 BUCKETS_OF_SPLIT = {"validation": (0, 1), "test": (1, 2), "train": (2, BUCKETS)}
 SPLIT_KEYS = {split: number for number, split in enumerate(("train", "validation", "test"))}
 
-# Mean pieces planted in 62 letters (paper, length 64); at other lengths in proportion.
+# Mean number of pieces planted in a string of length 64 (62 letters), as in the paper; proportional at other
+# lengths.
 MEAN_INSERTIONS = {"contextual_vowel_removal": 25.0, "merge_ABC": 5.0}
 PIECE_LENGTHS = {"contextual_vowel_removal": 2, "merge_ABC": 3}
 REFERENCE_LENGTH = 64
-# Strings made at a time, about.
+# Roughly how many strings are made at a time.
 AT_ONCE = 1024
 
 # --- rules --------------------------------------------------------------------------------------------------
 
 
 def unneeded(kind: str, ids: NDArray[np.int64], gate: NDArray[np.float32] | None = None) -> NDArray[np.bool_]:
-    """(B, L), the positions whose bytes a task's target can do without.
+    """(B, L), True at positions whose bytes a task's target does not need.
 
-    Vowels; vowels after a lower-case consonant; two letters of every ABC; nothing for "copy". One position
-    of an ABC must carry the D, and it may be any: the one with the highest of the gate values (B, L), or
-    without those the A, which the paper's models keep.
+    These are vowels; vowels after a lower-case consonant; two letters of every ABC; nothing for "copy". Any
+    position of an ABC can carry the D: it is the one with the highest gate value, or without `gate` the A,
+    which the paper's models keep.
+
+    Args:
+        gate: (B, L) gate values.
     """
     if kind == "vowel_removal":
         return np.take(IS_VOWEL, ids)
@@ -84,9 +88,9 @@ def unneeded(kind: str, ids: NDArray[np.int64], gate: NDArray[np.float32] | None
 
 
 def target_of(kind: str, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Labels (B, T) of sources (B, L): unneeded bytes left out, A of every ABC now D, padded with -100.
+    """Labels (B, T) of sources (B, L): without unneeded bytes, with the A of every ABC replaced by D.
 
-    T is the longest of the rows.
+    T is the length of the longest row; shorter ones are padded with -100.
     """
     kept = ~unneeded(kind, ids) & (ids != PAD)
     if kind == "merge_ABC":
@@ -108,7 +112,7 @@ def _starts_of_abc(ids: NDArray[np.int64]) -> NDArray[np.bool_]:
 
 
 def _mix(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """A bijection of 64-bit words that scatters counters (the finaliser of splitmix64)."""
+    """A bijection of 64-bit words that scatters counters (the finalizer of splitmix64)."""
     words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return words ^ (words >> np.uint64(31))
@@ -118,7 +122,7 @@ _STRIDE = np.uint64(0x9E3779B97F4A7C15)
 
 
 def _streams(keys: NDArray[np.uint64], purpose: int, words: int) -> NDArray[np.uint64]:
-    """(B, words) random words of each key, apart for each purpose."""
+    """(B, words) random words for each key, independent for each purpose."""
     keys = _mix(keys ^ np.uint64(purpose))
     return _mix(keys[:, None] + np.arange(1, words + 1, dtype=np.uint64) * _STRIDE)
 
@@ -129,17 +133,17 @@ def _draws(keys: NDArray[np.uint64], purpose: int, count: int) -> NDArray[np.uin
 
 
 def _pick(draws: NDArray[np.uint16], choices: int) -> NDArray[np.uint32]:
-    """A number under `choices` for each draw, uniform to within one in 150 at worst (420 choices)."""
+    """A number below `choices` for each draw, uniform to within 1 in 150 at worst (420 choices)."""
     return (draws.astype(np.uint32) * np.uint32(choices)) >> np.uint32(16)
 
 
-# The low bits of a random rank say which place it belongs to.
+# The low bits of a random rank store its position.
 POSITION_BITS = 0xFFFF
 LETTER_DRAW, COUNT_DRAW, PLACE_DRAW, PIECE_DRAW = range(4)
 
 
 def _counts(keys: NDArray[np.uint64], mean: float) -> NDArray[np.int64]:
-    """(B,) pieces to plant: the whole part of Normal(mean, mean / 2), at least 1."""
+    """(B,) numbers of pieces to plant: the integer part of Normal(mean, mean / 2), at least 1."""
     uniform = (_streams(keys, COUNT_DRAW, 2) >> np.uint64(11)).astype(np.float64) / 2**53
     normal = np.sqrt(-2 * np.log1p(-uniform[:, 0])) * np.cos(2 * np.pi * uniform[:, 1])
     return np.maximum(1, (mean + mean / 2 * normal).astype(np.int64))
@@ -148,16 +152,16 @@ def _counts(keys: NDArray[np.uint64], mean: float) -> NDArray[np.int64]:
 def _places(
     keys: NDArray[np.uint64], counts: NDArray[np.int64], letters: int, piece: int
 ) -> NDArray[np.bool_]:
-    """(B, n - piece + 1), True where pieces begin: counts[b] in row b, or fewer where no more fit.
+    """(B, n - piece + 1), True where pieces begin: counts[b] in row b, or fewer if no more fit.
 
-    Places are tried in random order and taken when they overlap none taken before, until there are enough.
-    That is the distribution of the reference, which tries places at random and gives up after 500 vain tries.
+    Positions are tried in random order and used if they overlap none used before, until there are enough.
+    This is the distribution of the reference, which tries random positions and gives up after 500 failures.
     """
     starts, reach = letters - piece + 1, piece - 1
     positions = np.arange(starts, dtype=np.uint64)
     ranks = _streams(keys, PLACE_DRAW, starts) & ~np.uint64(POSITION_BITS) | positions
     order = (np.sort(ranks, axis=1) & np.uint64(POSITION_BITS)).astype(np.int64)
-    # Cells of all rows in one flat array, with borders so that every cell has neighbours on both sides.
+    # The cells of all rows in one flat array, with borders so that every cell has neighbors on both sides.
     width = starts + 2 * reach
     cells = (order + np.arange(len(keys))[:, None] * width + reach).T.copy()
     taken = np.zeros(len(keys) * width, dtype=np.bool_)
@@ -188,7 +192,7 @@ def _plant(kind: str, keys: NDArray[np.uint64], letters: NDArray[np.int64], mean
 
 
 def _buckets(letters: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(B,) a number under `BUCKETS` for each row, of its letters alone."""
+    """(B,) a number below `BUCKETS` for each row, from its letters alone."""
     weights = _mix(np.arange(1, letters.shape[1] + 1, dtype=np.uint64) * _STRIDE) | np.uint64(1)
     total = (letters.astype(np.uint64) * weights).sum(axis=1, dtype=np.uint64)
     return (_mix(total) % np.uint64(BUCKETS)).astype(np.int64)
@@ -197,7 +201,12 @@ def _buckets(letters: NDArray[np.int64]) -> NDArray[np.int64]:
 def draw_strings(
     kind: str, split: str, indices: NDArray[np.int64], *, seed: int, length: int, mean_insertions: float
 ) -> NDArray[np.int64]:
-    """Sources (B, length) of a split: string i for each of the indices (B,)."""
+    """Sources (B, length) of a split: string i for each of the indices (B,).
+
+    Args:
+        length: L, byte tokens of a source, "#" and EOS included.
+        mean_insertions: mean number of pieces planted in a string, if the kind has any.
+    """
     ids = np.empty((len(indices), length), dtype=np.int64)
     ids[:, 0], ids[:, -1] = START, EOS
     low, high = BUCKETS_OF_SPLIT[split]
@@ -205,7 +214,7 @@ def draw_strings(
     keys = _mix(root + indices.astype(np.uint64) * _STRIDE)
     waiting, attempt = np.arange(len(indices)), 0
     while len(waiting):
-        # Fewer strings, more attempts at once: numpy's cost per call would rule the last rounds.
+        # The fewer strings, the more attempts at once: numpy's overhead would dominate the last rounds.
         attempts = max(1, 128 // len(waiting))
         numbers = np.arange(attempt, attempt + attempts, dtype=np.uint64)
         tried = _mix(keys[waiting, None] + numbers * _STRIDE).reshape(-1)
@@ -215,7 +224,7 @@ def draw_strings(
         buckets = _buckets(letters)
         fits = ((buckets >= low) & (buckets < high)).reshape(-1, attempts)
         found = fits.any(axis=1)
-        # The first attempt that fits, so that a string does not depend on what was drawn beside it.
+        # The first attempt that fits, so that a string does not depend on those sampled with it.
         first = np.flatnonzero(found) * attempts + fits[found].argmax(axis=1)
         ids[waiting[found], 1:-1] = letters[first]
         waiting, attempt = waiting[~found], attempt + attempts
@@ -227,7 +236,7 @@ def draw_strings(
 
 @register("copy", "vowel_removal", "contextual_vowel_removal", "merge_ABC")
 class Diagnostic(Task):
-    """A diagnostic task: every source fills its length, every target has its exact answer."""
+    """A diagnostic task: every source fills its length, and every target is exactly determined."""
 
     def __init__(self, section: DiagnosticTask) -> None:
         self.name: str = section.kind
@@ -239,7 +248,7 @@ class Diagnostic(Task):
         return ["all"]
 
     def train_stream(self, *, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> BatchStream:
-        """Training batches; see `Task`. After the last training string the first comes again."""
+        """Training batches; see `Task`. The first training string follows the last."""
         read = partial(self._train_batch, seed)
         return SeekableStream(read, batch_size=batch_size, rank=rank, world_size=world_size, at_once=AT_ONCE)
 

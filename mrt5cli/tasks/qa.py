@@ -1,7 +1,7 @@
-"""What the question answering tasks share: SQuAD's columns, the prompt, generated answers.
+"""The base of the question answering tasks: SQuAD's columns, the prompt, generated answers.
 
-The target in training is the first answer; in evaluation the model generates one, which is compared with all
-of a question's answers.
+The target in training is the first answer. In evaluation the model generates an answer, which is compared
+with all accepted answers of the question.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from mrt5cli.tasks.tables import Encoding, TableTask
 
 
 class QuestionAnswering(TableTask):
-    """Questions, passages and the answers in them; see `TableTask`."""
+    """Questions, passages, and answers that are spans of the passages; see `TableTask`."""
 
     section: TyDiQATask | XQuADTask
     measures = ("exact_match", "f1")
@@ -30,11 +30,11 @@ class QuestionAnswering(TableTask):
         prompt = "Question: {question} Context: {context}"
         length = section.input_length
         self.answer_length = section.answer_length
-        # Targets are cut where sources are, as in the reference; `answer_length` is for generation.
+        # As in the reference, targets have the limit of sources; `answer_length` is for generation.
         super().__init__(section, Encoding(prompt, "answers", length, target_length=length))
 
     def generate(self, draw: Random, part: str, number: int) -> Row:
-        """A passage of words, two or three of which are the answer; the question is the word before."""
+        """A passage of words, two or three of which are the answer; the question is the word before them."""
         passage = words(draw, draw.randint(20, 60), part)
         start = draw.randint(1, len(passage) - 3)
         gap = space(part)

@@ -1,10 +1,10 @@
 """Span corruption: ByT5's pre-training task, made on the fly from text.
 
-Documents are joined with EOS and cut into rows that do not overlap. Noise is drawn for each example from
-the seed and the example's number alone, so that streams can begin anywhere, and held-out noise is the
-same for every run.
+Documents are joined with EOS and cut into rows that do not overlap. The noise of an example depends only on
+the seed and the example's number, so that streams can begin anywhere and held-out noise is the same in every
+run.
 
-Letters: B examples, N raw tokens of each.
+Letters: B examples of a batch, N raw tokens of each, P examples of a part.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ from mrt5cli.recipe import SpanCorruptionTask
 from mrt5cli.tasks.base import HELD_OUT_SEED, Batch, BatchStream, SeekableStream, Task, make_batch, register
 from mrt5cli.text import Tell, say_nothing, say_on_stderr
 
-# What a number is drawn for, beside the seed: the draws of one must not repeat those of another.
+# Added to the seed, so that random numbers for different purposes are independent.
 NOISE_DRAW, DOCUMENTS_DRAW, PARTS_DRAW, FILES_DRAW = range(4)
 # From running numbers (P,) to raw rows (P, N).
 RowReader = Callable[[NDArray[np.int64]], NDArray[np.uint8]]
-# Batches whose ends a streamed source remembers: loaders, and steps of many batches, read ahead of what
-# the training has used.
+# Batches for which a streamed source stores its position: loaders, and steps of many batches, read ahead of
+# training.
 REMEMBERED_BATCHES = 1024
 SKIPPED_AT_ONCE = 2**16
-"""Examples that are drawn at a time where many are left to others."""
+"""Examples that are assigned to parts at a time while many are skipped."""
 
 
 # --- examples -----------------------------------------------------------------------------------------------
 
 
 class Noise:
-    """The noise of examples: number i's comes from (seed, i) alone.
+    """The noise of examples: that of example i is a function of (seed, i).
 
-    A counter-based generator is set to each example's own counter, which is ten times faster than a new
+    A counter-based generator is set to each example's counter, which is ten times faster than creating a new
     generator.
     """
 
@@ -58,23 +58,23 @@ class Noise:
         self._fresh = self._bits.state
 
     def generators(self, indices: NDArray[np.int64]) -> Iterator[np.random.Generator]:
-        """Generators of these examples; each is valid until the next is taken."""
+        """Generators for these examples; each is valid until the next one is requested."""
         for index in indices.tolist():
             self._fresh["state"]["counter"] = np.array([0, index, 0, 0], dtype=np.uint64)
             self._bits.state = self._fresh
             yield self._generator
 
     def batch(self, raw: NDArray[np.uint8], indices: NDArray[np.int64], lengths: SpanLengths) -> Batch:
-        """Examples of raw rows (B, N) that have these indices (B,)."""
+        """The batch of raw rows (B, N) with these indices (B,)."""
         return make_batch(*corrupt(raw, *draw_spans(self.generators(indices), len(raw), lengths)))
 
 
 class Part(NamedTuple):
-    """One language of one source: what an example is drawn from, and what evaluation reports apart.
+    """One language of one source, which evaluation reports separately.
 
     Attributes:
         subset: its name in evaluations.
-        weight: of its source, divided among the languages of that.
+        weight: the weight of its source, divided equally among the source's languages.
     """
 
     subset: str
@@ -85,10 +85,10 @@ class Part(NamedTuple):
 
 
 class Examples:
-    """Batches of examples by their indices (B,): each has a part drawn for it, and spans are corrupted.
+    """Batches of examples by their indices (B,): each is assigned a part, read, and corrupted.
 
     Args:
-        readers: of each part; from the running numbers (P,) of its examples to their raw rows (P, N).
+        readers: for each part, from the running numbers (P,) of its examples to their raw rows (P, N).
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Examples:
         return self.corrupted(self.rows(indices), indices)
 
     def rows(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Raw rows (B, N)."""
+        """Raw rows (B, N) of examples (B,)."""
         raw = np.empty((len(indices), self._lengths.raw), dtype=np.uint8)
         drawn, numbers = self.parts(indices)
         for part in np.unique(drawn):
@@ -110,24 +110,23 @@ class Examples:
         return raw
 
     def parts(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """(B,) the part of each example, and (B,) its running number there."""
+        """(B,) the part of each example, and (B,) its running number in the part."""
         return draw_sources(self._weights, (self._seed, PARTS_DRAW), indices)
 
     def corrupted(self, raw: NDArray[np.uint8], indices: NDArray[np.int64]) -> Batch:
-        """The batch that raw rows (B, N) make."""
+        """The batch of raw rows (B, N) after corruption."""
         return self._noise.batch(raw, indices, self._lengths)
 
 
 class StreamedExamples(BatchStream):
-    """Training batches of text of which some is read in order, beside some in memory perhaps.
+    """Training batches from text that is read in order, possibly mixed with text in memory.
 
-    Every rank and every loader worker reads all of the text, and makes the examples of its own batches: which
-    these are, and what is in them, depends neither on ranks nor on workers. Reading is cheap beside making
-    noise (see mrt5cli/training/README.md for how many ranks that holds).
+    Every rank and every loader worker reads all of the text, and makes the examples of its own batches. The
+    examples do not depend on the numbers of ranks and workers. Reading is cheap compared with making noise
+    (mrt5cli/training/README.md gives the number of ranks up to which this is true).
 
-    Any of them can resume any other's state, from where the text was at a batch just before. Notes on a Hub
-    that is away, and counts of what is left out, come from the first worker of the first rank, on behalf of
-    all.
+    Any of them can resume from the state of any other, at the position of a batch just before. Notes on an
+    unreachable Hub, and counts of what is left out, come from the first worker of the first rank.
     """
 
     may_fail = True
@@ -137,14 +136,14 @@ class StreamedExamples(BatchStream):
         self._task, self._seed = task, seed
         self._batch_size, self._rank, self._world_size = batch_size, rank, world_size
         self._streamed = [isinstance(part.text, StreamedText) for part in task.parts]
-        # A row says where the text is after so many examples: that number, lines and files left out before,
-        # and pass, file, row, bytes taken and `found` of every stream. The first row is the beginning, the
-        # second that of a loaded state. Of batches that workers have handed over, rows are whole; those that
-        # are still to come are at -1, so that nobody takes one that another worker is writing.
+        # A row is a position in the text: the number of examples before it, lines and files left out before
+        # it, and pass, file, row, bytes taken and `found` of every stream. The first row is the beginning,
+        # the second that of a loaded state. The rows of batches that workers have handed over are complete;
+        # the others have number -1, so that no process reads one while a worker writes it.
         self._marks = torch.zeros(2 + REMEMBERED_BATCHES, 3 + 5 * sum(self._streamed), dtype=torch.int64)
         self._marks[1:, 0] = -1
         self._marks.share_memory_()  # type: ignore[no-untyped-call]
-        # Lines and files left out, counted by the first worker.
+        # Lines and files that are left out, counted by the first worker.
         self._left_out = torch.zeros(2, dtype=torch.int64)
         self._left_out.share_memory_()  # type: ignore[no-untyped-call]
 
@@ -169,7 +168,7 @@ class StreamedExamples(BatchStream):
         return (batch * self._world_size + self._rank) * self._batch_size
 
     def _open(self, counts: torch.Tensor, tell: Tell) -> tuple[list[DocumentStream], list[RowReader]]:
-        """The streams at their beginnings, and the readers of all parts."""
+        """The streams, at the beginning, and the readers of all parts."""
         streams: list[DocumentStream] = []
         readers: list[RowReader] = []
         for number, part in enumerate(self._task.parts):
@@ -184,20 +183,20 @@ class StreamedExamples(BatchStream):
     def _skip(
         self, streams: Sequence[DocumentStream], examples: Examples, indices: NDArray[np.int64]
     ) -> None:
-        """Leave these examples to others."""
+        """Skip the text of these examples, which other ranks and workers make."""
         counts = np.bincount(examples.parts(indices)[0], minlength=len(self._streamed))
         for stream, count in zip(streams, counts[self._streamed].tolist(), strict=True):
             stream.skip(count * self._task.lengths.raw)
 
     def _mark(self, batch: int) -> list[int]:
-        """The last mark before a batch of this rank's."""
-        numbers = self._marks[:, 0].clone()  # read once: workers write meanwhile
+        """The last recorded position before a batch of this rank."""
+        numbers = self._marks[:, 0].clone()  # read once, because workers keep writing
         before = numbers.where(numbers <= self._first_example(batch), -1)
         mark: list[int] = self._marks[before.argmax()].tolist()
         return mark
 
     def _restore(self, streams: Sequence[DocumentStream], counts: torch.Tensor) -> int:
-        """Set the streams to the last mark before `start_batch`; returns how many examples are before it."""
+        """Set the streams to the last position before `start_batch`; returns how many examples precede it."""
         at, lines, files, *places = self._mark(self.start_batch)
         counts.copy_(torch.tensor([lines, files]))
         for number, stream in enumerate(streams):
@@ -206,14 +205,14 @@ class StreamedExamples(BatchStream):
         return at
 
     def state_dict(self, consumed: int | None = None) -> dict[str, Any]:
-        """Where to resume, with the mark of a batch just before."""
+        """The batch from which to resume, and the position of the text just before it."""
         state = super().state_dict(consumed)
         return {**state, "mark": self._mark(state["start_batch"])}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         mark = state["mark"]
-        # Without one, or with that of an earlier version, text is read again from the beginning.
+        # Without a position, or with one of an earlier version, the text is read again from the beginning.
         if mark is not None and len(mark) == self._marks.shape[1]:
             self._marks[1] = torch.tensor(mark)
 
@@ -230,10 +229,10 @@ def _next_rows(stream: DocumentStream, size: int, numbers: NDArray[np.int64]) ->
 
 @register("span_corruption")
 class SpanCorruption(Task):
-    """Spans of bytes are replaced by sentinels, and the target spells them out.
+    """Span corruption: sentinels replace spans of bytes, and the target spells the spans out.
 
     Raises:
-        UserError: the text cannot be had, or the spans outnumber the sentinels.
+        UserError: the text cannot be read, or there are more spans than sentinels.
     """
 
     name = "span_corruption"
@@ -243,8 +242,8 @@ class SpanCorruption(Task):
         self.lengths = plan_lengths(section.input_length, section.noise_density, section.mean_span_length)
         if self.lengths.spans > MOST_SPANS:
             raise UserError(
-                f"task.input_length {section.input_length} takes {self.lengths.spans} corrupted spans an "
-                f"example, and there are {MOST_SPANS} sentinels",
+                f"task.input_length {section.input_length} needs {self.lengths.spans} corrupted spans per "
+                f"example, but there are only {MOST_SPANS} sentinels",
                 "lower task.input_length or task.noise_density, or raise task.mean_span_length",
             )
         self.sentinels = self.lengths.spans
@@ -255,7 +254,7 @@ class SpanCorruption(Task):
         return [part.subset for part in self.parts]
 
     def chunks(self, number: int, text: MemoryText, seed: int) -> Chunks:
-        """The training rows of a part by its number, whose text is in memory."""
+        """The training rows of a part whose text is in memory, by the part's number."""
         size, scattered = self.lengths.raw, self.shuffle == "examples"
         corpus = text.corpus(self.parts[number].language, "train", size)
         return Chunks(corpus, size, (seed, DOCUMENTS_DRAW, number), scattered)
@@ -283,7 +282,8 @@ class SpanCorruption(Task):
             if first == whole == 0:
                 raise UserError(
                     f"too little {split} text in {part.text.description} ({part.language}): "
-                    f"{len(taken)} bytes, and one example takes {size}"
+                    f"{len(taken)} bytes, and one example needs {size}",
+                    "add text, or lower task.input_length",
                 )
             if whole:
                 raw = taken[: whole * size].reshape(whole, size)
@@ -311,7 +311,7 @@ class SpanCorruption(Task):
         return [self._of(name, line) for name, text in self.texts.items() for line in text.splits]
 
     def _of(self, name: str, line: str) -> str:
-        """A line on a source, in front of which its name stands where there are others."""
+        """A line about a source, prefixed with its name if there are several."""
         return line if len(self.texts) == 1 else f"{name}: {line}"
 
     def commits(self) -> dict[str, str]:
@@ -334,8 +334,8 @@ class SpanCorruption(Task):
 def _parts(section: SpanCorruptionTask) -> list[Part]:
     """Every language of every source.
 
-    With one source, evaluations call them by their languages; with several, by their sources, and by both
-    where there are several languages too.
+    Their names in evaluations are languages if there is one source, sources if there is one language, and
+    otherwise both.
     """
     used = section.in_use()
     codes = {language for one in used for language in one.languages}

@@ -1,9 +1,9 @@
-"""What tasks made of rows share: a prompt around a row's columns, a target, splits, languages, an order.
+"""The base of tasks made of rows: a prompt around a row's columns, a target, splits, languages, an order.
 
-A task of rows is a `TableTask` with its columns, its prompt and where its rows are; `xnli` is the shortest
-example. Rows stay text in Arrow tables and are encoded a batch at a time.
+A task of rows is a `TableTask` with its columns, its prompt and the place of its rows; `xnli` is the shortest
+example. Rows stay text in Arrow tables and are encoded one batch at a time.
 
-Letters: B rows, L byte tokens of the longest source, T of the longest target.
+Letters: R rows of a table, B rows of a batch, L byte tokens of the longest source, T of the longest target.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, reduce
+from functools import cached_property
 from itertools import chain
 from pathlib import PurePath
 from random import Random
@@ -28,7 +28,7 @@ from mrt5cli.data.characters import shown
 from mrt5cli.data.columns import Column, Row, language_column
 from mrt5cli.data.hub_datasets import HubDataset
 from mrt5cli.data.mixtures import draw_sources
-from mrt5cli.data.tables import RowFolder, collect, first_texts, hub_tables
+from mrt5cli.data.tables import RowFolder, blank, collect, first_texts, hub_tables, rows_left_out
 from mrt5cli.errors import UserError
 from mrt5cli.metrics.catalog import generates
 from mrt5cli.recipe.tasks import (
@@ -44,20 +44,22 @@ from mrt5cli.tasks.base import Batch, BatchStream, SeekableStream, Task, batches
 from mrt5cli.templates import Template
 from mrt5cli.text import counted, listed
 
-# What the order of training rows, and the source of each, is drawn for, beside the seed.
+# Added to the seed for the order of training rows, and for the choice of sources.
 ORDER, MIXTURE = 0, 1
-# Rows encoded at a time, about.
+# Roughly how many rows are encoded at a time.
 AT_ONCE = 64
-# The part of a split that has no others.
+# The only part of an undivided split.
 ALL = "all"
 
 RowsSection = XnliTask | TyDiQATask | XQuADTask | CharacterTask | AddedTask
 
 
 class HubSplit(NamedTuple):
-    """Where the Hub has the rows of a split; None is the dataset's only configuration.
+    """The place of a split's rows on the Hub.
 
-    `pinned` says whether the recipe's revision is of this dataset.
+    Attributes:
+        configuration: None is the dataset's default.
+        pinned: whether the recipe's revision refers to this dataset.
     """
 
     name: str
@@ -75,8 +77,8 @@ class Encoding:
 
     Attributes:
         prompt: the source, with columns in braces.
-        target: column with the target; of a list of texts the first is taken.
-        input_length, target_length: byte tokens at most, EOS included, which stays when a text is cut.
+        target: the column with the target; the first text of a list is used.
+        input_length, target_length: the most byte tokens, EOS included, which is kept when a text is cut.
     """
 
     prompt: str
@@ -85,7 +87,7 @@ class Encoding:
     target_length: int
 
     def batch(self, table: pa.Table) -> Batch:
-        """The rows of a table, each padded to the longest."""
+        """The rows of a table as a batch, padded to the longest."""
         sources, targets = self._texts(table)
         return make_batch(
             token_ids(sources, self.input_length, PAD),
@@ -93,28 +95,28 @@ class Encoding:
         )
 
     def cut(self, table: pa.Table) -> tuple[int, int]:
-        """How many sources and how many targets are longer than they may be."""
+        """The numbers of sources and of targets that are longer than allowed."""
         sources, targets = self._lengths(table)
         return int((sources > self.input_length).sum()), int((targets > self.target_length).sum())
 
     def sizes(self, table: pa.Table) -> NDArray[np.int64]:
-        """(R,) byte tokens of each row's source and target together."""
+        """(R,) byte tokens of each row's source and target together, after cutting."""
         sources, targets = self._lengths(table)
         return np.minimum(sources, self.input_length) + np.minimum(targets, self.target_length)
 
     def _lengths(self, table: pa.Table) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """(R,) byte tokens of whole sources and targets, EOS included."""
+        """(R,) byte tokens of sources and of targets before cutting, EOS included."""
         sources, targets = (pc.binary_length(texts).to_numpy() + 1 for texts in self._texts(table))
         return sources, targets
 
     def _texts(self, table: pa.Table) -> tuple[pa.LargeStringArray, pa.LargeStringArray]:
-        """Whole sources and targets."""
+        """Sources and targets before cutting."""
         sources = Template.parse(self.prompt).render_table(table)
         return sources, first_texts(table[self.target]).combine_chunks()
 
 
 def token_ids(texts: pa.LargeStringArray, at_most: int, fill: int) -> NDArray[np.int64]:
-    """Ids (B, L) of texts, each followed by EOS, filled up to the longest; long ones are cut before EOS."""
+    """Ids (B, L) of texts with at most `at_most` byte tokens, each ending in EOS, padded with `fill`."""
     _, offsets, content = texts.buffers()
     bounds = np.frombuffer(offsets, dtype=np.int64)[texts.offset : texts.offset + len(texts) + 1]
     raw = np.frombuffer(content or b"", dtype=np.uint8)
@@ -131,10 +133,11 @@ def token_ids(texts: pa.LargeStringArray, at_most: int, fill: int) -> NDArray[np
 
 
 class RowOrder:
-    """Which of so many rows each training example is; each pass over them has an order of its own.
+    """The row of each training example; every pass over the rows has a different order.
 
     Args:
-        key: numbers that the orders depend on.
+        rows: the number of rows.
+        key: numbers that seed the orders.
     """
 
     def __init__(self, rows: int, key: Sequence[int]) -> None:
@@ -142,7 +145,7 @@ class RowOrder:
         self._orders: dict[int, NDArray[np.int64]] = {}
 
     def __call__(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Rows (B,) of the examples of these indices (B,)."""
+        """Row numbers (B,) of the examples with these indices (B,)."""
         epochs, places = np.divmod(indices, self._rows)
         drawn = np.empty_like(indices)
         for epoch in np.unique(epochs).tolist():
@@ -162,8 +165,8 @@ class TrainingRows:
     """Makes batches of training rows.
 
     Args:
-        tables: of the sources, each of which is read in an order of its own.
-        weights: how often a row of each is drawn.
+        tables: one table per source, each read in a separate order.
+        weights: the relative frequency of each source.
     """
 
     def __init__(
@@ -178,11 +181,11 @@ class TrainingRows:
         ]
 
     def __call__(self, indices: NDArray[np.int64]) -> Batch:
-        """The examples of these indices (B,)."""
+        """The batch of the examples with these indices (B,)."""
         return self._encoding.batch(self._table.take(self._places(indices)))
 
     def sizes(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-        """(B,) byte tokens of the examples of these indices (B,)."""
+        """(B,) byte tokens of the examples with these indices (B,)."""
         return self._sizes_of_rows[self._places(indices)]
 
     @cached_property
@@ -190,7 +193,7 @@ class TrainingRows:
         return self._encoding.sizes(self._table)
 
     def _places(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-        """(B,) where in the table examples are."""
+        """(B,) the rows of examples in the concatenated table."""
         sources, numbers = draw_sources(self._weights, (self._seed, MIXTURE), indices)
         places = np.empty_like(indices)
         for source in np.unique(sources).tolist():
@@ -203,7 +206,7 @@ class TrainingRows:
 
 
 class RowsTask(Task):
-    """What tasks of rows share, wherever those are: they are encoded a batch at a time.
+    """The base of tasks of rows, wherever these come from.
 
     Attributes:
         encoding: how a row of its tables becomes a source and a target.
@@ -213,32 +216,32 @@ class RowsTask(Task):
         self.name, self.encoding = name, encoding
         if self.answer_length is None and generates(self.measures):
             self.answer_length = encoding.target_length
-        # Rows, by the reason.
+        # Numbers of rows, by reason.
         self._left_out: Counter[str] = Counter()
         self._tables: dict[tuple[str, str], pa.Table] = {}
 
     @abstractmethod
     def parts(self, split: str) -> list[str]:
-        """What "train", "validation" or "test" consists of: languages, subsets, sources, or just "all"."""
+        """The parts of "train", "validation" or "test": languages, subsets, sources, or just "all"."""
 
     @abstractmethod
     def _read(self, split: str, part: str) -> pa.Table:
-        """Rows of a part from where they are; called once for each."""
+        """Read the rows of a part; called once for each."""
 
     @abstractmethod
     def _has(self, split: str) -> bool:
-        """Whether a split can be read."""
+        """Whether a split exists."""
 
     @abstractmethod
     def _origin(self) -> str:
-        """Where the rows are, in words."""
+        """The place of the rows, for messages."""
 
     @abstractmethod
     def _empty(self) -> dict[str, int]:
-        """Of each split, how many of the rows read so far have an empty text."""
+        """The number of rows with an empty text among those read so far, by split."""
 
     def _weights(self) -> Sequence[float] | None:
-        """How often a row of each part of the training rows is drawn; None: as often as any other row."""
+        """The relative frequency of each part of the training rows; None: every row is equally frequent."""
         return None
 
     def subsets(self, split: str) -> list[str]:
@@ -260,7 +263,7 @@ class RowsTask(Task):
         return chain.from_iterable(batches_of(self.encoding.batch(rows), batch_size) for rows in groups)
 
     def references(self, split: str, subset: str, limit: int | None = None) -> list[tuple[str, ...]] | None:
-        """See `Task`: each example's target, or all of its targets, the first of which is trained on."""
+        """The accepted targets of each example, the first of which is trained on; see `Task`."""
         if not generates(self.measures):
             return None
         targets = self.rows(split, subset, limit)[self.encoding.target].to_pylist()
@@ -270,10 +273,10 @@ class RowsTask(Task):
         return self.encoding.cut(self.rows(split, subset, limit))[0]
 
     def remarks(self) -> list[str]:
-        """How many rows are left out, and how many of those read so far have an empty text."""
-        remarks = self._rows_left_out()
+        """The numbers of rows that are left out, and of rows read so far with an empty text."""
+        remarks = rows_left_out(self._left_out)
         if found := [f"{count:,} of {split}" for split, count in self._empty().items() if count]:
-            remarks.append(f"rows with an empty text, taken as they are: {', '.join(found)}")
+            remarks.append(f"rows with an empty text, which are kept: {', '.join(found)}")
         return remarks
 
     def describe(self) -> str:
@@ -287,7 +290,7 @@ class RowsTask(Task):
         if self._has("test") and self.parts("test") != self.parts("train"):
             facts.append(f"test of {listed(self.parts('test'), 3)}")
         longest_target = self.answer_length or self.encoding.target_length
-        facts.append(f"{self.encoding.input_length} -> {longest_target} byte tokens at most")
+        facts.append(f"at most {self.encoding.input_length} -> {longest_target} byte tokens")
         cuts = [counted(number, noun) for noun, number in cut.items() if number]
         return ", ".join(facts) + (f" ({', '.join(cuts)} cut)" if cuts else "")
 
@@ -296,37 +299,33 @@ class RowsTask(Task):
         return shown(batch["input_ids"][0].tolist()), shown(batch["labels"][0].tolist())
 
     def rows(self, split: str, part: str, limit: int | None = None) -> pa.Table:
-        """The first rows of a part of "train", "validation" or "test"; by default all.
+        """The rows of a part of "train", "validation" or "test", or the first `limit` of them.
 
         Raises:
-            UserError: they cannot be had, or one is not as expected.
+            UserError: there are none, they cannot be read, or one is invalid.
         """
         key = split, part
         if key not in self._tables:
             table = self._read(split, part)
             if not len(table):
-                raise UserError(
-                    f"{self._origin()}: no {split} rows of {part}", "; ".join(self._rows_left_out()) or None
-                )
+                why = "; ".join(rows_left_out(self._left_out))
+                raise UserError(f"{self._origin()}: no {split} rows of {part}", why or None)
             self._tables[key] = table.combine_chunks()
         return self._tables[key].slice(0, limit)
-
-    def _rows_left_out(self) -> list[str]:
-        return [f"{counted(count, 'row')} left out, {reason}" for reason, count in self._left_out.items()]
 
 
 class TableTask(RowsTask):
     """A task whose examples are rows of local files, of a Hub dataset, or generated.
 
     Attributes:
-        columns: what a row must have.
-        languages: that the published dataset has.
-        trained_on: the one language of training and validation; None where those have the recipe's languages.
-        header: whether CSV and TSV files must begin with the columns' names.
-        by_language: parts of splits are languages.
+        columns: the columns that a row must have.
+        languages: the languages of the published dataset.
+        trained_on: the only language of training and validation; None if they have the recipe's languages.
+        header: whether CSV and TSV files must begin with the column names.
+        by_language: whether the parts of splits are languages.
 
     Raises:
-        UserError: the folder or a language is not there. Rows are read when they are needed.
+        UserError: the folder or a language does not exist. Rows are read on demand.
     """
 
     columns: ClassVar[tuple[Column, ...]]
@@ -357,40 +356,40 @@ class TableTask(RowsTask):
         if others:
             raise UserError(
                 f"{self._origin()} has no language {others[0]!r}; it has {', '.join(self.languages)}",
-                "see task.languages",
+                "correct task.languages",
             )
         self._hub: dict[HubSplit, dict[str | None, pa.Table]] = {}
         self._datasets: dict[str, HubDataset] = {}
 
-    # What a task says of itself.
+    # What a subclass may override.
 
     def parts(self, split: str) -> list[str]:
-        """Languages or subsets of "train", "validation" or "test": the recipe's languages, or just "all"."""
+        """The parts of "train", "validation" or "test": the recipe's languages, or just "all"."""
         if not self.by_language or isinstance(self.section, CharacterTask):
             return [ALL]
         return [self.trained_on] if self.trained_on and split != "test" else list(self.section.languages)
 
     def hub_split(self, split: str, part: str) -> HubSplit:
-        """Where the Hub has the rows of a part: by default the recipe's dataset, in a split of the same name.
+        """The place of a part on the Hub: by default the recipe's dataset, and the split of the same name.
 
-        Parts may share a place: `row_language` tells them apart.
+        Parts may share a place; then `row_language` assigns the rows to them.
         """
         return HubSplit(self.dataset_name(), None, split)
 
     @abstractmethod
     def generate(self, draw: Random, part: str, number: int) -> Row:
-        """A random row in the task's columns."""
+        """A random row with the task's columns."""
 
     def row_language(self, row: Row) -> str | None:
-        """The language a row says it is in; a `ValueError` says that it names one that cannot be."""
+        """The language of a row, None if it has none; raises `ValueError` if it is not a language."""
         return language_column(row)
 
     def own_file_name(self, name: str) -> str | None:
-        """A file's path without its suffix and without what is the task's own in it; None: another task's."""
+        """A file's path without its suffix and the task's name; None if it is another task's file."""
         return name
 
     def part_of_file(self, split: str, path: PurePath) -> str | None:
-        """The part of a split that a file of this own path is; for tasks whose parts are no languages."""
+        """The part of a split that a file contains, for tasks whose parts are not languages."""
         return None
 
     def dataset_name(self, published: str | None = None) -> str:
@@ -403,8 +402,8 @@ class TableTask(RowsTask):
         name = (source.name if isinstance(source, HubRows) else None) or published
         if name is None:
             raise UserError(
-                f"{self.name} has no dataset of its own on the Hub",
-                "name one of the same columns: --set task.source.name=OWNER/NAME",
+                f"{self.name} has no published dataset on the Hub",
+                "name one with the same columns: --set task.source.name=OWNER/NAME",
             )
         return name
 
@@ -423,7 +422,6 @@ class TableTask(RowsTask):
         return {name: dataset.commit for name, dataset in self._datasets.items()}
 
     def _read(self, split: str, part: str) -> pa.Table:
-        """Rows of a part from where they are; called once for each."""
         if self.files is not None:
             return self.files.table(split, None if part == ALL else part, self.parts(split))
         source = self.section.source
@@ -457,8 +455,7 @@ class TableTask(RowsTask):
     def _empty(self) -> dict[str, int]:
         empty = Counter[str]()
         for (split, _), table in self._tables.items():
-            blank = [pc.equal(pc.utf8_trim_whitespace(first_texts(column)), "") for column in table.columns]
-            empty[split] += pc.sum(reduce(pc.or_, blank)).as_py()
+            empty[split] += int(np.logical_or.reduce([blank(column) for column in table.columns]).sum())
         return empty
 
     def _has(self, split: str) -> bool:

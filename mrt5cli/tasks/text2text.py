@@ -1,7 +1,7 @@
-"""Text to text: any columns of local files or Hub datasets in, a text out, by a recipe alone.
+"""Text to text: any columns of local files or Hub datasets in, a text out, from a recipe alone.
 
-Rows become pairs of an input and its accepted targets as they are read (`data/pairs.py`); from there on they
-are encoded, ordered and measured as every table is.
+Rows are read as pairs of an input and its accepted targets (`data/pairs.py`), then encoded, ordered and
+measured like every table.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mrt5cli.tasks.tables import Encoding, RowsTask
 
 @register("text2text")
 class Text2Text(RowsTask):
-    """Parts of training are sources; those of other splits, where there is a column for it, languages too."""
+    """The parts of training are its sources; those of other splits may also be languages."""
 
     normalization = "none"
 
@@ -33,7 +33,7 @@ class Text2Text(RowsTask):
         self._sources = {
             name: Pairs(section, source, self._left_out) for name, source in section.named_sources().items()
         }
-        # The source and the language of parts that are called as both.
+        # Source and language by part.
         self._halves: dict[str, tuple[str, str]] = {}
 
     def parts(self, split: str) -> list[str]:
@@ -76,7 +76,7 @@ class Text2Text(RowsTask):
         return self._sources[name].tables(split)[language]
 
     def _by_language(self, name: str, split: str) -> list[str]:
-        """The parts of a source's split, in order of their languages; they are called as these."""
+        """The parts of a source's split: its languages, sorted, after its name if sources are several."""
         before = f"{name}/" if len(self._sources) > 1 else ""
         tables = self._sources[name].tables(split)
         spoken = [language for language, table in tables.items() if language and len(table)]

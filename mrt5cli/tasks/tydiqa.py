@@ -1,7 +1,7 @@
-"""TyDi QA, gold passage: questions asked and answered in 9 languages (Clark et al. 2020).
+"""TyDi QA, gold passage: questions and answers in 9 languages (Clark et al. 2020).
 
-The published dataset has no test; as in the paper its validation is our test, and a fifth of its training
-rows, chosen by a hash of the id, is our validation.
+The published dataset has no test split. As in the paper, its validation split is our test split, and a fifth
+of its training rows, chosen by a hash of the id, is our validation split.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from mrt5cli.tasks.base import register
 from mrt5cli.tasks.qa import QuestionAnswering
 from mrt5cli.tasks.tables import HubSplit
 
-# How ids such as finnish-7633091408814529542-0 begin.
+# The first words of ids such as finnish-7633091408814529542-0.
 LANGUAGE_NAMES = {LANGUAGES[code].name.lower(): code for code in sorted(TYDIQA_LANGUAGES)}
-# One training row in so many is held out for validation.
+# One of this many training rows is held out for validation.
 HELD_OUT_ONE_IN = 5
 
 
@@ -32,12 +32,12 @@ class TyDiQA(QuestionAnswering):
     languages = tuple(TYDIQA_LANGUAGES)
 
     def hub_split(self, split: str, part: str) -> HubSplit:
-        """All languages in one place; training and validation too."""
+        """The same split for all languages; training and validation share one too."""
         name = self.dataset_name("google-research-datasets/tydiqa")
         return HubSplit(name, "secondary_task", "validation" if split == "test" else "train")
 
     def row_language(self, row: Row) -> str | None:
-        """What the language column says, or else the beginning of the id."""
+        """The language column, or else the first word of the id."""
         if language := language_column(row):
             return language
         if "id" not in row:
@@ -46,8 +46,8 @@ class TyDiQA(QuestionAnswering):
         if beginning in LANGUAGE_NAMES:
             return LANGUAGE_NAMES[beginning]
         raise ValueError(
-            f"column 'id' holds {row['id']!r}, which names no language of TyDi QA; expected it to begin "
-            f"with one of {', '.join(f'{name}-' for name in LANGUAGE_NAMES)}, or a column 'language'"
+            f"column 'id' is {row['id']!r}, which names no language of TyDi QA; expected it to begin with "
+            f"one of {', '.join(f'{name}-' for name in LANGUAGE_NAMES)}, or a column 'language'"
         )
 
     def _read(self, split: str, part: str) -> pa.Table:
@@ -65,7 +65,7 @@ class TyDiQA(QuestionAnswering):
         return super()._has("train" if split == "validation" and self._held_out_of_training() else split)
 
     def _held_out_of_training(self) -> bool:
-        """Whether validation rows are taken from the training rows, because there are none of their own."""
+        """Whether validation rows are taken from the training rows, because there are no others."""
         if self.files is not None:
             return not self.files.has("validation")
         return bool(self.section.source.kind == "hub")

@@ -1,4 +1,4 @@
-"""XNLI: does the first sentence say that the second is true, leave it open, or say that it is false?
+"""XNLI: does a premise entail a hypothesis, contradict it, or neither?
 
 Trained and validated on English, tested on 15 languages (Conneau et al. 2018). The target is one digit.
 """
@@ -26,7 +26,7 @@ class Xnli(TableTask):
     experiment = "xnli"
     choices = ("0", "1", "2")
     languages, trained_on = tuple(XNLI_LANGUAGES), "en"
-    # Other names are those of XNLI's and MultiNLI's own files.
+    # The other names are those in the files of XNLI and MultiNLI.
     columns = (
         text_column("premise", "sentence1"),
         text_column("hypothesis", "sentence2", "hypo"),
@@ -39,11 +39,11 @@ class Xnli(TableTask):
         super().__init__(section, Encoding(prompt, "label", section.input_length, target_length=2))
 
     def hub_split(self, split: str, part: str) -> HubSplit:
-        """A configuration a language."""
+        """One configuration per language."""
         return HubSplit(self.dataset_name("facebook/xnli"), part, split)
 
     def generate(self, draw: Random, part: str, number: int) -> Row:
-        """Words; some of them (entailment), others (neutral), or the same backwards (contradiction)."""
+        """Words, and some of them (entailment), others (neutral) or some reversed (contradiction)."""
         label = draw.randrange(len(LABELS))
         premise = words(draw, draw.randint(6, 16), part)
         hypothesis = (premise[1:5], words(draw, 4, part), premise[4:0:-1])[label]

@@ -1,7 +1,7 @@
 """XQuAD: questions about English Wikipedia passages and their translations (Artetxe et al. 2020).
 
-Trained and validated on English SQuAD v1.1, tested on 12 languages. The paper's code has the task; no results
-of it were published.
+Trained and validated on English SQuAD v1.1, tested on 12 languages. The authors' code has the task, but they
+published no results on it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class XQuAD(QuestionAnswering):
     languages, trained_on = tuple(XQUAD_LANGUAGES), "en"
 
     def hub_split(self, split: str, part: str) -> HubSplit:
-        """SQuAD's own splits; the test is XQuAD's, which calls it validation, a configuration a language."""
+        """SQuAD's splits; the test is XQuAD's validation split, one configuration per language."""
         if split == "test":
             return HubSplit(self.dataset_name("google/xquad"), f"xquad.{part}", "validation")
         return HubSplit("rajpurkar/squad", None, split, pinned=False)

@@ -155,7 +155,7 @@ def test_without_its_labels_a_run_does_not_go_on(unbroken: RunDir, there: Path, 
     run.boundaries.unlink()
     result = mrt5("pretrain", "taught.yaml", "--out", str(run.path), "--resume", "--device", "cpu")
     assert result.exit_code == 2, result.output
-    assert f"{run.boundaries} is not there" in result.stderr
+    assert f"{run.boundaries} does not exist" in result.stderr
     assert "Traceback" not in result.output
 
 

@@ -76,7 +76,7 @@ def test_an_earlier_data_set_stays_until_overwrite_is_given(tmp_path: Path) -> N
     before = (tmp_path / "out" / "train.tsv").read_bytes()
     code, shown, said = spelling(tmp_path, "--seed", 3)
     assert (code, shown) == (2, "")
-    assert "holds a data set already" in said and "--overwrite" in said
+    assert "contains a data set already" in said and "--overwrite" in said
     assert (tmp_path / "out" / "train.tsv").read_bytes() == before
     assert spelling(tmp_path, "--seed", 3, "--overwrite")[0] == 0
     assert (tmp_path / "out" / "train.tsv").read_bytes() != before
@@ -129,6 +129,6 @@ def test_dates_print_what_was_made(tmp_path: Path) -> None:
     assert counts == [["train.tsv", "30"], ["validation.tsv", "2"], ["test.tsv", "3"]]
     assert "no date is in two files" in shown
     code, _, said = mrt5("dates", tmp_path / "out", *sizes)
-    assert code == 2 and "holds a data set already" in said
+    assert code == 2 and "contains a data set already" in said
     code, shown, _ = mrt5("dates", tmp_path / "out", "--seed", 7, *sizes, "--overwrite", "--json")
     assert code == 0 and json.loads(shown)["seed"] == 7

@@ -171,7 +171,7 @@ def test_two_of_one_kind_under_different_names_are_both_named(
     installed("b-reversal", "[mrt5.tasks]\nb = backwards\n", backwards=own_task.OWN)
     mrt5("recipe", "check", "own.yaml", "--no-build")
     assert (
-        "-reversal 1.2 cannot be imported: ValueError: there is a task 'reversal' already, of " in caplog.text
+        "-reversal 1.2 cannot be imported: ValueError: a task 'reversal' exists already, of " in caplog.text
     )
     assert "a-reversal 1.2" in caplog.text and "b-reversal 1.2" in caplog.text
 

@@ -418,7 +418,10 @@ def test_wrong_inputs(runs: dict[str, Path], tmp_path: Path) -> None:
     problem(
         generate(run, saved(tmp_path / "x.parquet", b"PAR1"), "--column", "a"), "x.parquet cannot be read"
     )
-    problem(generate(run, saved(tmp_path / "u.txt", "ab".encode("utf-16-le") * 9)), "UTF-16 without a mark")
+    problem(
+        generate(run, saved(tmp_path / "u.txt", "ab".encode("utf-16-le") * 9)),
+        "UTF-16 without a byte order mark",
+    )
     problem(generate(tmp_path / "no-run", rows), "no-run")
 
 

@@ -350,14 +350,14 @@ def test_a_damaged_file_saves_names_itself_and_can_be_left_out(hub: HubServer, t
     assert re.search(
         rf"error: {name}, en.jsonl.gz after line \d+: damaged, Compressed file ended", result.stderr
     )
-    assert "hint: --set task.source.skip_corrupt=true leaves it out, and counts it" in result.stderr
+    assert "hint: pass --set task.source.skip_corrupt=true to leave it out and count it" in result.stderr
     assert "--resume" not in result.stderr
     [step] = run.saved_steps()
     assert f"stopped; the last checkpoint is step {step}\n" in result.stderr
     result = small("pretrain", "pctrl40", run.path, "--resume", **on(name, skip_corrupt="true"))
     assert result.exit_code == 0, result.output
     assert "left out the rest of owner/cut, en.jsonl.gz after line" in result.stderr
-    assert "note: left out of the data: what was left of 1 damaged file\n" in result.stderr
+    assert "note: left out of the data: the rest of 1 damaged file\n" in result.stderr
     whole = small("pretrain", "pctrl40", tmp_path / "whole", **on(name, skip_corrupt="true"))
     assert whole.exit_code == 0, whole.output
     assert curve(run) == curve(RunDir(tmp_path / "whole"))
@@ -367,8 +367,8 @@ def test_a_damaged_file_saves_names_itself_and_can_be_left_out(hub: HubServer, t
 @pytest.mark.parametrize(
     ("line", "what", "hint"),
     [
-        ('{"text": 5}', "line 21: column 'text' holds 5, expected text", None),
-        ('{"text": nothing}', "line 21: not JSON", "--set task.source.skip_corrupt=true leaves it out"),
+        ('{"text": 5}', "line 21: column 'text' is 5, expected text", None),
+        ('{"text": nothing}', "line 21: not JSON", "--set task.source.skip_corrupt=true to leave it out"),
         (
             '{"words": "a"}',
             "line 21: no column 'text'; it has words",

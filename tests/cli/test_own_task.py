@@ -114,4 +114,4 @@ def test_recipes_know_it_only_with_the_file() -> None:
 def test_a_kind_that_is_there_is_not_taken_over() -> None:
     Path("reversal.py").write_text(OWN.replace('"reversal"', '"xnli"'))
     told = mrt5("recipe", "show", "own.yaml", "--code", "reversal.py", code=2)
-    assert "there is a task 'xnli' already" in " ".join(told.split())
+    assert "a task 'xnli' exists already" in " ".join(told.split())

@@ -36,6 +36,8 @@ MENTIONED = {str(path.relative_to(ROOT)): readme_commands.mentioned(path) for pa
 _INCOMPLETE = re.compile(r"Missing parameter|requires an argument")
 _RUN = re.compile(r"(?<![\w./-])(?:runs/)?([\w.-]+-seed\d+)\b")
 _TASK = re.compile(r"mrt5 evaluate --task (\w+)")
+_FILE = re.compile(r"`([\w.]+\.(?:py|yaml))`[^`]*\n\n```(?:python|yaml)\n(.*?)```", re.DOTALL)
+"""A file that a document shows, with its name before the block."""
 _NEEDS = re.compile(r"needs the packages? (.*?), not installed")
 
 
@@ -132,6 +134,8 @@ def test_they_run(readme: str, tmp_path: Path, hub: HubServer) -> None:
     """
     for name, text in FILES.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    for name, text in _FILE.findall((ROOT / readme).read_text(encoding="utf-8")):
         (tmp_path / name).write_text(text)
     hub.provide(*hubsim.MAKERS)
     hub.add("models/stanfordnlp/mrt5-small", _publish_tiny)

@@ -220,7 +220,7 @@ def test_of_a_large_file_the_beginning_is_looked_at(monkeypatch: pytest.MonkeyPa
         ("noisy;clean\na;b\n", [], "there is only 'noisy;clean'", "cells seem to be separated by ';'"),
         ("a\tb\n1\t2\n", [], "there is none besides 'a', 'b'", "--input and --target"),
         ("noisy\tclean\nx\ty\tz\n", [], "a.tsv, line 2: 3 cells, expected 2 (noisy, clean)", ""),
-        ("noisy\tnoisy\tclean\nx\ty\tz\n", [], "several columns are called 'noisy'", "rename or remove one"),
+        ("noisy\tnoisy\tclean\nx\ty\tz\n", [], "several columns are named 'noisy'", "rename or remove one"),
         (
             "noisy\tclean\nx\ty\n",
             ["--input", "{nosy}"],
@@ -264,7 +264,7 @@ def test_other_kinds_and_other_files() -> None:
     result = CliRunner().invoke(app, ["recipe", "new", "xnli", "--data", "a"])
     assert result.exit_code == 2 and "recipe new writes recipes for text2text, not 'xnli'" in result.stderr
     Path("a.txt").write_text("hello\n")
-    assert "a.txt is of a format that is not read" in refused("--data", "a.txt")
+    assert "a.txt is in an unsupported format" in refused("--data", "a.txt")
     Path("dev.tsv").write_text(table(PAIRS))
     assert "hint: its name marks it as validation data: rename it, or give the folder" in refused(
         "--data", "dev.tsv"

@@ -127,7 +127,7 @@ def test_rows_of_the_hub_and_their_commit(here: Path, hub: HubServer) -> None:
     tree["task"]["source"] = {"kind": "hub", "name": "someone/words", "split": {"test": 0.2}}
     Path("around.yaml").write_text(json.dumps(tree))
     plan = mrt5("pretrain", "around.yaml", "--out", "run", "--set", "training.eval_steps=0").output
-    assert "text2text, someone/words from the Hub, " in plan and "a share of 20 %" in plan
+    assert "text2text, someone/words from the Hub, " in plan and "20 % held out" in plan
     run = RunDir(Path("run"))
     assert run.meta()["data"] == {"someone/words": hub.commit("datasets/someone/words")}
     told = mrt5("pretrain", "around.yaml", "--smoke").output

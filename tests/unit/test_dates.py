@@ -172,5 +172,5 @@ def test_a_longer_set_begins_as_a_shorter_one(made: Path, tmp_path: Path) -> Non
 def test_more_than_there_are_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"2,000,000 test examples of [\d,]+ dates") as error:
         dates.build(tmp_path / "out", dates.Options(train=10, validation=1, test=2_000_000))
-    most = int(re.search(r"ask for ([\d,]+) at most", str(error.value))[1].replace(",", ""))
+    most = int(re.search(r"request at most ([\d,]+)", str(error.value))[1].replace(",", ""))
     assert 100_000 < most < 2_000_000 and not (tmp_path / "out").exists()

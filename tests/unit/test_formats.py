@@ -212,7 +212,7 @@ def test_a_quote_that_is_not_closed_is_refused_with_its_line(tmp_path: Path) -> 
     def opened(rows: list[str]) -> None:
         rows[100] = '100,"an inch sign without its pair'
 
-    with pytest.raises(UserError, match=r"a.csv cannot be read: line 102: a quote lacks its pair"):
+    with pytest.raises(UserError, match=r"a.csv cannot be read: line 102: a quote is not closed"):
         rows_in(some_csv(tmp_path / "a.csv", opened), "text")
 
     def bare(rows: list[str]) -> None:
@@ -286,8 +286,8 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
         b"[" + DEEP + b"]",
         "row 1: not JSON: it is nested too deeply",
     ),
-    "UTF-16 without a mark": ("a.txt", TEXT.encode("utf-16-le"), "as in UTF-16 without a mark"),
-    "half of UTF-16": ("a.txt", TEXT.encode("utf-16")[:-1], "not UTF-16, as its mark says"),
+    "UTF-16 without a mark": ("a.txt", TEXT.encode("utf-16-le"), "like UTF-16 without a byte order mark"),
+    "half of UTF-16": ("a.txt", TEXT.encode("utf-16")[:-1], "not UTF-16, which its byte order mark states"),
     "not UTF-8": ("a.csv", b"text\ncaf\xe9\n", "line 2: not UTF-8: byte 0xe9"),
     "pointer": ("a.jsonl", POINTER, "a.jsonl is a Git LFS pointer"),
     "pointer for Parquet": ("a.parquet", POINTER, "a.parquet is a Git LFS pointer"),
@@ -300,14 +300,14 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
     ),
     "packed, and not called so": ("a.txt", gzip.compress(TEXT.encode()), "is a gzip archive; unpack it"),
     "another separator": ("a.csv", b"id;text\n1;b\n", "no column 'text'; it has id;text"),
-    "two columns of a name": ("a.csv", b"text,text\na,b\n", "several columns are called 'text'"),
+    "two columns of a name": ("a.csv", b"text,text\na,b\n", "several columns are named 'text'"),
     "too few cells": ("a.csv", b"a,text\n1,2\n3\n", "line 3: 1 cell, expected 2 (a, text)"),
     "cut off": ("a.jsonl.gz", gzip.compress(lines(ROWS))[:100], "cannot be read: Compressed file ended"),
     "cut off, zst": ("a.jsonl.zst", bytes(zstandard(lines(ROWS)))[:100], "cannot be read: "),
     "numbers in Parquet": (
         "a.parquet",
         arrow(list(range(9))),
-        "row 1: column 'text' holds 0, expected text",
+        "row 1: column 'text' is 0, expected text",
     ),
 }
 
@@ -328,7 +328,7 @@ def test_what_cannot_be_read_is_one_sentence(tmp_path: Path, case: str, streamin
 def test_a_column_twice_in_parquet(tmp_path: Path) -> None:
     twice = pa.Table.from_arrays([pa.array(MANY)] * 2, names=["text", "text"])
     parquet.write_table(twice, tmp_path / "a.parquet")
-    with pytest.raises(UserError, match="several columns are called 'text'"):
+    with pytest.raises(UserError, match="several columns are named 'text'"):
         both_ways(tmp_path)
     parquet.write_table(
         pa.Table.from_arrays([pa.array(MANY)] * 3, names=["x", "text", "x"]), tmp_path / "a.parquet"
@@ -404,7 +404,7 @@ def test_questions_without_an_answer_are_left_out_and_counted(tmp_path: Path) ->
     for number, reason in (("[" * 100_000, "nested too deeply"), ("9" * 5000, "more than 4,300 digits")):
         rows[0]["answers"] = f'{{"text": {number}'
         (tmp_path / "train.json").write_bytes(lines(rows[:1]))
-        with pytest.raises(UserError, match=f"column 'answers' holds .*: .*{reason}"):
+        with pytest.raises(UserError, match=f"column 'answers' is .*: .*{reason}"):
             build_task(task.section).rows("train", "en")  # type: ignore[attr-defined]
 
 

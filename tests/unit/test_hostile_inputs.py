@@ -69,7 +69,7 @@ BOMBS = {
     "b.jsonl": (b'{"text": "x"}\n' * 9 + b"x" * 9 * LONG, "line 10 is longer than 65.5 kB"),
     "a.json": (b'[{"text": "x"}, {"text": "' + b"x" * 9 * LONG + b'"}]', "row 2: longer than 65.5 kB"),
     "a.csv": (b"text,n\n" + b"x" * 9 * LONG, "line 2 is longer than 65.5 kB"),
-    "b.csv": (b'text,n\n"a\n' + b"words, and more\n" * LONG, "line 2: a quote lacks its pair"),
+    "b.csv": (b'text,n\n"a\n' + b"words, and more\n" * LONG, "line 2: a quote is not closed"),
     "a.tsv": (b"text\tn\n" + b"x" * 9 * LONG, "line 2 is longer than 65.5 kB"),
 }
 
@@ -132,7 +132,7 @@ def test_other_encodings_are_streamed(tmp_path: Path, encoding: str) -> None:
 @pytest.mark.parametrize("text", ["plain words\n", "مرحبا بالعالم هذا نص\n", "привет мир\n"])
 def test_other_encodings_without_a_mark_are_named(tmp_path: Path, encoding: str, text: str) -> None:
     (tmp_path / "a.txt").write_bytes((text * 50).encode(encoding))
-    assert "UTF-16 without a mark" in said(tmp_path / "a.txt")
+    assert "UTF-16 without a byte order mark" in said(tmp_path / "a.txt")
 
 
 def test_a_list_of_json_is_read_row_by_row(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_a_list_of_json_is_read_row_by_row(tmp_path: Path) -> None:
         '[{"text": "a"}, {"text": ': "row 2: not JSON: Expecting value at column 11",
         '[{"text": "a"} {"text": "b"}]': "row 1: not JSON: Extra data",
         '[{"text": "a"}] x': "row 2: not JSON: something follows the list",
-        '[{"text": "a"}, 5]': "row 2: a row must be an object",
+        '[{"text": "a"}, 5]': "row 2: not an object",
         '[{"text": "a"}, ' + "[" * 200_000: "row 2: not JSON: it is nested too deeply",
     }.items():
         file.write_text(cut)
@@ -157,7 +157,7 @@ def test_cells_of_parquet_that_python_does_not_hold(tmp_path: Path) -> None:
     file = tmp_path / "a.parquet"
     for column, message in {
         pa.array(["a", "b"]).type: None,
-        pa.timestamp("us"): "row 2: column 'text' holds what cannot be read: date value out of range",
+        pa.timestamp("us"): "row 2: column 'text' has a value that cannot be read: date value out of range",
     }.items():
         values = ["a", "b"] if message is None else [0, 2**62]
         parquet.write_table(pa.table({"text": pa.array(values, column)}), file)
@@ -178,7 +178,7 @@ def test_absurd_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert "rows from 1 on have more than 32.8 kB each in column 'text'" in said(file)
     monkeypatch.setattr(reading, "PACKED_PARQUET", 100)
     (tmp_path / "a.parquet.gz").write_bytes(gzip.compress(file.read_bytes()))
-    assert "unpacks to more than 100 B" in said(tmp_path / "a.parquet.gz")
+    assert "decompresses to more than 100 B" in said(tmp_path / "a.parquet.gz")
 
 
 def test_archives_under_other_names(tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def test_who_may_not_read(corpus: HubServer, how: str, what: str, way_out: str) 
 def test_a_dataset_that_is_made_by_a_script(corpus: HubServer) -> None:
     corpus.add("datasets/owner/script", lambda folder: (folder / "script.py").write_text("import datasets"))
     dataset = opened("owner/script")
-    with pytest.raises(UserError, match=r"no files that this toolkit reads, only script.py\n.*a script"):
+    with pytest.raises(UserError, match=r"no files in a supported format, only script.py\n.*loading scripts"):
         dataset.files("default", "train")
 
 

@@ -116,7 +116,7 @@ def test_datasets_map(run: Path) -> None:
 
 def test_bad_rows(run: Path) -> None:
     batch = {"text": ["a", None, " ", "b"]}
-    with pytest.raises(UserError, match=r"row 2 of the batch: column 'text' holds nothing"):
+    with pytest.raises(UserError, match=r"row 2 of the batch: column 'text' is null"):
         Predictor(run, column="text")(batch)
     predict = Predictor(
         run, column="text", added={"output": "o", "kept": "k"}, on_error="empty", max_new_tokens=5

@@ -72,7 +72,7 @@ def test_long_targets_are_cut_where_sources_are(tmp_path: Path) -> None:
     [batch] = [next(iter(task.train_stream(batch_size=1, seed=1)))]
     assert batch["input_ids"].shape == batch["labels"].shape == (1, 20)
     assert batch["labels"][0, -1] == 1
-    assert task.describe().endswith("20 -> 256 byte tokens at most (1 source, 1 target cut)")
+    assert task.describe().endswith("at most 20 -> 256 byte tokens (1 source, 1 target cut)")
 
 
 @pytest.mark.parametrize(
@@ -98,15 +98,15 @@ EXPECTED = 'expected answers such as {"text": ["..."], "answer_start": [0]}'
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"answers": None}, f"column 'answers' holds nothing, {EXPECTED}"),
-        ({"answers": {"answer_start": [1]}}, f"column 'answers' holds {{'answer_start': [1]}}, {EXPECTED}"),
-        ({"answers": {"text": "Ada"}}, f"column 'answers' holds {{'text': 'Ada'}}, {EXPECTED}"),
-        ({"answers": {"text": [1]}}, f"column 'answers' holds {{'text': [1]}}, {EXPECTED}"),
+        ({"answers": None}, f"column 'answers' is null, {EXPECTED}"),
+        ({"answers": {"answer_start": [1]}}, f"column 'answers' is {{'answer_start': [1]}}, {EXPECTED}"),
+        ({"answers": {"text": "Ada"}}, f"column 'answers' is {{'text': 'Ada'}}, {EXPECTED}"),
+        ({"answers": {"text": [1]}}, f"column 'answers' is {{'text': [1]}}, {EXPECTED}"),
         (
             {"answers": "{'text': []}"},
-            "column 'answers' holds \"{'text': []}\": not JSON: Expecting",
+            "column 'answers' is \"{'text': []}\": not JSON: Expecting",
         ),
-        ({"question": 7}, "column 'question' holds 7, expected text"),
+        ({"question": 7}, "column 'question' is 7, expected text"),
     ],
 )
 @pytest.mark.parametrize("kind", SECTIONS)
@@ -124,7 +124,7 @@ def test_empty_texts_are_taken_and_counted(tmp_path: Path) -> None:
     task = qa("xquad", files(tmp_path, row(), *empty, row(4, answers={"text": ["Ada", ""]})))
     batch = next(iter(task.train_stream(batch_size=5, seed=1)))
     assert len(batch["labels"]) == 5
-    assert task.remarks() == ["rows with an empty text, taken as they are: 3 of train"]
+    assert task.remarks() == ["rows with an empty text, which are kept: 3 of train"]
 
 
 def test_missing_answers_name_all_that_is_expected(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_tydiqa_an_id_of_no_language(tmp_path: Path, name: str) -> None:
     task = qa("tydiqa", files(tmp_path, row(), row(id=name)))
     with pytest.raises(UserError) as caught:
         task.train_stream(batch_size=1, seed=1)
-    assert f"line 2: column 'id' holds '{name}', which names no language of TyDi QA" in caught.value.message
+    assert f"line 2: column 'id' is '{name}', which names no language of TyDi QA" in caught.value.message
 
 
 def test_tydiqa_holds_out_a_fifth_by_the_id_alone(tmp_path: Path) -> None:

@@ -173,7 +173,7 @@ def test_long_cells(tmp_path: Path) -> None:
 GOOD = '{"premise": "a", "hypothesis": "b", "label": 0}\n'
 WRONG = {
     "not JSON": ("train.jsonl", GOOD + '{"premise": ', "train.jsonl, line 2: not JSON: Expecting value"),
-    "not a row": ("train.jsonl", GOOD + "\n[1]", "train.jsonl, line 3: a row must be an object of columns"),
+    "not a row": ("train.jsonl", GOOD + "\n[1]", "train.jsonl, line 3: not an object, expected a row"),
     "column": (
         "train.jsonl",
         '{"premise": "a", "hypotesis": "b"}',
@@ -182,12 +182,12 @@ WRONG = {
     "type": (
         "train.jsonl",
         '{"premise": ["a"], "hypothesis": "b", "label": 1}',
-        "line 1: column 'premise' holds ['a'], expected text",
+        "line 1: column 'premise' is ['a'], expected text",
     ),
     "null": (
         "train.jsonl",
         '{"premise": null, "hypothesis": "b", "label": 1}',
-        "line 1: column 'premise' holds nothing, expected text",
+        "line 1: column 'premise' is null, expected text",
     ),
     "header": ("train.csv", "premise,label\na,0\n", "train.csv, line 1: no column 'hypothesis'"),
     "cells": (
@@ -198,20 +198,20 @@ WRONG = {
     "quotes": (
         "train.csv",
         'premise,hypothesis,label\na,b,0\n"a" b,c,1\n',
-        "train.csv cannot be read: line 3: a quote lacks its pair",
+        "train.csv cannot be read: line 3: a quote is not closed",
     ),
-    "open quote": ("train.csv", 'premise,hypothesis,label\na,"b,0\n', "line 2: a quote lacks its pair"),
-    "nothing": ("train.csv", "premise,hypothesis,label\n", "train.csv holds no rows"),
+    "open quote": ("train.csv", 'premise,hypothesis,label\na,"b,0\n', "line 2: a quote is not closed"),
+    "nothing": ("train.csv", "premise,hypothesis,label\n", "train.csv contains no rows"),
     "language": (
         "train.jsonl",
         GOOD.replace("{", '{"language": 7, '),
-        "train.jsonl holds no rows in en (1 in 7)",
+        "train.jsonl contains no rows in en (1 in 7)",
     ),
-    "wrong label": ("train.jsonl", GOOD.replace(": 0", ": 7"), "line 1: column 'label' holds 7"),
+    "wrong label": ("train.jsonl", GOOD.replace(": 0", ": 7"), "line 1: column 'label' is 7"),
     "other language": (
         "train.jsonl",
         GOOD.replace("{", '{"language": "xx", '),
-        "train.jsonl holds no rows in en (1 in xx)",
+        "train.jsonl contains no rows in en (1 in xx)",
     ),
     "parquet": ("train.parquet", "none", "train.parquet cannot be read as Parquet"),
 }
@@ -251,9 +251,7 @@ def test_text_in_parquet_that_is_not_utf8(tmp_path: Path) -> None:
 
 def test_a_wrong_type_in_parquet_names_the_row(tmp_path: Path) -> None:
     write(tmp_path / "train.parquet", [*PAIRS, PAIRS[0] | {"label": None}])
-    with pytest.raises(
-        UserError, match=r"train.parquet, row 24: column 'label' holds nothing, expected 0, 1, 2"
-    ):
+    with pytest.raises(UserError, match=r"train.parquet, row 24: column 'label' is null, expected 0, 1, 2"):
         xnli(tmp_path).train_stream(batch_size=1, seed=1)
 
 
@@ -289,7 +287,7 @@ def test_splits_and_languages_that_are_not_there(tmp_path: Path) -> None:
     assert caught.value.message.endswith("has no files of test (sw); it has test (fr), train")
     assert "test-sw.jsonl" in str(caught.value.hint)
     write(tmp_path / "test.csv", PAIRS)
-    with pytest.raises(UserError, match=r"test\.csv holds no rows in sw \(23 in no language\)"):
+    with pytest.raises(UserError, match=r"test\.csv contains no rows in sw \(23 in no language\)"):
         xnli(tmp_path).held_out("test", "sw", batch_size=1)
 
 
@@ -327,7 +325,7 @@ def test_describe_counts_rows_and_cuts(tmp_path: Path) -> None:
     write(tmp_path / "train.csv", PAIRS)
     write(tmp_path / "test-en.csv", PAIRS)
     assert xnli(tmp_path).describe() == (
-        f"xnli, rows of {tmp_path}, 23 training rows, test of en, sw, 1024 -> 2 byte tokens at most"
+        f"xnli, rows of {tmp_path}, 23 training rows, test of en, sw, at most 1024 -> 2 byte tokens"
     )
     write(tmp_path / "dev.csv", PAIRS[:2])
     described = xnli(tmp_path, input_length=70).describe()
@@ -456,7 +454,7 @@ def test_rows_with_an_empty_text_are_taken_and_counted(tmp_path: Path, suffix: s
     task = xnli(tmp_path)
     assert ("Premise:  Hypothesis: b", "0") in texts([next(iter(task.train_stream(batch_size=3, seed=1)))])
     assert "3 training and 23 validation rows" in task.describe()
-    assert task.remarks() == ["rows with an empty text, taken as they are: 2 of train"]
+    assert task.remarks() == ["rows with an empty text, which are kept: 2 of train"]
 
 
 def test_empty_cells_of_the_character_tasks_are_taken_and_counted(tmp_path: Path) -> None:
@@ -465,7 +463,7 @@ def test_empty_cells_of_the_character_tasks_are_taken_and_counted(tmp_path: Path
     task = build_task(CharacterTask.model_validate(section))
     found = texts([next(iter(task.train_stream(batch_size=3, seed=1)))])
     assert sorted(found) == [("", "abc"), ("abc", ""), ("abc", "abc")]
-    assert task.remarks() == ["rows with an empty text, taken as they are: 2 of train"]
+    assert task.remarks() == ["rows with an empty text, which are kept: 2 of train"]
 
 
 # --- Hub ----------------------------------------------------------------------------------------------------
@@ -550,7 +548,7 @@ def test_an_added_task_reads_a_dataset_of_its_columns(hub: HubServer) -> None:
     hub.add("datasets/someone/words", make)
     named = task(name="someone/words")
     assert named.subsets("test") == ["all"] and named.example("test") == ("ab", "a b")
-    with pytest.raises(UserError, match="added has no dataset of its own on the Hub") as caught:
+    with pytest.raises(UserError, match="added has no published dataset on the Hub") as caught:
         task().example("test")
     assert "task.source.name" in str(caught.value.hint)
 
@@ -582,7 +580,7 @@ def test_empty_texts_of_the_hub_are_taken_and_wrong_labels_are_not(hub: HubServe
         publish(hub, rows, page=page)
         with pytest.raises(UserError) as caught:
             hub_pairs(hub)
-        where = "someone/pairs, en/test-00000.parquet, row 2: column 'label' holds -1, expected 0, 1, 2"
+        where = "someone/pairs, en/test-00000.parquet, row 2: column 'label' is -1, expected 0, 1, 2"
         assert caught.value.message.startswith(where)
 
 
@@ -593,7 +591,7 @@ def test_hub_rows_of_another_schema(hub: HubServer) -> None:
     ):
         hub_pairs(hub)
     publish(hub, [{"premise": {"en": "a"}, "hypothesis": "b", "label": 1}])
-    with pytest.raises(UserError, match=r"row 1: column 'premise' holds \{'en': 'a'}, expected text"):
+    with pytest.raises(UserError, match=r"row 1: column 'premise' is \{'en': 'a'}, expected text"):
         hub_pairs(hub)
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
 import pytest
 
 from mrt5cli.data import folders
+from mrt5cli.data.formats import FORMATS, UNPACKED_BY
 from mrt5cli.data.languages import language_meant
 from mrt5cli.data.sources import MemoryText, StreamedText, open_source
-from mrt5cli.data.splits import read_name
+from mrt5cli.data.splits import SPLITS, read_name
 from mrt5cli.data.texts import Found, find_files
 from mrt5cli.errors import UserError
 from mrt5cli.recipe import FilesSource, XnliTask
@@ -107,24 +109,22 @@ def test_eval_is_what_is_missing(tmp_path: Path) -> None:
     fill(tmp_path, "dev.txt")
     assert splits(tmp_path) == {"train": ["train.txt"], "validation": ["dev.txt"], "test": ["eval.txt"]}
     fill(tmp_path, "test.txt")
-    with pytest.raises(
-        UserError, match=r"has validation and test files, and others for evaluation: eval.txt"
-    ):
+    with pytest.raises(UserError, match=r"has validation and test files, and eval.txt could be either"):
         splits(tmp_path)
 
 
 def test_mixtures_that_cannot_be_told_apart_are_refused(tmp_path: Path) -> None:
     fill(tmp_path / "a", "train.txt", "test.txt", "more.txt")
     with pytest.raises(
-        UserError, match=r"has files for test, train and others beside them: more.txt"
+        UserError, match=r"has files for test, train, and files that name no split: more.txt"
     ) as caught:
         splits(tmp_path / "a")
     assert "into a folder train/" in str(caught.value.hint)
     fill(tmp_path / "b", "train_test.txt")
-    with pytest.raises(UserError, match=r"train_test.txt says test and train, and can be of one split only"):
+    with pytest.raises(UserError, match=r"train_test.txt names two splits, test and train"):
         splits(tmp_path / "b")
     fill(tmp_path / "c", "train/dev.txt")
-    with pytest.raises(UserError, match=r"train/dev.txt says train and validation"):
+    with pytest.raises(UserError, match=r"train/dev.txt names two splits, train and validation"):
         splits(tmp_path / "c")
 
 
@@ -142,7 +142,7 @@ def test_pieces_that_are_missing_are_said(tmp_path: Path) -> None:
         ("b-0-of-2.txt", "b-1-of-2.txt", "b-2-of-2.txt"),
     ):
         folder = fill(tmp_path / names[-1], *names)
-        with pytest.raises(UserError, match="are no pieces of one set"):
+        with pytest.raises(UserError, match="are not pieces of one set"):
             found(folder)
     # Some count from 1.
     fill(tmp_path / "b", "train-1-of-2.txt", "train-2-of-2.txt")
@@ -180,10 +180,10 @@ def test_what_is_left_out_of_a_folder_is_said(tmp_path: Path, monkeypatch: pytes
     for part in (
         "closed/ (permission denied)",
         ".hidden/, __MACOSX/ (hidden)",
-        "notes.docx (of a format that is not read)",
+        "notes.docx (of an unsupported format)",
         "README.txt (about the data)",
-        "again/, loop/ (a link to what is there already)",
-        "dead.txt (a link to nothing)",
+        "again/, loop/ (a link to what is already included)",
+        "dead.txt (a dangling link)",
     ):
         assert part in remark
 
@@ -200,7 +200,7 @@ def test_rows_say_what_they_leave_out_too(tmp_path: Path) -> None:
     )
     assert task.splits() == ["train: wiki_train.jsonl", "validation: Dev/en.jsonl", "test: test/en.jsonl"]
     [remark] = task.remarks()
-    assert "test.pdf (of a format that is not read); more.jsonl (named after no split)" in remark
+    assert "test.pdf (of an unsupported format); more.jsonl (not named after a split)" in remark
     assert task.example("test") == ("Premise: a Hypothesis: b", "0")
     other = row.replace("{", '{"language": "de-DE", ')
     (tmp_path / "test/en.jsonl").write_text(other + row.replace("{", '{"language": "en-GB", ') + row)
@@ -242,8 +242,8 @@ def test_folders_of_languages_in_any_spelling(tmp_path: Path) -> None:
         "de": "DE/a.txt",
         "zh-TW": "zh_TW/a.txt",
     }
-    assert there.remarks == [f"1 entry of {tmp_path} left out: loose.txt (beside the folders of languages)"]
-    assert "DE/a.txt (in de, which task.languages does not ask for)" in found(tmp_path, "en").remarks[0]
+    assert there.remarks == [f"1 entry of {tmp_path} left out: loose.txt (outside the language folders)"]
+    assert "DE/a.txt, zh_TW/a.txt (in de, zh, not in task.languages)" in found(tmp_path, "en").remarks[0]
 
 
 def test_languages_beyond_the_papers_beside_one_that_is_asked_for(tmp_path: Path) -> None:
@@ -275,7 +275,7 @@ def test_languages_in_the_names_of_files(tmp_path: Path) -> None:
     assert splits(tmp_path) == {"train": ["wiki.en.txt"]}
     assert splits(tmp_path, "de") == {"train": ["wiki.de.txt"]}
     both = found(tmp_path, "en", "de")
-    assert both.apart and len(both.languages["de"]["train"]) == 1
+    assert both.by_language and len(both.languages["de"]["train"]) == 1
     # Words that could be languages are no languages where not every file has one.
     fill(tmp_path / "b", "how_it_is.txt", "el_quijote.txt", "novel.txt")
     assert len(splits(tmp_path / "b")["train"]) == 3
@@ -283,7 +283,7 @@ def test_languages_in_the_names_of_files(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has files for de, but none for en"):
         found(tmp_path / "c", "de", "en")
     [remark] = found(tmp_path / "c", "en").remarks
-    assert remark.startswith("the names of the files speak of de, and all are read as en: ")
+    assert remark.startswith("the files are named after de but are read as en; ")
 
 
 @pytest.mark.parametrize("streaming", [False, True])
@@ -307,7 +307,7 @@ def test_rows_that_say_another_language_are_left_out(
         stream = text.train("en", key=(1,))
         stream.endless = False
         content = stream.take(10**6).tobytes().decode("utf-8", "replace")
-        assert "rows left out, because their column 'language' says another language, such as 'de-DE'" in (
+        assert "rows left out, because their column 'language' names another language, such as 'de-DE'" in (
             capsys.readouterr().err.replace("\n  ", " ")
         )
     else:
@@ -319,3 +319,15 @@ def test_rows_that_say_another_language_are_left_out(
         fr = open_source(FilesSource(kind="files", path=str(tmp_path), streaming=streaming), ["fr"])
         assert isinstance(fr, StreamedText)
         fr.train("fr", key=(1,)).take(1)
+
+
+def test_the_readme_lists_every_format_and_only_words_that_are_read() -> None:
+    text = (Path(__file__).parents[2] / "mrt5cli" / "data" / "README.md").read_text(encoding="utf-8")
+    assert [suffix for suffix in (*FORMATS, *UNPACKED_BY) if f"`{suffix}`" not in text] == []
+    rows = re.findall(r"^\| (train|validation|test) \| (`.*) \|$", text, re.MULTILINE)
+    assert [split for split, _ in rows] == list(SPLITS)
+    for split, words in rows:
+        for word in re.findall(r"`(\w+)`", words):
+            for name in (word, f"wiki_{word}", f"{word.capitalize()}Data"):
+                said = read_name(PurePath(name)).splits
+                assert said == {"eval" if word.startswith("eval") else split}, name

@@ -337,7 +337,7 @@ def test_a_mixture_of_the_hub_and_files(corpus: HubServer, folder: Path) -> None
         take(
             build_task(section.model_copy(update={"sources": [broken]})).train_stream(batch_size=1, seed=1), 1
         )
-    assert "skip_corrupt: true in this source of task.sources leaves it out" in str(caught.value.hint)
+    assert "set skip_corrupt: true in this source of task.sources to leave it out" in str(caught.value.hint)
 
 
 def test_hub_refusals(corpus: HubServer) -> None:
@@ -429,14 +429,14 @@ def test_what_is_left_of_a_damaged_file_can_be_left_out(
     text = one_pass(task)
     assert "document 200 of" in text and "document 399 of" not in text
     assert text.count("document 3 of") == 2, "the file after it is read"
-    assert task.remarks() == ["left out of the data: what was left of 1 damaged file"]
+    assert task.remarks() == ["left out of the data: the rest of 1 damaged file"]
     told = capfd.readouterr().err
     assert re.fullmatch(rf"left out the rest of {name}, b.json.gz after line \d+: .*\(number 1\)\n", told)
 
 
 WRONG_LINES = {
     "no JSON": ('{"text": oops}', "not JSON: Expecting value at column 10"),
-    "no row": ('["text"]', "a row must be an object of columns"),
+    "no row": ('["text"]', 'not an object, expected a row such as {"text": "..."}'),
     "half a line": ('{"text": "do', "not JSON: Invalid control character at column 13"),
 }
 
@@ -452,7 +452,7 @@ def test_lines_that_are_no_rows(corpus: HubServer, wrong: str) -> None:
     assert caught.value.hint == SKIP_HINT
     task, _ = publish(corpus, files, skip_corrupt=True)
     assert one_pass(task) == "".join(json.loads(row)["text"] + "\n" for row in ROWS[:20])
-    assert task.remarks() == ["left out of the data: 2 lines that are no rows"]
+    assert task.remarks() == ["left out of the data: 2 invalid lines"]
 
 
 @pytest.mark.parametrize("skip", [False, True])
@@ -461,7 +461,7 @@ def test_a_column_of_another_type_has_no_way_out(corpus: HubServer, skip: bool) 
     task, name = publish(corpus, {"a.json.gz": packed(rows)}, skip_corrupt=skip)
     with pytest.raises(UserError) as caught:
         one_pass(task)
-    assert caught.value.message == f"{name}, a.json.gz, line 11: column 'text' holds 7, expected text"
+    assert caught.value.message == f"{name}, a.json.gz, line 11: column 'text' is 7, expected text"
     assert caught.value.hint is None
     rows = [*ROWS[:10], '{"txt": "a"}']
     task, name = publish(corpus, {"a.json.gz": packed(rows)}, skip_corrupt=skip)
@@ -507,7 +507,7 @@ def test_counts_of_what_is_left_out_survive_a_resume(corpus: HubServer) -> None:
     stream = task.train_stream(batch_size=4, seed=1)
     batches = take(stream, 20)
     remarks, state = stream.remarks(), json.loads(json.dumps(stream.state_dict()))
-    assert re.fullmatch(r"left out of the data: \d+ lines that are no rows", remarks[0])
+    assert re.fullmatch(r"left out of the data: \d+ invalid lines", remarks[0])
     for saved in (state, {**state, "mark": None}):
         resumed = task.train_stream(batch_size=4, seed=1)
         resumed.load_state_dict({**saved, "start_batch": 10})
@@ -546,7 +546,7 @@ def test_a_text_that_has_become_shorter_is_refused_after_a_resume() -> None:
             resumed.load_state_dict(stream.state_dict())
             assert resumed.take(1000).tobytes() == b"y" * (length - 300) + END
             continue
-        with pytest.raises(UserError, match=f"a.jsonl, line 2 is another text .* has {length + 1} bytes"):
+        with pytest.raises(UserError, match=f"a.jsonl, line 2 has changed .* has {length + 1} bytes"):
             resumed.load_state_dict(stream.state_dict())
 
 
@@ -599,7 +599,7 @@ def test_streamed_text_files_and_parquet(tmp_path: Path) -> None:
 
 def test_streaming_refusals(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "a"}\n')
-    with pytest.raises(UserError, match="needs one folder a language"):
+    with pytest.raises(UserError, match="needs one folder per language"):
         span_task(tmp_path, streaming=True)
     (tmp_path / "a.jsonl").write_text('{"text": oops}\n')
     with pytest.raises(UserError, match=r"a.jsonl, line 1: not JSON: .*\n.*repair it"):

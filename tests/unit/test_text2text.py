@@ -149,7 +149,7 @@ def test_a_long_line_is_cut_and_counted(tmp_path: Path) -> None:
     write(tmp_path / "test.jsonl", rows)
     made = task(tmp_path, input_length=32, target_length=16)
     assert made.truncated("test", "all") == 1
-    assert made.describe().endswith("32 -> 16 byte tokens at most (1 source, 1 target cut)")
+    assert made.describe().endswith("at most 32 -> 16 byte tokens (1 source, 1 target cut)")
     batch = next(iter(made.held_out("test", "all", batch_size=2)))
     assert batch["input_ids"].shape == (2, 32) and batch["labels"].shape == (2, 16)
     assert made.references("test", "all")[0] == ("y" * 2**20,), "references are whole"
@@ -229,7 +229,7 @@ def test_languages(tmp_path: Path) -> None:
     ) == len(rows)
     written_nowhere = [*rows, {"noisy": "x", "clean": "y", "lang": " "}]
     error = refused(task(write(tmp_path / "p.tsv", written_nowhere), language_column="lang"))
-    assert error.message.endswith("p.tsv, line 302: column 'lang' holds nothing, expected a language")
+    assert error.message.endswith("p.tsv, line 302: column 'lang' is empty, expected a language")
 
 
 def test_the_language_may_be_the_target(tmp_path: Path) -> None:
@@ -304,7 +304,7 @@ def test_what_was_held_out_is_said(tmp_path: Path) -> None:
     assert made.splits() == ["train: pairs.tsv"], "before anything is read"
     rows = {split: len(pairs(made, split)) for split in ("validation", "test")}
     assert made.splits()[1:] == [
-        f"{split}: {rows[split]} of 2,000 training rows, a share of {share} % by a hash of their inputs"
+        f"{split}: {rows[split]} of 2,000 training rows, {share} % held out by a hash of their inputs"
         for split, share in (("validation", "5"), ("test", "12.5"))
     ]
     assert (
@@ -319,7 +319,7 @@ def test_a_split_that_comes_out_empty(tmp_path: Path) -> None:
     made.describe()
     alone = task(write(tmp_path / "pairs.tsv", MANY[:1]), split={"validation": 0.5, "test": 0.499})
     error = refused(alone)
-    assert "by the hash of its input, each of 1 row falls into" in error.message
+    assert "the hash of the inputs assigns 1 row to" in error.message
     assert error.hint == "add rows, or lower task.source.split"
 
 
@@ -353,14 +353,14 @@ def test_a_file_beside_training_files_is_left_out_and_said(tmp_path: Path) -> No
         write(tmp_path / name, MANY[:100])
     made = task(tmp_path)
     assert len(homes(made)) == 100
-    assert made.remarks() == [f"1 entry of {tmp_path} left out: more.tsv (named after no split)"]
+    assert made.remarks() == [f"1 entry of {tmp_path} left out: more.tsv (not named after a split)"]
 
 
 @pytest.mark.parametrize(
     ("files", "hint"),
     [
-        (["a.csv", "b.tsv"], "they may be the same rows over again: keep those of one format"),
-        (["train.csv", "train.jsonl"], "they may be the same rows over again: keep those of one format"),
+        (["a.csv", "b.tsv"], "they may contain the same rows: keep those of one format"),
+        (["train.csv", "train.jsonl"], "they may contain the same rows: keep those of one format"),
         (["a.tsv", "a.tsv.gz"], "keep one of them"),
         (["a1.tsv", "a1.tsv.gz"], "keep one of them"),
         (["train-a.tsv", "train-b.tsv"], "keep one of them"),
@@ -393,31 +393,31 @@ HEAD = "noisy\tclean\n"
     ("name", "content", "message", "hint"),
     [
         ("p.tsv", "nosy\tclean\na\tb\n", "p.tsv, line 1: no column 'noisy'; it has nosy, clean; did you mean "
-         "'nosy'?", "task.input and task.target name columns"),
-        ("p.tsv", "teh\tthe\n", "p.tsv, line 1: no column 'noisy'; it has teh, the", "in the first line"),
+         "'nosy'?", "the braces of task.input and task.target"),
+        ("p.tsv", "teh\tthe\n", "p.tsv, line 1: no column 'noisy'; it has teh, the", "in line 1"),
         ("p.csv", "noisy;clean\na;b\n", "no column 'noisy'; it has noisy;clean", "be separated by ';'"),
         ("p.csv", "noisy\tclean\na\tb\n", "no column 'noisy'; it has noisy\\tclean", "separated by '\\t'"),
         ("p.jsonl", '{"noisy": "a"}\n', "p.jsonl, line 1: no column 'clean'; it has noisy", "task.target"),
-        ("p.jsonl", '{"noisy": {"en": "a"}, "clean": "b"}\n', "line 1: column 'noisy' holds columns of its "
-         "own (en), which are named with a dot", None),
-        ("p.jsonl", '{"noisy": ["a"], "clean": "b"}\n', "column 'noisy' holds ['a'], expected text", None),
-        ("p.jsonl", '{"noisy": "a", "clean": []}\n', "line 1: column 'clean' holds an empty list", None),
-        ("p.jsonl", '{"noisy": "a", "clean": [null]}\n', "line 1: column 'clean' holds nothing", None),
-        ("p.jsonl", '\n{"noisy": "a", "clean": null}\n', "line 2: column 'clean' holds nothing", None),
-        ("p.jsonl", '{"noisy": NaN, "clean": "b"}\n', "line 1: column 'noisy' holds nan", None),
+        ("p.jsonl", '{"noisy": {"en": "a"}, "clean": "b"}\n', "line 1: column 'noisy' has nested columns "
+         "(en), which are named with a dot", None),
+        ("p.jsonl", '{"noisy": ["a"], "clean": "b"}\n', "column 'noisy' is ['a'], expected text", None),
+        ("p.jsonl", '{"noisy": "a", "clean": []}\n', "line 1: column 'clean' is an empty list", None),
+        ("p.jsonl", '{"noisy": "a", "clean": [null]}\n', "line 1: column 'clean' is null", None),
+        ("p.jsonl", '\n{"noisy": "a", "clean": null}\n', "line 2: column 'clean' is null", None),
+        ("p.jsonl", '{"noisy": NaN, "clean": "b"}\n', "line 1: column 'noisy' is nan", None),
         ("p.jsonl", '{"noisy": "a", "clean"\n', "p.jsonl, line 1: not JSON", None),
-        ("p.jsonl", '["a"]', "p.jsonl, row 1: a row must be an object of columns", None),
-        ("p.jsonl", "[]", "p.jsonl holds no rows", "after the names of its columns"),
-        ("p.tsv", "", "p.tsv holds no rows", "after the names of its columns"),
-        ("p.tsv", HEAD, "p.tsv holds no rows", "after the names of its columns"),
-        ("p.csv", "noisy,clean\n,\n , \n", "p.csv holds no rows", "2 rows left out, with nothing in it"),
-        ("p.tsv", HEAD + "a\n", "p.tsv, line 2: 1 cell, expected 2 (noisy, clean)", "put in double quotes"),
-        ("p.csv", 'noisy,clean\n"a,b\n', "p.csv cannot be read: line 2: a quote lacks its pair", None),
+        ("p.jsonl", '["a"]', "p.jsonl, row 1: not an object, expected a row", None),
+        ("p.jsonl", "[]", "p.jsonl contains no rows", "has only column names"),
+        ("p.tsv", "", "p.tsv contains no rows", "has only column names"),
+        ("p.tsv", HEAD, "p.tsv contains no rows", "has only column names"),
+        ("p.csv", "noisy,clean\n,\n , \n", "p.csv contains no rows", "2 rows left out, with only empty"),
+        ("p.tsv", HEAD + "a\n", "p.tsv, line 2: 1 cell, expected 2 (noisy, clean)", "in double quotes"),
+        ("p.csv", 'noisy,clean\n"a,b\n', "p.csv cannot be read: line 2: a quote is not closed", None),
         ("p.tsv", HEAD.encode() + b"\xc3\xa9\tb\ncaf\xe9\tb\n", "line 3: not UTF-8: byte 0xe9", "iconv"),
-        ("p.tsv", "noisy\tnoisy\tclean\n", "p.tsv, line 1: several columns are called 'noisy'", "rename"),
+        ("p.tsv", "noisy\tnoisy\tclean\n", "p.tsv, line 1: several columns are named 'noisy'", "rename"),
         ("p.parquet", b"PAR1 and no more", "p.parquet cannot be read as Parquet", None),
-        ("p.txt", "a b", "p.txt is of a format that is not read", "separated by tabs .tsv"),
-        ("train_test.tsv", HEAD, "says test and train, and can be of one split only", "rename it"),
+        ("p.txt", "a b", "p.txt is in an unsupported format", "separated by tabs to .tsv"),
+        ("train_test.tsv", HEAD, "names two splits, test and train", "rename it"),
     ],
 )  # fmt: skip
 def test_wrong_files(tmp_path: Path, name: str, content: str | bytes, message: str, hint: str | None) -> None:
@@ -431,7 +431,7 @@ def test_wrong_files(tmp_path: Path, name: str, content: str | bytes, message: s
 def test_nothing_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nowhere does not exist") as caught:
         task(tmp_path / "nowhere")
-    assert str(caught.value.hint).startswith("expected a file, or a folder with files")
+    assert str(caught.value.hint).startswith("expected a file, or a folder of files")
     (tmp_path / "notes.pdf").write_text("")
     with pytest.raises(UserError, match=r"has no train, validation or test files \(found: 1 .pdf\)"):
         task(tmp_path)
@@ -442,8 +442,8 @@ def test_rows_with_nothing_are_left_out_and_those_with_half_are_counted(tmp_path
     made = task(tmp_path, split={"validation": 0, "test": 0})
     assert pairs(made, "train") == [("Correct: a", "b"), ("Correct: c", ""), ("Correct: ", "d")]
     assert made.remarks() == [
-        "2 rows left out, with nothing in it",
-        "rows with an empty text, taken as they are: 2 of train",
+        "2 rows left out, with only empty columns",
+        "rows with an empty text, which are kept: 2 of train",
     ]
 
 
@@ -582,7 +582,7 @@ def test_what_a_dataset_does_not_have(hub: HubServer) -> None:
         UserError, match="each of validation_a, validation_b could be the validation split"
     ) as one:
         from_hub().subsets("validation")
-    assert str(one.value.hint) == "say which is: task.source.splits: {validation: validation_a}"
+    assert str(one.value.hint) == "choose one: task.source.splits: {validation: validation_a}"
     with pytest.raises(UserError, match=r"has no extras split; it has .*; did you mean extra\?"):
         from_hub(splits={"train": "extras"}).example("train")
     with pytest.raises(UserError, match="someone/words has no configuration 'eng'; it has en") as two:
@@ -602,7 +602,7 @@ def test_a_dataset_of_rows_with_nothing(hub: HubServer) -> None:
     publish(hub, {"train": [{"noisy": None, "clean": ""}]})
     error = refused(from_hub())
     assert error.message == "someone/words from the Hub: no train rows"
-    assert error.hint == "1 row left out, with nothing in it"
+    assert error.hint == "1 row left out, with only empty columns"
 
 
 # --- recipes, --data, --smoke -------------------------------------------------------------------------------

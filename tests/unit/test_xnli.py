@@ -41,9 +41,9 @@ def test_no_label(tmp_path: Path, label: object) -> None:
     task = xnli(files(tmp_path, label))
     with pytest.raises(UserError) as caught:
         task.example("train")
-    found = "nothing" if label is None else repr(label)
+    found = "null" if label is None else repr(label)
     assert caught.value.message == (
-        f"{tmp_path / 'train.jsonl'}, line 1: column 'label' holds {found}, expected 0, 1, 2 or entailment, "
+        f"{tmp_path / 'train.jsonl'}, line 1: column 'label' is {found}, expected 0, 1, 2 or entailment, "
         "neutral, contradiction"
     )
 
@@ -67,7 +67,7 @@ def test_where_the_hub_has_it(hub: HubServer) -> None:
     assert not hub.requests(), "nothing is asked before it is needed"
     assert task.describe() == (
         "xnli, facebook/xnli from the Hub, 2,000 training and 100 validation rows, test of en, fr, es and 12 "
-        "more, 1024 -> 2 byte tokens at most"
+        "more, at most 1024 -> 2 byte tokens"
     )
     for language in task.subsets("test"):
         assert sum(len(batch["labels"]) for batch in task.held_out("test", language, batch_size=50)) == 120

@@ -1,5 +1,5 @@
-"""Data sets made on this machine, from what package managers bring: `mrt5 data build`.
+"""Data sets built on this machine from what package managers install: `mrt5 data build`.
 
-Each module makes one data set and returns what its manifest says. Nothing made here is part of this project:
-the sources have licences of their own, which the manifest names.
+Each module builds one data set and returns its manifest. The results are not part of this project: their
+sources have separate licences, which the manifest names.
 """

@@ -1,12 +1,11 @@
-"""Dates as people write them in 15 languages, and the same in ISO 8601: "am Freitag, dem 3. März 1995" is
-1995-03-03.
+"""Dates as people write them in 15 languages, with ISO 8601: "am Freitag, dem 3. März 1995" is 1995-03-03.
 
-What a date is can be told from the text alone. Day and month in figures stand in the order of the text's
-language, which its words, or its separators, give away: days come first before dots, dashes and slashes, but
-for American English, whose slashes always come with an English weekday. Years have four digits.
+Every date can be inferred from its text. The order of day and month in digits is that of the text's language,
+which its words or separators reveal: the day precedes dots, dashes and slashes, except in American English,
+whose slashes always accompany an English weekday. Years have four digits.
 """
 
-# ruff: noqa: RUF001 - letters of other scripts that look like Latin ones are meant
+# ruff: noqa: RUF001 - letters of other scripts that look like Latin ones are intended
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from mrt5cli.data.builders.writing import (
     lot,
     share,
     split_at,
+    tsv,
     with_progress,
     write_data_set,
 )
@@ -37,7 +37,7 @@ COLUMNS = ("written", "iso", "language")
 
 @dataclass(frozen=True)
 class Options:
-    """What is made; `mrt5 data build dates --help` says what each is."""
+    """The options of `mrt5 data build dates`, whose help describes them."""
 
     seed: int = 42
     train: int = 20_000
@@ -49,15 +49,15 @@ class Options:
 class Language:
     """How dates are written in a language.
 
-    In forms stand {d} and {m} for figures, {dd} and {mm} for two of them, {y} for the year, {nth} for the day
-    as an ordinal, {month} and {mon} for the month's name and its abbreviation, {weekday}.
+    Forms contain {d} and {m} for numbers, {dd} and {mm} for two digits, {y} for the year, {nth} for the day
+    as an ordinal, {month} and {mon} for the month's name and abbreviation, and {weekday}.
 
     Attributes:
-        months, weekdays: from January and from Monday, as they stand in a date, parted by spaces.
-        dates: forms of a date alone.
-        around: what may stand around one, in place of {}; a second weekday is not put there.
+        months, weekdays: from January and from Monday, as written in a date, separated by spaces.
+        dates: the forms of a date alone.
+        around: the phrases around one, with {} for the date; never with a second weekday.
         short: abbreviated months, if forms have any.
-        ordinals: of the days that have one of their own; of the others "" stands.
+        ordinals: suffixes of days; 0 is the suffix of all other days.
     """
 
     months: str
@@ -68,7 +68,7 @@ class Language:
     ordinals: tuple[tuple[int, str], ...] = ()
 
     def forms(self) -> list[str]:
-        """Every date within everything that may stand around it."""
+        """Every form of a date in every phrase."""
         return [
             around.replace("{}", form)
             for form in self.dates
@@ -204,15 +204,15 @@ LANGUAGES = {
 
 
 def build(out: Path, options: Options, *, overwrite: bool = False) -> Manifest:
-    """Write train, validation and test, which have no date in common, and say what is in them."""
+    """Write train, validation and test, which have no date in common; returns the manifest."""
     check_target(out, overwrite=overwrite)
     days = days_of_splits(options.seed)
     sizes = {"train": options.train, "validation": options.validation, "test": options.test}
     made = {f"{split}.tsv": rows(split, days[split], sizes[split], options.seed) for split in SPLITS}
     about = {
         "task": "dates",
-        "note": f"Dates from {FIRST} to {LAST} as they are written in {len(LANGUAGES)} languages; no date is "
-        "in two files. Made by draws alone: it may be copied freely.",
+        "note": f"Dates from {FIRST} to {LAST} as people write them in {len(LANGUAGES)} languages; no date "
+        "is in two files. Randomly generated: it may be copied freely.",
         "seed": options.seed,
         "options": {key: value for key, value in asdict(options).items() if key != "seed"},
         "sources": [
@@ -223,12 +223,12 @@ def build(out: Path, options: Options, *, overwrite: bool = False) -> Manifest:
             for name, found in made.items()
         },
     }
-    files = {name: "".join("\t".join(row) + "\n" for row in (COLUMNS, *made[name])).encode() for name in made}
+    files = {name: tsv([COLUMNS, *found]) for name, found in made.items()}
     return write_data_set(out, f"{MADE_BY} dates", files, about, overwrite=overwrite)
 
 
 def days_of_splits(seed: int) -> dict[str, list[date]]:
-    """Every day of the years, in the one split that it is drawn for."""
+    """Every day from `FIRST` to `LAST`, in exactly one split."""
     days: dict[str, list[date]] = {split: [] for split in SPLITS}
     for number in range((LAST - FIRST).days + 1):
         day = FIRST + timedelta(number)
@@ -237,17 +237,17 @@ def days_of_splits(seed: int) -> dict[str, list[date]]:
 
 
 def rows(split: str, days: list[date], size: int, seed: int) -> list[tuple[str, str, str]]:
-    """So many rows of written date, ISO date and language, none of them twice.
+    """`size` different rows of written date, ISO date and language.
 
     Raises:
-        UserError: there are hardly so many.
+        UserError: `size` is more than half of all possible rows.
     """
     possible = len(days) * sum(len(language.forms()) for language in LANGUAGES.values())
-    if 2 * size > possible:  # the last ones would take a long time to be drawn
+    if 2 * size > possible:  # sampling the last ones would take a long time
         raise UserError(
-            f"{size:,} {split} examples of {counted(len(days), 'date')} would be more than half of all there "
-            "are",
-            f"ask for {possible // 2:,} at most",
+            f"{size:,} {split} examples of {counted(len(days), 'date')} are more than half of all possible "
+            "ones",
+            f"request at most {possible // 2:,}",
         )
     found: dict[tuple[str, str, str], None] = {}
     for row in with_progress(_draws(split, days, seed), f"writing {split} dates", size):
@@ -258,7 +258,7 @@ def rows(split: str, days: list[date], size: int, seed: int) -> list[tuple[str, 
 
 
 def _draws(split: str, days: list[date], seed: int) -> Iterator[tuple[str, str, str]]:
-    """Rows without end: each language, and each form of a date in it, is as likely as any other."""
+    """Endless random rows; all languages, and all forms in a language, are equally likely."""
     codes = list(LANGUAGES)
     forms = {code: language.forms() for code, language in LANGUAGES.items()}
     for number in count():

@@ -1,7 +1,7 @@
-"""Known misspellings and what they stand for, from codespell's dictionary or a file of its form.
+"""Known misspellings and their corrections, from codespell's dictionary or a file in its format.
 
-codespell is a development dependency. Its dictionary is CC-BY-SA-3.0: it is read where it is installed, and
-nothing of it is part of this project.
+codespell is a development dependency. Its dictionary is CC-BY-SA-3.0: it is read from the installed package,
+and nothing of it is part of this project.
 """
 
 from __future__ import annotations
@@ -19,27 +19,31 @@ from mrt5cli.errors import UserError
 CODESPELL_LICENCE = "CC-BY-SA-3.0 (dictionary)"
 INSTALL = "pip install codespell"
 
-# One word: letters, perhaps with an apostrophe inside. Entries of several words correct more than spelling.
+# One word: letters, possibly with apostrophes inside. Entries of several words correct more than spelling.
 _WORD = re.compile(r"[A-Za-z]+(?:'[A-Za-z]+)*")
 
 
 @dataclass(frozen=True)
 class Misspellings:
-    """The words that each misspelling, in lower case, may stand for; and their file, for a manifest."""
+    """The possible corrections of each misspelling, in lower case, and their source for a manifest."""
 
     corrections: Mapping[str, tuple[str, ...]]
     source: dict[str, str]
 
 
 def open_misspellings(file: Path | None) -> Misspellings:
-    """A file of misspellings, or codespell's dictionary where the package is installed."""
+    """Read a file of misspellings, or codespell's dictionary for None.
+
+    Raises:
+        UserError: the file cannot be read, or codespell is not installed.
+    """
     source = {"name": file.name, "licence": "the file's own"} if file else {}
     if file is None:
         file = codespell_dictionary()
         if file is None:
             raise UserError(
-                "the misspellings come from codespell's dictionary, and the package is not installed",
-                f"`{INSTALL}`, or --misspellings FILE with a line `wrong->right` for each",
+                "the misspellings come from codespell's dictionary, but codespell is not installed",
+                f"run `{INSTALL}`, or pass --misspellings FILE with lines `wrong->right`",
             )
         version = metadata.version("codespell")
         source = {"name": "codespell", "version": version, "licence": CODESPELL_LICENCE}
@@ -47,7 +51,7 @@ def open_misspellings(file: Path | None) -> Misspellings:
 
 
 def codespell_dictionary() -> Path | None:
-    """The file, where codespell is installed; the package is located, not imported."""
+    """The path of the dictionary, or None if codespell is not installed; the package is not imported."""
     spec = util.find_spec("codespell_lib")
     if spec is None or not spec.submodule_search_locations:
         return None
@@ -55,15 +59,15 @@ def codespell_dictionary() -> Path | None:
 
 
 def parse(file: Path) -> dict[str, tuple[str, ...]]:
-    """Misspellings of one word whose corrections are all one word.
+    """The misspellings of single words whose corrections are all single words.
 
-    A line is `wrong->right`, or `wrong->right, right,` where several are possible; what follows the last
-    comma is a remark. Entries about several words, and about upper and lower case only, are left out.
+    A line is `wrong->right`, or `wrong->right, right,` for several corrections; text after the last comma is
+    a remark. Entries of several words, or that change only the case, are left out.
 
     Raises:
-        UserError: a line that is no entry, or a file without any that can be used.
+        UserError: a line is not an entry, or the file has no usable entry.
     """
-    expected = "expected lines such as `wrong->right`, or `wrong->right, right,` where several are possible"
+    expected = "expected lines such as `wrong->right`, or `wrong->right, right,` for several corrections"
     entries: dict[str, tuple[str, ...]] = {}
     for number, line in enumerate(read_text(file, expected).split("\n"), start=1):
         if not line.strip():
@@ -72,7 +76,7 @@ def parse(file: Path) -> dict[str, tuple[str, ...]]:
         wrong = wrong.strip().lower()
         rights = [right.strip() for right in (rest.rpartition(",")[0] or rest).split(",")]
         if not wrong or not all(rights):
-            raise UserError(f"{file}, line {number}: {line.strip()[:60]!r} is no entry", expected)
+            raise UserError(f"{file}, line {number}: {line.strip()[:60]!r} is not an entry", expected)
         if all(_WORD.fullmatch(text) for text in (wrong, *rights)) and wrong not in map(str.lower, rights):
             entries[wrong] = tuple(dict.fromkeys(rights))
     if not entries:

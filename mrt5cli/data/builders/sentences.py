@@ -1,4 +1,4 @@
-"""English sentences out of whatever text there is, cut into windows of whole words."""
+"""English sentences from arbitrary text, cut into windows of complete words."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from pathlib import Path
 from mrt5cli.data.embedded import embedded_documents
 from mrt5cli.data.texts import find_files, read_documents, text_files
 
-# White space between a sentence's end and the next one's capital.
+# White space between the end of a sentence and the capital letter of the next.
 _BETWEEN = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
 _BLANK_LINE = re.compile(r"\n\s*\n")
-# Prose only: code, markup and numbers hold characters that are not here. No quotation mark either: readers of
-# tab-separated files give it a meaning.
+# Only prose: code, markup and numbers contain other characters. Quotation marks are excluded because readers
+# of tab-separated files may interpret them.
 _PROSE = re.compile(r"[A-Z][A-Za-z ,;:.!?()'-]*[.!?]")
 SHORTEST = 3
-"""Words of a sentence or window, at least."""
+"""The fewest words of a sentence or window."""
 
 
 def text_documents(path: Path | None) -> Iterator[str]:
-    """Documents of a file or folder, or the documentation inside Python, as text.
+    """The documents of a file or folder, or the documentation inside Python for None.
 
     Raises:
-        UserError: nothing there, or something that cannot be read.
+        UserError: the path does not exist, or cannot be read.
     """
     if path is None:
         documents: Iterable[bytes] = embedded_documents()
@@ -36,18 +36,17 @@ def text_documents(path: Path | None) -> Iterator[str]:
 
 
 def sentences(document: str) -> Iterator[str]:
-    """Sentences of prose in a document, on one line each."""
+    """The sentences of prose in a document, each on one line."""
     for paragraph in _BLANK_LINE.split(document):
-        # Where a line was broken says nothing.
         for sentence in _BETWEEN.split(" ".join(paragraph.split())):
             if _PROSE.fullmatch(sentence) and sentence.count(" ") >= SHORTEST - 1:
                 yield sentence
 
 
 def windows(sentence: str, size: int) -> Iterator[str]:
-    """A sentence in pieces of whole words that follow each other, at most `size` characters, about equal.
+    """A sentence cut between words into pieces of at most `size` characters and roughly equal length.
 
-    Pieces of fewer than three words are left out, and so is a word that is longer than a piece.
+    Pieces of fewer than three words are left out, and so are words that are longer than `size`.
     """
     pieces = -(-(len(sentence) + 1) // (size + 1))
     enough = -(-len(sentence) // pieces)

@@ -1,8 +1,7 @@
-"""Spelling correction in context, after the character tasks of Huang et al. (2023): real sentences with one
-word misspelt, in a known way.
+"""Spelling correction in context, after Huang et al. (2023): real sentences with one known misspelling.
 
-A stand-in for the published data, which this toolkit does not have: the same form, lengths and kinds of test.
-Numbers on it are not comparable with published ones.
+It replaces the published data, which this toolkit does not have, with the same form, lengths and kinds of
+tests. Results on it are not comparable with published ones.
 """
 
 from __future__ import annotations
@@ -33,9 +32,9 @@ from mrt5cli.errors import UserError
 
 KIND = "spelling_correction_contextual"
 LONGEST = 62
-"""Bytes of a source or target at most: with EOS they fit the published length of 64 tokens."""
+"""The most bytes of a source or target: with EOS they fit the published length of 64 tokens."""
 
-# Of sentences, and of misspellings that mean one word only.
+# Shares of sentences, and of misspellings with a single correction.
 HELD_OUT_SENTENCES = {"validation": 0.05, "test": 0.10}
 HELD_OUT_PAIRS = {"validation": 0.05, "test": 0.10}
 PARTS = {"test_context_dependent": True, "test_context_independent": False}
@@ -46,7 +45,7 @@ Pair = tuple[str, str]
 
 
 class Example(NamedTuple):
-    """A window with one word misspelt, as it should be, and the misspelling with the word it stands for."""
+    """A window with one word misspelt, the correct window, and the misspelling with its correction."""
 
     source: str
     target: str
@@ -55,7 +54,7 @@ class Example(NamedTuple):
 
 @dataclass(frozen=True)
 class Options:
-    """What is made; `mrt5 data build spelling --help` says what each is."""
+    """The options of `mrt5 data build spelling`, whose help describes them."""
 
     seed: int = 42
     window: int = LONGEST
@@ -75,11 +74,14 @@ def build(
     misspellings: Path | None = None,
     overwrite: bool = False,
 ) -> Manifest:
-    """Write train, validation and two test files, and say what is in them.
+    """Write train, validation and two test files; returns the manifest.
 
     Args:
-        text: English to take sentences from; None takes the documentation inside Python.
-        misspellings: a file of codespell's form; None takes codespell's own dictionary.
+        text: English text; None uses the documentation inside Python.
+        misspellings: a file in codespell's format; None uses codespell's dictionary.
+
+    Raises:
+        UserError: a source cannot be read, or gives no examples for a file.
     """
     check_target(out, overwrite=overwrite)
     dictionary = open_misspellings(misspellings)
@@ -89,14 +91,14 @@ def build(
         raise UserError(
             f"the text gives no examples for {', '.join(empty)}: {sum(map(len, pieces.values())):,} pieces "
             f"of at most {options.window} bytes, {len(dictionary.corrections):,} misspellings",
-            "give more English text with --text, a larger --window, or no --common",
+            "pass more English text with --text, a larger --window, or no --common",
         )
     texts = {"name": "documentation inside Python", "version": python_version(), "licence": "PSF-2.0"}
     about = {
         "task": KIND,
-        "note": "One word of a sentence is misspelt; the target is the sentence as it was. Made in place of "
-        "the published data, in the same form; results are not comparable with published ones. What is "
-        "derived from the dictionary and the text stays under their licences: keep it out of repositories.",
+        "note": "One word of each source is misspelt; the target is the correct text. This replaces the "
+        "published data in the same form; results are not comparable with published ones. Data derived from "
+        "the dictionary and the text stays under their licences: keep it out of repositories.",
         "seed": options.seed,
         "options": {key: value for key, value in asdict(options).items() if key != "seed"},
         "sources": [
@@ -111,7 +113,7 @@ def build(
 
 
 def _facts(examples: list[Example], train: list[Example]) -> dict[str, float]:
-    """What the manifest says of a file."""
+    """The manifest's facts about a file."""
     facts: dict[str, float] = {
         "examples": len(examples),
         "misspellings": len({example.pair[0] for example in examples}),
@@ -125,8 +127,10 @@ def _facts(examples: list[Example], train: list[Example]) -> dict[str, float]:
 
 
 def without_context(train: Iterable[Example], test: Sequence[Example]) -> float:
-    """The share of `test` that is right when every misspelling is corrected to its most frequent word in
-    `train`: what can be had without reading the context."""
+    """The share of `test` that is right if every misspelling gets its most frequent correction in `train`.
+
+    This is what a model can reach without reading the context, 0 to 1.
+    """
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for example in train:
         counts[example.pair[0]][example.pair[1]] += 1
@@ -143,9 +147,9 @@ def without_context(train: Iterable[Example], test: Sequence[Example]) -> float:
 def windows_of_splits(
     documents: Iterable[str], dictionary: Misspellings, options: Options
 ) -> dict[str, list[str]]:
-    """Pieces of sentences by split; all of a sentence is in one split, and no piece comes twice.
+    """Pieces of sentences by split; a sentence is in one split only, and no piece occurs twice.
 
-    Sentences with a word that the dictionary takes for a misspelling are left out: they may not be right.
+    Sentences with a word that the dictionary lists as a misspelling are left out, because they may be wrong.
     """
     found: dict[str, list[str]] = {split: [] for split in SPLITS}
     seen: set[str] = set()
@@ -167,12 +171,12 @@ def windows_of_splits(
 def examples_of(
     pieces: Mapping[str, list[str]], dictionary: Misspellings, options: Options
 ) -> dict[str, list[Example]]:
-    """Examples of each file.
+    """The examples of each file.
 
-    A misspelling that means one word belongs to training, validation or the context-independent test, so that
-    a test never repeats one. One that may mean several words is in all of them, in other sentences; each of
-    its words gets at most as many examples as the second of them has, so that knowing the misspelling is not
-    enough. Validation is made as the two tests together.
+    A misspelling with one correction belongs to training, validation or the context-independent test only, so
+    that the test never repeats one. A misspelling with several corrections is in all splits, in different
+    sentences; each of its corrections gets at most as many examples as the second most frequent one, so that
+    knowing the misspelling is not enough. Validation is built like the two tests together.
     """
     places = {split: _places(pieces[split], dictionary) for split in SPLITS}
     common = sorted(places["train"], key=lambda word: (-len(places["train"][word]), word))
@@ -218,20 +222,20 @@ def examples_of(
 
 
 def _places(pieces: list[str], dictionary: Misspellings) -> dict[str, list[tuple[int, int, int]]]:
-    """Where each correctable word stands: (piece, first character, first character after it)."""
+    """The places of each word that has a misspelling: (piece, first character, first character after it)."""
     lowered = {right.lower(): right for rights in dictionary.corrections.values() for right in rights}
     found: dict[str, list[tuple[int, int, int]]] = defaultdict(list)
     for number, piece in enumerate(pieces):
         for match in _TOKEN.finditer(piece):
             right = lowered.get(match[0].lower())
-            # A name must be written as one, and no word in a case that a misspelling could not take over.
+            # A name must be capitalized as in the dictionary, and the word's case must fit a misspelling.
             if right and (right.islower() or match[0] == right) and _in_case(right, match[0]):
                 found[right].append((number, match.start(), match.end()))
     return found
 
 
 def _in_case(wrong: str, token: str) -> str | None:
-    """A misspelling in lower, upper or title case as a word is written; None where that is none of these."""
+    """A misspelling in the word's case, which is lower, upper or title case; None for any other case."""
     if token.islower():
         return wrong
     if token.isupper() and len(token) > 1:
@@ -243,9 +247,9 @@ def _in_case(wrong: str, token: str) -> str | None:
 def _at(
     where: list[tuple[int, int, int]], pieces: list[str], pair: Pair, limit: int, options: Options
 ) -> list[Example]:
-    """Examples of one pair at `limit` of a word's places, which are in a drawn order.
+    """Examples of one pair at up to `limit` of a word's places, which are shuffled.
 
-    Each pair begins at a place of its own: drawing anew for every pair would take most of the time.
+    Each pair starts at a different place, because shuffling again for every pair would take most of the time.
     """
     first = lot(options.seed, "place", *pair) % len(where) if where else 0
     examples = []
@@ -260,7 +264,7 @@ def _at(
 
 
 def _drawn(pool: list[Example], count: int, name: str, options: Options) -> list[Example]:
-    """`count` of a file's examples in a drawn order, some of them without their misspelling."""
+    """At most `count` of a file's examples, shuffled, some of them without their misspelling."""
     order = sorted(pool, key=lambda example: lot(options.seed, name, example.source, example.target))
     return [
         Example(example.target, example.target, example.pair)

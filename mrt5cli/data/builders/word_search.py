@@ -1,9 +1,9 @@
-"""Word search, after Huang et al. (2023): find the word that a clue asks for in a string of letters.
+"""Word search, after Huang et al. (2023): find the word that a clue describes in a string of letters.
 
-The published clues are definitions, and those cannot be had here. In their place stands the word itself with
-its letters shuffled: `aelpp: krapplemonwq` asks for `apple`. That also needs every letter to be read, of the
-clue and of the string, but no knowledge of meanings. The form and lengths are the published task's, numbers
-on it are not comparable with published ones.
+The published clues are definitions, which are not available offline. Here the clue is the word with its
+letters shuffled: `aelpp: krapplemonwq` describes `apple`. This requires reading every letter of the clue and
+of the string, but no knowledge of meanings. The form and lengths are those of the published task; results are
+not comparable with published ones.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ SHORTEST_WORD, LONGEST_WORD = 4, 15
 SHORTEST_STRING, LONGEST_STRING = 40, 110
 """Letters of the string: with the longest clue and EOS they fit the published source length of 128 tokens."""
 HIDDEN = 4
-"""Words in a string; all but one are wanted by no clue, so that finding any word is not enough."""
+"""Words in a string, only one of which the clue describes, so that finding any word is not enough."""
 OVERLAP = 2
-"""Letters at least that two overlapping words share."""
+"""The fewest letters that two overlapping words share."""
 ATTEMPTS = 20
-"""Draws tried for an example: a word may have none to overlap with, a string be too long, or answer its clue
+"""Attempts per example: a word may have none to overlap with, a string may be too long, or match its clue
 twice."""
 NEW_WORDS = 0.1
 FEWEST_WORDS = 100
@@ -53,7 +53,7 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 @dataclass(frozen=True)
 class Options:
-    """What is made: the seed of every draw, and examples at most; each test part has its own `test`."""
+    """The seed of all random choices, and the most examples of each split; `test` is per part of the test."""
 
     seed: int = 42
     train: int = 100_000
@@ -62,22 +62,22 @@ class Options:
 
 
 class Draws:
-    """Numbers drawn one after the other for a purpose, the same everywhere."""
+    """A sequence of random choices for a purpose, the same on every machine."""
 
     def __init__(self, seed: int, *purpose: object) -> None:
-        # Of Python's generator only `random` is promised to stay as it is.
+        # `random` is the only method of Python's generator that is guaranteed not to change.
         self._next = random.Random(lot(seed, *purpose)).random
 
     def below(self, choices: int) -> int:
-        """One of 0 to `choices` - 1."""
+        """A number from 0 to `choices` - 1."""
         return int(self._next() * choices)
 
     def one_of(self, things: Sequence[str]) -> str:
-        """One of some texts, or one letter of a text."""
+        """One of several texts, or one letter of a text."""
         return things[self.below(len(things))]
 
     def shuffled(self, letters: str) -> str:
-        """The letters of a text in another order, unless they are all the same."""
+        """The letters of a text in a different order, unless they are all equal."""
         left, drawn = list(letters), []
         while left:
             drawn.append(left.pop(self.below(len(left))))
@@ -86,15 +86,18 @@ class Draws:
 
 
 def build(out: Path, options: Options, *, words: Path | None = None, overwrite: bool = False) -> Manifest:
-    """Write train, validation and three test files, and say what is in them.
+    """Write train, validation and three test files; returns the manifest.
 
-    - test_reshuffled: words of training in new strings, their letters shuffled anew;
-    - test_overlap: also of training, but the word wanted shares letters with another hidden one;
-    - test_oov: words that are neither wanted nor hidden in training.
+    - test_reshuffled: words of training in new strings, with newly shuffled letters;
+    - test_overlap: words of training that share letters with another hidden word;
+    - test_oov: words that do not occur in training, neither as answers nor hidden.
 
     Args:
-        words: a file with a word a line; None takes the right words of codespell's dictionary or, where
-            the package is not installed, the system's word list.
+        words: a file with one word per line; None uses the corrections in codespell's dictionary or, if it is
+            not installed, the system's word list.
+
+    Raises:
+        UserError: the words cannot be read, or are too few.
     """
     check_target(out, overwrite=overwrite)
     listed, source = open_words(words)
@@ -117,12 +120,12 @@ def build(out: Path, options: Options, *, words: Path | None = None, overwrite: 
                 strings.add(row[0])
                 rows[name].append(row)
         if not rows[name]:
-            raise UserError(f"the words give no examples for {name}", "give a longer list with --words")
+            raise UserError(f"the words give no examples for {name}", "pass a longer list with --words")
     about = {
         "task": KIND,
         "note": "The clue is the hidden word with its letters shuffled, in place of the published task's "
-        "definitions, which cannot be had offline. The same form and lengths; results are not comparable "
-        "with published ones.",
+        "definitions, which are not available offline. The form and lengths are the same; results are not "
+        "comparable with published ones.",
         "seed": options.seed,
         "options": {key: value for key, value in asdict(options).items() if key != "seed"},
         "sources": [source],
@@ -142,7 +145,7 @@ def build(out: Path, options: Options, *, words: Path | None = None, overwrite: 
 
 
 def open_words(file: Path | None) -> tuple[list[str], dict[str, str]]:
-    """Words in lower case, in order, each once; and where they come from, for a manifest."""
+    """The different words in lower case, sorted, and their source for a manifest."""
     found: Iterable[str]
     if file is None and codespell_dictionary() is not None:
         dictionary = open_misspellings(None)
@@ -151,14 +154,14 @@ def open_words(file: Path | None) -> tuple[list[str], dict[str, str]]:
         source = {"name": str(SYSTEM_WORDS), "licence": "the package's own"}
         if file is not None:
             source = {"name": file.name, "licence": "the file's own"}
-        hint = f"give --words FILE with a word a line, or `{INSTALL}`"
+        hint = f"pass --words FILE with one word per line, or run `{INSTALL}`"
         found = read_text(file or SYSTEM_WORDS, hint).split()
     words = sorted({word for word in found if _WORD.fullmatch(word)})
     if len(words) < FEWEST_WORDS:
         raise UserError(
             f"{source['name']} has {len(words)} words of {SHORTEST_WORD} to {LONGEST_WORD} letters a to z in "
             f"lower case, expected at least {FEWEST_WORDS}",
-            "--words takes a file with a word a line, such as a system's word list",
+            "pass --words FILE with one word per line, such as a system's word list",
         )
     return words, {**source, "words_sha256": sha256("\n".join(words).encode()).hexdigest()}
 
@@ -169,9 +172,9 @@ def examples(
     """Sources and targets: `clue: letters`, and the word in the letters that the clue's letters spell.
 
     Args:
-        count: examples at most; fewer only where the words are hard to fit.
-        overlapping: the word wanted ends with the beginning of another, or begins with its end.
-        seed, name: of the draws.
+        count: the most examples; fewer only if the words are hard to fit.
+        overlapping: whether the answer overlaps another hidden word at either end.
+        seed, name: seed the random choices.
     """
     beginnings: dict[str, list[str]] = defaultdict(list)
     endings: dict[str, list[str]] = defaultdict(list)
@@ -199,7 +202,7 @@ def examples(
 
 
 def _string(blocks: list[str], draws: Draws) -> str | None:
-    """Blocks in a drawn order with random letters around them; None when they do not fit."""
+    """Blocks in random order with random letters around them; None if they do not fit."""
     taken = sum(map(len, blocks))
     length = max(taken, SHORTEST_STRING + draws.below(LONGEST_STRING - SHORTEST_STRING + 1))
     if length > LONGEST_STRING:
@@ -214,11 +217,11 @@ def _string(blocks: list[str], draws: Draws) -> str | None:
 
 
 def _is_in_one_place(word: str, string: str) -> bool:
-    """Whether the clue's letters stand together in one place of the string only."""
+    """Whether the clue's letters occur together in exactly one place of the string."""
     letters, size, codes = sorted(word), len(word), string.encode()
     whole, here, found = sum(word.encode()), sum(codes[:size]), 0
     for start in range(len(string) - size + 1):
-        # Sorting every part would take most of the time; letters that are the same have the same sum.
+        # Sorting every part would take most of the time; equal letters have equal sums.
         if here == whole and sorted(string[start : start + size]) == letters:
             found += 1
         if start + size < len(string):

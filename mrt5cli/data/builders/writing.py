@@ -1,4 +1,4 @@
-"""Where a data set goes: a folder that is whole or absent, with a manifest of what it was made from."""
+"""Writing a data set: a folder that is complete or absent, with a manifest of its sources."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from mrt5cli.writing import whole_directory
 MANIFEST = "manifest.json"
 MADE_BY = "mrt5 data build"
 MAKERS = (MADE_BY, "mrt5's recipes/")
-"""How the name begins of whatever writes a data set here."""
+"""Prefixes of `made_by` in the manifests of data sets that this project builds."""
 
 Manifest = dict[str, Any]
 Thing = TypeVar("Thing")
 
 
 def with_progress(things: Iterable[Thing], what: str, total: int | None = None) -> Iterable[Thing]:
-    """Things as they come, with a bar on a terminal that says what is done with them."""
+    """The same things, with a progress bar on a terminal; `what` describes the work."""
     from rich.console import Console
     from rich.progress import track
 
@@ -34,21 +34,21 @@ def with_progress(things: Iterable[Thing], what: str, total: int | None = None) 
 
 
 def lot(seed: int, *parts: object) -> int:
-    """A number from 0 to 2**64 drawn for these parts: the same in every process, machine and Python version.
+    """A pseudorandom number, 0 to 2**64 - 1, for these parts, the same on every machine and Python version.
 
-    Drawing by content instead of from a generator also keeps what was drawn when a source grows.
+    Numbers depend on content, not on a generator, so that they stay the same when a source grows.
     """
     text = "\x1f".join(map(str, (seed, *parts)))
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
 def share(seed: int, *parts: object) -> float:
-    """`lot` as a fraction, 0 to below 1."""
+    """`lot` as a fraction in [0, 1)."""
     return (lot(seed, *parts) >> 11) / 2**53
 
 
 def split_at(held_out: Mapping[str, float], place: float) -> str:
-    """The split of something drawn at `place`, 0 to below 1; `held_out`: the share of each but training."""
+    """The split at `place` in [0, 1), given the share of each held-out split; the rest is "train"."""
     for split, fraction in held_out.items():
         if place < fraction:
             return split
@@ -57,18 +57,22 @@ def split_at(held_out: Mapping[str, float], place: float) -> str:
 
 
 def check_target(out: Path, *, overwrite: bool) -> None:
-    """Refuse a place that holds something, before any work is done; only data sets are ever replaced."""
+    """Check that a data set can be written to `out`, before any work is done.
+
+    Raises:
+        UserError: it is not empty, and is not a data set or `overwrite` is False.
+    """
     check_writable(out, "new folder")
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not is_made_here(out):
-        raise UserError(f"{out} is there and was not made by `{MADE_BY}`", "give a new folder")
+        raise UserError(f"{out} exists and was not made by `{MADE_BY}`", "give a new folder")
     if not overwrite:
-        raise UserError(f"{out} holds a data set already", "--overwrite replaces it, or give another folder")
+        raise UserError(f"{out} contains a data set already", "pass --overwrite, or give another folder")
 
 
 def is_made_here(out: Path) -> bool:
-    """Whether a folder holds a data set of this package: not the published data, whatever its form."""
+    """Whether a folder contains a data set built by this package, as opposed to published data."""
     try:
         manifest = parse((out / MANIFEST).read_bytes())
     except (OSError, ValueError):
@@ -79,12 +83,12 @@ def is_made_here(out: Path) -> bool:
 def write_data_set(
     out: Path, made_by: str, files: Mapping[str, bytes], details: Mapping[str, Any], *, overwrite: bool
 ) -> Manifest:
-    """Write files and their manifest, all or nothing.
+    """Write files and their manifest atomically.
 
     Args:
-        made_by: the command; its beginning is one of `MAKERS`.
-        files: content by name, folders in it separated by slashes.
-        details: of the manifest; `files` there may hold more about each file.
+        made_by: the command; it begins with one of `MAKERS`.
+        files: contents by path, with slashes.
+        details: further entries of the manifest; `files` in it may have details of each file.
     """
     check_target(out, overwrite=overwrite)
     manifest: Manifest = {"made_by": made_by, "mrt5cli": mrt5cli.__version__, **details}
@@ -107,11 +111,11 @@ def write_data_set(
 def texts_by_language(
     rows: Mapping[str, Iterable[Mapping[str, str]]], split_of: Callable[[str], str]
 ) -> tuple[dict[str, bytes], dict[str, dict[str, int]]]:
-    """Files `<language>/{train,validation,test}.jsonl`, and how much is in each.
+    """The contents of `<language>/{train,validation,test}.jsonl`, and the size of each.
 
     Args:
-        rows: of each language, with a `text` and the name `doc` that it shares with its translations.
-        split_of: the split of all texts of a name.
+        rows: the rows of each language, with a `text` and a name `doc` that translations share.
+        split_of: the split of all texts with a name.
     """
     files: dict[str, bytes] = {}
     details: dict[str, dict[str, int]] = {}
@@ -127,5 +131,5 @@ def texts_by_language(
 
 
 def tsv(rows: Iterable[Sequence[str]]) -> bytes:
-    """Rows of input and output, tab-separated, without a header: the form of the published files."""
-    return "".join(f"{source}\t{target}\n" for source, target in rows).encode()
+    """Rows of cells, tab-separated, without column names."""
+    return "".join("\t".join(row) + "\n" for row in rows).encode()
