@@ -1,4 +1,4 @@
-"""The answer that a model chooses among the few that a task has."""
+"""Choose the likeliest of a task's possible targets."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from mrt5cli.models import MrT5EncoderOutput, MrT5ForConditionalGeneration
 def choose(
     model: MrT5ForConditionalGeneration, encoded: MrT5EncoderOutput, choices: Sequence[str], rows: int
 ) -> NDArray[np.int64]:
-    """(B,) the choice to which the model gives the most probability, EOS included, by its place.
+    """(B,) index of the choice with the highest probability under the model, EOS included.
 
     Args:
         model: in eval mode.
-        encoded: its encoder's output for B = `rows` sources, read once for each of the choices.
+        encoded: the encoder's output for B = `rows` sources, shared by all choices.
     """
     device = next(model.parameters()).device
     scores = []
