@@ -223,7 +223,7 @@ def _write(job: Job, layout: str, destination: Path) -> tuple[list[str], list[st
     except OSError as error:
         kind = RunFailed if error.errno in FULL else UserError
         raise kind(
-            f"{destination} cannot be written: {error.strerror or error}; it was removed",
+            f"{destination} cannot be written: {error.strerror or error}; no files were left behind",
             "choose a writable place with enough free space",
         ) from error
 

@@ -443,7 +443,7 @@ def test_wrong_inputs(runs: dict[str, Path], tmp_path: Path) -> None:
         ("--text x", ("--text", "FILE")),
         ("--device gpu", ("--device gpu",)),
         ("--device cpu,gpu", ("--device gpu",)),
-        ("--out x.jsonl.gz", ("not packed",)),
+        ("--out x.jsonl.gz", ("without compression",)),
         ("--out x.json", (".jsonl",)),
         ("--revision main", ("--revision main",)),
     ],
@@ -517,13 +517,13 @@ def test_going_on_with_something_else_is_refused(
     problem(generate(runs["mrt5"], bad, "--out", out), "line 8", "--resume")
 
     problem(generate(runs["mrt5"], lines, "--out", out), "is unfinished", "--resume")
-    problem(generate(runs["spans"], bad, "--out", out, "--resume"), "was begun with")
+    problem(generate(runs["spans"], bad, "--out", out, "--resume"), "was started with")
     for option, value in (("seed", 9), ("max-new-tokens", 9), ("bytes", None)):
         changed = generate(
             runs["mrt5"], lines, "--out", out, "--resume", f"--{option}", *([value] if value else [])
         )
         problem(
-            changed, f"was begun with {option.replace('-', '_')} ", f"this is {json.dumps(value or True)}"
+            changed, f"was started with {option.replace('-', '_')} ", f"now it is {json.dumps(value or True)}"
         )
     other = saved(tmp_path / "other.txt", "1\n" * 20)
     problem(generate(runs["mrt5"], other, "--out", out, "--resume"), "the first 7 inputs are not those")
@@ -564,7 +564,7 @@ def test_what_is_drawn_for_a_batch_goes_on_in_the_same_batches(
         problem(generate(runs[run], bad, "--out", out), "line 8")
         resumed = generate(runs[run], lines, "--out", out, "--resume", "--batch-tokens", 999)
         if run == "random":
-            problem(resumed, "was begun with batch_tokens")
+            problem(resumed, "was started with batch_tokens")
             assert generate(runs[run], lines, "--out", out, "--resume").exit_code == 0
         else:
             assert resumed.exit_code == 0, resumed.output

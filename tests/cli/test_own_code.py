@@ -120,8 +120,8 @@ def test_trained_saved_and_loaded_again():
     converted = mrt5("convert", "run", "copy", "--to", "mrt5", "--code", "nth.py").stdout
     assert "all but every 3th byte deleted before encoder block 1" in converted
     why = mrt5("inspect-deletions", "copy", "--code", "nth.py", "--text", "x", "--threshold", "-3", code=2)
-    assert "keeps every 3th byte, so --threshold -3 has no meaning" in why.output
-    for layout, reason in {"hub": "comes with --code", "reference": "'every_nth'"}.items():
+    assert "keeps every 3th byte, so --threshold -3 has no effect" in why.output
+    for layout, reason in {"hub": "is custom code", "reference": "'every_nth'"}.items():
         assert reason in mrt5("convert", "run", "x", "--to", layout, "--code", "nth.py", code=2).output
     assert not Path("x").exists()
 

@@ -218,7 +218,7 @@ def test_a_pipe_is_not_waited_for(pipe: Path) -> None:
         lambda: Source(pipe, Prompt.of(Template.parse("{text}"))),
     ):
         error = read(call, "pipe.jsonl", "/dev/zero")
-        assert error is not None and "is not a file" in error.message
+        assert error is not None and "is not a regular file" in error.message
 
 
 def test_json_larger_than_any_of_ours(tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_a_pipe_of_inputs_is_waited_for_with_a_word(tmp_path: Path) -> None:
     words = [sys.executable, "-c", code, str(tmp_path / "pipe")]
     with subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as reading_it:
         assert reading_it.stderr is not None
-        assert "waiting for what is written into" in reading_it.stderr.readline()
+        assert "waiting for input from" in reading_it.stderr.readline()
         (tmp_path / "pipe").write_text("hello\n")
         assert reading_it.communicate(timeout=30)[0] == "[b'hello']\n"
 
