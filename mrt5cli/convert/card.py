@@ -91,7 +91,7 @@ def model_card(job: Job) -> str:
         dtype=job.dtype,
         what_it_is=shortener.about.format(model="a byte-level encoder-decoder"),
         shortener=shortener,
-        told_its_rate=conditional_threshold(config, 0.0) is not None,
+        conditional=conditional_threshold(config, 0.0) is not None,
         step=meta.get("step") if step is None else step,
         made_with=list(_made_with(meta)),
         results=results,
@@ -192,8 +192,8 @@ def _conditions(one: SavedEvaluation, model: SavedModel, job: Job) -> list[str]:
         moved = "its rate was set" if conditional else "its threshold was moved"
         found += [f"before {moved}"] if job.moved else []
     elif not (job.moved and math.isclose(model.calibration["threshold"], job.config.threshold)):
-        how = "conditioned" if conditional else "threshold moved"
-        found.append(f"{how} to delete {100 * model.calibration['rate']:g} %")
+        how = "rate set to" if conditional else "threshold moved to delete"
+        found.append(f"{how} {100 * model.calibration['rate']:g} %")
     if model.dtype not in (None, "float32"):
         found.append(str(model.dtype))
     if one.normalization not in (None, "none"):

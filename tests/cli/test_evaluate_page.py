@@ -94,8 +94,8 @@ def test_a_gate_that_is_told_its_rate_has_no_threshold_moved(tmp_path: Path) -> 
     assert "told-seed3, told each rate: " in page and "told-seed3, at its own rate" in page
     assert call("convert", run, tmp_path / "card", "--to", "hub", "--deletion-rate", 0.4).exit_code == 0
     card = " ".join((tmp_path / "card" / "README.md").read_text().split())
-    assert ", told to delete 30 %" in card and ", before it was told its rate" in card
-    assert "replaces the configured threshold, which tells the gate to delete 40 %," in card
+    assert ", rate set to 30 %" in card and ", before its rate was set" in card
+    assert "replaces the configured threshold, which sets the gate's rate to 40 %," in card
     for text in (printed, page, card):
         assert not re.search(r"threshold (was )?moved|untrained", text)
 

@@ -328,9 +328,9 @@ def test_the_card_says_under_what_the_weights_are() -> None:
     text = model_card(Job(tiny(), license=stated("my-lab-1", "LICENSE")))
     data = ModelCard(text).data
     assert (data.license, data.license_name, data.license_link) == ("other", "my-lab-1", "LICENSE")
-    assert "The weights are under the licence [my-lab-1](LICENSE), as their owner states" in text
+    assert "The weights are licensed under [my-lab-1](LICENSE), as stated by their owner" in text
     assert "under the licence mit," in model_card(Job(tiny(), license=stated("mit")))
-    assert "The licence of the weights is not stated here" in model_card(Job(tiny()))
+    assert "The licence of the weights is not stated" in model_card(Job(tiny()))
 
 
 def test_what_an_earlier_card_states() -> None:
