@@ -164,7 +164,7 @@ def test_predictions_of_two_models_say_whose_they_are(runs: dict[str, Path], tmp
 
 def test_predictions_that_cannot_be(runs: dict[str, Path], tmp_path: Path) -> None:
     told = refused(runs["vowels"], "--predictions", tmp_path / "x.csv")
-    assert "--predictions is of generated answers, and vowel_removal has none: the loss is measured" in told
+    assert "--predictions writes generated answers, but vowel_removal generates none: it measures the loss" in told
     told = refused(runs["chosen"], "--predictions", tmp_path / "x.csv")
     assert "text2text generates none: it measures accuracy, sequence_accuracy" in told
     told = refused(runs["all"], "--predictions", tmp_path / "x.parquet")
@@ -333,7 +333,7 @@ def test_targets_beyond_the_positions_of_a_model_are_refused(folder: Path, tmp_p
 
 def test_another_rule_is_told_apart(runs: dict[str, Path]) -> None:
     told = refused(runs["chosen"], "--normalization", "squad")
-    assert "--normalization is how exact match and F1 compare answers, and text2text is measured by" in told
+    assert "--normalization applies to exact match and F1, and text2text is measured by" in told
     assert "answers compared by the squad rule" in printed(runs["all"], "--normalization", "squad")
     assert (runs["all"] / "eval" / "text2text-squad.json").is_file()
     printed(runs["all"], "--normalization", "none")

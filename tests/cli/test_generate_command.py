@@ -431,7 +431,7 @@ def test_wrong_inputs(runs: dict[str, Path], tmp_path: Path) -> None:
         ("--num-return 2", ("--num-return 2", "--num-beams 2")),
         ("--soft --threshold=-3", ("--threshold", "leave out --soft")),
         ("--deletion-rate 0.5 --threshold=-3", ("--deletion-rate", "leave one")),
-        ("--threshold 3", ("--threshold 3 is not a gate value",)),
+        ("--threshold 3", ("--threshold 3 is outside of the gate's range",)),
         ("--deletion-rate 1", ("--deletion-rate", "below 1")),
         ("--column a --prompt {a}", ("--prompt", "--column")),
         ("--raw --prompt {a}", ("--prompt", "--raw")),
@@ -526,7 +526,7 @@ def test_going_on_with_something_else_is_refused(
             changed, f"was started with {option.replace('-', '_')} ", f"now it is {json.dumps(value or True)}"
         )
     other = saved(tmp_path / "other.txt", "1\n" * 20)
-    problem(generate(runs["mrt5"], other, "--out", out, "--resume"), "the first 7 inputs are not those")
+    problem(generate(runs["mrt5"], other, "--out", out, "--resume"), "the first 7 inputs have changed")
     assert generate(runs["mrt5"], lines, "--out", out, "--resume").exit_code == 0
     assert out.read_bytes() == generate(runs["mrt5"], lines).stdout_bytes
 
@@ -553,7 +553,7 @@ def test_any_column_of_a_table_that_has_changed_is_seen(
     rows = saved(tmp_path / "rows.csv", "a,b\nab,1\nab,2\n,3\n")
     problem(generate(runs["mrt5"], rows, *how), "line 4")
     saved(rows, "a,b\nab,1\nab,0\nab,3\n")
-    problem(generate(runs["mrt5"], rows, *how, "--resume"), "the first 2 inputs are not those")
+    problem(generate(runs["mrt5"], rows, *how, "--resume"), "the first 2 inputs have changed")
 
 
 def test_what_is_drawn_for_a_batch_goes_on_in_the_same_batches(
