@@ -28,7 +28,7 @@ SHARED = (
 DECODING = ("generation/decoding.py", "generation/utf8.py")
 THRESHOLDS = "generation/calibration.py"
 VALIDATION = (
-    *(f"evaluation/{name}.py" for name in ("counting", "evaluate", "generation", "options", "timing")),
+    *(f"evaluation/{name}.py" for name in ("counting", "evaluate", "options", "timing")),
     *DECODING,
 )
 """What training imports of evaluations: validation chooses the best weights."""

@@ -6,25 +6,26 @@ batch size. Two numbers are properties of batches by nature: `new_length` and ti
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from mrt5cli.byte_tokens import EOS, decode
+from mrt5cli.byte_tokens import EOS, decode, encode
 from mrt5cli.errors import UserError
 from mrt5cli.evaluation.counting import Answers, Outcomes, Tally, row_of, tally, teacher_forced, total
-from mrt5cli.evaluation.generation import choose
 from mrt5cli.evaluation.options import EvaluationOptions
 from mrt5cli.evaluation.timing import Stopwatch
 from mrt5cli.generation.decoding import Decoding, generate_answers
 from mrt5cli.metrics import loaded, scoring
 from mrt5cli.metrics.catalog import ACCURACY, METRICS, generates, metric_of
 from mrt5cli.metrics.results import Row
-from mrt5cli.models import MrT5ForConditionalGeneration, MrT5Output
+from mrt5cli.models import MrT5EncoderOutput, MrT5ForConditionalGeneration, MrT5Output
 from mrt5cli.models.inputs import on_device
 from mrt5cli.tasks.base import Task
 from mrt5cli.text import announced, say_on_stderr
@@ -197,6 +198,25 @@ class _Subset:
         given = {name: batch[name] for name in ("input_ids", "attention_mask", "labels", "real_bytes")}
         output: MrT5Output = self.model(**given, **self.deletion, use_cache=False)
         return output
+
+
+def choose(
+    model: MrT5ForConditionalGeneration, encoded: MrT5EncoderOutput, choices: Sequence[str], rows: int
+) -> NDArray[np.int64]:
+    """(B,) index of the choice with the highest probability under the model, EOS included.
+
+    Args:
+        model: in eval mode.
+        encoded: the encoder's output for B = `rows` sources, shared by all choices.
+    """
+    device = next(model.parameters()).device
+    scores = []
+    for choice in choices:
+        labels = torch.from_numpy(encode(choice, add_eos=True)).to(device).expand(rows, -1).contiguous()
+        logits = model(encoder_outputs=encoded, labels=labels).logits
+        nats = logits.float().log_softmax(-1).gather(-1, labels[..., None])
+        scores.append(nats.double().sum(dim=(1, 2)))
+    return torch.stack(scores, dim=1).argmax(dim=1).cpu().numpy()
 
 
 def _accepted(task: Task, part: tuple[str, str, int | None]) -> list[tuple[str, ...]]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,7 +17,7 @@ from mrt5cli.extras import how_to_install
 from mrt5cli.generation.calibration import Calibration
 from mrt5cli.generation.generate import Job
 from mrt5cli.generation.predictor import PenElsewhere
-from mrt5cli.generation.workers import as_ours
+from mrt5cli.generation.workers import as_ours, in_turn
 from mrt5cli.generation.writing import BATCH_TOKENS, Progress, Text, Written
 from mrt5cli.stopping import raised
 from mrt5cli.text import counted, first_line
@@ -109,24 +108,11 @@ class Cluster:
         self, windows: Iterable[Sequence[Text]], progress: Progress = lambda done: None
     ) -> Iterator[list[list[Written]]]:
         """See `Pen.write_all`; `progress` is called once per window."""
-        waiting: deque[Any] = deque()
-        numbered, more, failure, done = enumerate(windows), True, None, 0
-        while more or waiting:
-            if more and len(waiting) < WAITING * self._count:
-                try:
-                    number, window = next(numbered)
-                    waiting.append(self._sent(number % self._count, "write", window))
-                except StopIteration:
-                    more = False
-                except UserError as error:  # earlier windows are still written
-                    more, failure = False, error
-                continue
-            written: list[list[Written]] = self._received(waiting.popleft())
-            done += len(written)
-            progress(done)
-            yield written
-        if failure is not None:
-            raise failure
+
+        def send(number: int, window: Sequence[Text]) -> Any:
+            return self._sent(number % self._count, "write", window)
+
+        return in_turn(windows, send, self._received, WAITING * self._count, progress)
 
     def _sent(self, worker: int, what: str, *arguments: object) -> Any:
         return self._actors[worker].do.remote(self._threshold, what, *arguments)

@@ -65,37 +65,14 @@ class Workers:
         self, windows: Iterable[Sequence[Text]], progress: Progress = lambda done: None
     ) -> Iterator[list[list[Written]]]:
         """See `Pen.write_all`; `progress` is called once per window."""
-        waiting: deque[tuple[int, int]] = deque()
-        done = 0
 
-        def next_in_order() -> list[list[Written]]:
-            nonlocal done
-            worker, texts = waiting.popleft()
-            written: list[list[Written]] = self._receive(worker)
-            done += texts
-            progress(done)
-            return written
-
-        failure = None
-        numbered = enumerate(windows)
-        while True:
-            # One window per device at a time: with two in the pipe, both sides could block on writing.
-            if len(waiting) == len(self._ends):
-                yield next_in_order()
-            try:
-                number, window = next(numbered)
-            except StopIteration:
-                break
-            except UserError as error:  # earlier windows are still written
-                failure = error
-                break
+        def send(number: int, window: Sequence[Text]) -> int:
             worker = number % len(self._ends)
             self._send(worker, "write", window)
-            waiting.append((worker, len(window)))
-        while waiting:
-            yield next_in_order()
-        if failure is not None:
-            raise failure
+            return worker
+
+        # One window per device at a time: with two in the pipe, both sides could block on writing.
+        return in_turn(windows, send, self._receive, len(self._ends), progress)
 
     def _send(self, worker: int, what: str, *arguments: object) -> None:
         try:
@@ -115,6 +92,42 @@ class Workers:
         if isinstance(found, Exception):
             raise found
         return found
+
+
+def in_turn(
+    windows: Iterable[Sequence[Text]],
+    send: Callable[[int, Sequence[Text]], Any],
+    receive: Callable[[Any], list[list[Written]]],
+    room: int,
+    progress: Progress,
+) -> Iterator[list[list[Written]]]:
+    """Outputs of windows in order, with at most `room` of them sent and not yet received.
+
+    Args:
+        send: starts window `number`; returns a ticket for `receive`.
+
+    Raises:
+        UserError: from reading `windows`, after the outputs of earlier ones.
+    """
+    waiting: deque[Any] = deque()
+    numbered, failure, more, done = enumerate(windows), None, True, 0
+    while more or waiting:
+        if more and len(waiting) < room:
+            try:
+                number, window = next(numbered)
+            except StopIteration:
+                more = False
+            except UserError as error:
+                more, failure = False, error
+            else:
+                waiting.append(send(number, window))
+            continue
+        written = receive(waiting.popleft())
+        done += len(written)
+        progress(done)
+        yield written
+    if failure is not None:
+        raise failure
 
 
 def _work(end: Connection, make: Callable[[str], Pen], device: str, processes: int) -> None:

@@ -113,10 +113,7 @@ def test_a_gate_that_is_all_or_nothing_says_which_rates_there_are(tmp_path: Path
     told = " ".join(printed.split())
     assert f"which deletes {reached} of" in told
     assert "20 % cannot be reached: " in told
-    assert (
-        f"of positions have the same gate value, -30, so a threshold deletes nothing or {reached}"
-        in told
-    )
+    assert f"of positions have the same gate value, -30, so a threshold deletes nothing or {reached}" in told
     assert "20 % cannot be reached" in page
 
 
