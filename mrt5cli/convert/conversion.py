@@ -119,10 +119,10 @@ def convert(
         CheckpointError: the source is incomplete or damaged.
         RunFailed: the disk is full. After any error, nothing has been written.
     """
-    there = None
+    hub_card = None
     if options.repo_id is not None:
         check_can_push(options.repo_id)
-        there = card_of(options.repo_id)
+        hub_card = card_of(options.repo_id)
     _check_place(Path(resolve_model(source)[0]), destination, options.overwrite)
     (subject,) = find_subjects([source], options.revision, allow_pickle=options.allow_pickle)
     with busy or nullcontext():
@@ -138,7 +138,7 @@ def convert(
             check_threshold(model.config, source, threshold)
             model.config.deletion_threshold = threshold
         moved = [] if options.deletion_rate is None else _calibrate(model, subject, options)
-        license, kept = _license(options, there, [destination, folder])
+        license, kept = _license(options, hub_card, [destination, folder])
         threshold = described.fields.get("deletion_threshold")
         job = Job(
             model,
@@ -185,17 +185,17 @@ def _calibrate(
     return [f"the model now has, on the text of {task.name}, {found.in_words()}"]
 
 
-def _license(options: ConversionOptions, there: str | None, folders: list[Path]) -> tuple[Json, list[str]]:
+def _license(options: ConversionOptions, hub_card: str | None, folders: list[Path]) -> tuple[Json, list[str]]:
     """The licence for the card, and notes about earlier cards, whose content is replaced.
 
     Args:
-        there: the card of the Hub repository that is pushed to, or None.
+        hub_card: the card of the Hub repository that is pushed to, or None.
         folders: folders that may contain an earlier card of the model.
     """
     notes, found = [], {} if options.license is None else options.license
     cards: list[tuple[str, str | Path]] = [(str(folder), folder / "README.md") for folder in folders]
-    if there is not None and options.repo_id is not None:
-        cards.insert(0, (options.repo_id, there))
+    if hub_card is not None and options.repo_id is not None:
+        cards.insert(0, (options.repo_id, hub_card))
         notes.append(
             f"README.md of {options.repo_id} is replaced; the old one stays in the repository's history"
         )
@@ -209,8 +209,8 @@ def _license(options: ConversionOptions, there: str | None, folders: list[Path])
 
 def _stored_dtype(described: Description, folder: Path) -> str:
     """The dtype of the weight files; config.json may differ."""
-    said = described.raw.get("dtype") or described.raw.get("torch_dtype") or "float32"
-    return stored_dtype(folder) or str(said)
+    stated = described.raw.get("dtype") or described.raw.get("torch_dtype") or "float32"
+    return stored_dtype(folder) or str(stated)
 
 
 def _write(job: Job, layout: str, destination: Path) -> tuple[list[str], list[str]]:

@@ -80,14 +80,14 @@ def eval_results(
         for metric in (METRICS[DELETED], *rated):
             if (value := row.number(metric.name)) is None:
                 continue
-            told = metric.on(one.task)
+            worded = metric.on(one.task)
             details = ["nats"] * (metric.unit == "nats") + part + how + conditions
             result = EvalResult(
                 task_type=PIPELINES.get(one.task, PIPELINE),
                 task_name=one.task.replace("_", " "),
                 **dataset,
-                metric_type=_type(told),
-                metric_name=told.title + (f" ({', '.join(details)})" if details else ""),
+                metric_type=_type(worded),
+                metric_name=worded.title + (f" ({', '.join(details)})" if details else ""),
                 metric_value=round(value, 4),
                 metric_args={**arguments, DELETED: round(rate, 4), "examples": row.examples},
             )

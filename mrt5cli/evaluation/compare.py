@@ -197,14 +197,14 @@ class Comparison:
             ],
         }
 
-    def _called(self, subject: Subject) -> str:
+    def _result_kind(self, subject: Subject) -> str:
         """The task in a results file's name: two text2text tasks may have nothing in common."""
         kind, own = str(self.task["kind"]), None if subject.recipe is None else subject.recipe.task
         if kind != "text2text" or not self.options.recipe or own is None:
             return kind
-        apart = {"metrics", "source", "sources"} if self.options.data else {"metrics"}
-        same = own.model_dump(mode="json", exclude=apart) == {
-            key: value for key, value in self.task["settings"].items() if key not in apart
+        ignored = {"metrics", "source", "sources"} if self.options.data else {"metrics"}
+        same = own.model_dump(mode="json", exclude=ignored) == {
+            key: value for key, value in self.task["settings"].items() if key not in ignored
         }
         return kind if same else f"{kind}-{Path(self.options.recipe).stem}"
 
@@ -226,7 +226,7 @@ class Comparison:
                 continue
             own = [result for result in self.results if result.subject.source == subject.source]
             checkpoint = None if subject.step is None else Path(subject.source).name
-            name = self.options.result_name(self._called(subject), checkpoint)
+            name = self.options.result_name(self._result_kind(subject), checkpoint)
             # In a separate folder, so that unfinished results are never read as complete ones.
             path = subject.run.eval(name if self.unfinished is None else f"unfinished/{name}")
             try:
@@ -374,11 +374,11 @@ def _comparison(
 
 def _checked(options: EvaluationOptions, task: Task, kind: str) -> EvaluationOptions:
     """The options, with subsets in the task's order and the normalisation only if it is not the task's."""
-    there, split = list(task.subsets(options.split)), options.split
-    unknown = [name for name in options.subsets or () if name not in there]
+    known, split = list(task.subsets(options.split)), options.split
+    unknown = [name for name in options.subsets or () if name not in known]
     if unknown:
         raise UserError(
-            f"the {split} split of {kind} has no {', '.join(unknown)}, only {', '.join(there)}",
+            f"the {split} split of {kind} has no {', '.join(unknown)}, only {', '.join(known)}",
             "pass some of these to --languages, or leave it out",
         )
     if options.constrained and task.choices is None:
@@ -393,6 +393,6 @@ def _checked(options: EvaluationOptions, task: Task, kind: str) -> EvaluationOpt
         )
     return replace(
         options,
-        subsets=options.subsets and tuple(name for name in there if name in options.subsets),
+        subsets=options.subsets and tuple(name for name in known if name in options.subsets),
         normalization=None if options.normalization == task.normalization else options.normalization,
     )

@@ -132,7 +132,10 @@ class _Subset:
                 removed.append(teacher_forced(self._forward(bare), bare))
             self.progress(self.subset, lost.new_length.count)
         if not parts:
-            raise UserError(f"there are no {options.split} examples for {self.subset!r}")
+            raise UserError(
+                f"there are no {options.split} examples for {self.subset!r}",
+                "check the task's data, or choose another --split",
+            )
         outcomes = Outcomes.joined(parts)
         if references is not None:
             outcomes = self._answered(outcomes, sources, references)
@@ -155,7 +158,10 @@ class _Subset:
         choices = self.task.choices if self.options.constrained or ACCURACY in self.measures else None
         if choices is None:
             if ACCURACY in self.measures:
-                raise UserError(f"{self.task.name} is measured by accuracy, but defines no choices")
+                raise UserError(
+                    f"{self.task.name} is measured by accuracy, but defines no choices",
+                    "define choices in the task, or remove accuracy from its measures",
+                )
             output = self._forward(batch)
             return output, teacher_forced(output, batch)
         given = {name: batch[name] for name in ("input_ids", "attention_mask", "real_bytes")}

@@ -47,10 +47,10 @@ def published_rows(task: Task, subsets: Sequence[str], named: Collection[str] = 
         if row.experiment == task.experiment and row.setting and row.version in ("v1", "v3")
     ]
     ours = {_key(row) for row in rows if row.id in named}
-    there = {row.subset for row in rows} - {TOTAL}
+    published_subsets = {row.subset for row in rows} - {TOTAL}
     languages = {subset: LANGUAGES.get(task.language_of(subset) or "") for subset in subsets}
     names = {subset if language is None else language.name: subset for subset, language in languages.items()}
-    if there and there <= names.keys():
+    if published_subsets and published_subsets <= names.keys():
         names[TOTAL] = TOTAL
     found: dict[tuple[str, str, str], dict[str, PublishedRow]] = {}
     for row in rows:

@@ -144,7 +144,7 @@ def _check(
         raise TypeError("languages must be a sequence of names, not one string")
     for name, value in {"limit": limit, "batch_size": batch_size}.items():
         if value is not None and value < 1:
-            raise UserError(f"{name} is {value}, expected 1 or more")
+            raise UserError(f"{name} is {value}, expected 1 or more", "leave it out to use the recipe's")
     for rate in rates:
         if not 0 <= rate < 1:
             raise UserError(
@@ -169,14 +169,14 @@ def _subjects(
     return subjects
 
 
-def _check_one_task(subjects: Sequence[Subject], apart_from: Collection[str]) -> None:
+def _check_one_task(subjects: Sequence[Subject], ignored: Collection[str]) -> None:
     """Without --task, all runs must have been trained on the first run's task."""
     first = subjects[0]
     for other in subjects[1:]:
         if other.recipe is None or first.recipe is None:
             continue
         for key, (one, two) in unlike(first.recipe.task, other.recipe.task).items():
-            if re.split(r"[.\[]", key)[0] not in apart_from:
+            if re.split(r"[.\[]", key)[0] not in ignored:
                 raise UserError(
                     f"{first.name} and {other.name} were trained on different tasks ({key}: {one} and {two})",
                     "name the task to evaluate them on with --task",

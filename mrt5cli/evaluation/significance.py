@@ -98,13 +98,14 @@ def mcnemar(only_first: int, only_second: int) -> float:
     Under the null hypothesis, either model is equally likely to be right where they disagree. The p-value is
     the probability of a split at least as uneven as this one.
     """
-    parted = only_first + only_second
+    disagreements = only_first + only_second
     fewer = min(only_first, only_second)
-    if 2 * fewer >= parted - 1:  # an even split: the two tails would overlap
+    if 2 * fewer >= disagreements - 1:  # an even split: the two tails would overlap
         return 1.0
-    log_half = parted * math.log(2)
-    ways = (  # the logarithm of (parted over k)
-        math.lgamma(parted + 1) - math.lgamma(k + 1) - math.lgamma(parted - k + 1) for k in range(fewer + 1)
+    log_half = disagreements * math.log(2)
+    ways = (  # log of (disagreements choose k)
+        math.lgamma(disagreements + 1) - math.lgamma(k + 1) - math.lgamma(disagreements - k + 1)
+        for k in range(fewer + 1)
     )
     return min(1.0, 2 * math.fsum(math.exp(log - log_half) for log in ways))
 
@@ -165,13 +166,13 @@ def compare_means(
     )
     examples = sum(len(part) for part in one)
     generator = np.random.default_rng(seed)
-    values, drawn = [0.0, 0.0], np.zeros(resamples)
+    values, resampled = [0.0, 0.0], np.zeros(resamples)
     for a, b, w in zip(one, other, over, strict=True):
         share = len(a) / examples
         values[0] += share * float(a.sum() / w.sum())
         values[1] += share * float(b.sum() / w.sum())
-        drawn += share * _resampled(a - b, w, resamples, generator)
-    return _by_bootstrap(subset, measure, values[0], values[1], drawn)
+        resampled += share * _resampled(a - b, w, resamples, generator)
+    return _by_bootstrap(subset, measure, values[0], values[1], resampled)
 
 
 def compare_sums(
@@ -191,22 +192,22 @@ def compare_sums(
         ]
         for side in (0, 1)
     ]
-    drawn = scoring.resampled(measure, pairs, np.random.default_rng(0), SAMPLES)
-    if any(len(side) < len(pairs) for side in values) or np.isnan(drawn).any():
+    resampled = scoring.resampled(measure, pairs, np.random.default_rng(0), SAMPLES)
+    if any(len(side) < len(pairs) for side in values) or np.isnan(resampled).any():
         return []
-    return [_by_bootstrap(subset, measure, sum(values[0]), sum(values[1]), drawn)]
+    return [_by_bootstrap(subset, measure, sum(values[0]), sum(values[1]), resampled)]
 
 
 def _by_bootstrap(
-    subset: str, measure: str, first: float, second: float, drawn: NDArray[np.float64]
+    subset: str, measure: str, first: float, second: float, resampled: NDArray[np.float64]
 ) -> Difference:
     """The difference of two numbers, given resampled differences (resamples,)."""
     difference = first - second
     # Sums in another order differ by rounding; differences equal up to that count as equally far.
-    slack = 1e-9 * max(1e-300, abs(difference), float(np.abs(drawn).max()))
-    farther = int((np.abs(drawn - difference) >= abs(difference) - slack).sum())
-    low, high = np.quantile(drawn, (0.025, 0.975))
-    p_value = (farther + 1) / (len(drawn) + 1)
+    slack = 1e-9 * max(1e-300, abs(difference), float(np.abs(resampled).max()))
+    farther = int((np.abs(resampled - difference) >= abs(difference) - slack).sum())
+    low, high = np.quantile(resampled, (0.025, 0.975))
+    p_value = (farther + 1) / (len(resampled) + 1)
     return Difference(subset, measure, first, second, float(low), float(high), p_value, "bootstrap")
 
 

@@ -124,10 +124,10 @@ def calibrate(
     nothing = Calibration(0.0, lowest - 1, 0.0, len(values))
     found = []
     for rate in rates:
-        if (told := conditional_threshold(model.config, rate)) is not None:
-            reached = float((values <= told).mean())
+        if (threshold := conditional_threshold(model.config, rate)) is not None:
+            reached = float((values <= threshold).mean())
             beyond = settings.beyond_training(rate)
-            found.append(Calibration(rate, told, reached, len(values), told=True, beyond=beyond))
+            found.append(Calibration(rate, threshold, reached, len(values), told=True, beyond=beyond))
         else:
             found.append(nearest(values, rate) if rate else nothing)
     return found

@@ -56,8 +56,8 @@ class Cluster:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else Ray reports usage to its makers
         with raised():  # Ray replaces the SIGTERM handler; ours is restored
             ray.init(logging_level=logging.ERROR, log_to_driver=False, ignore_reinit_error=True)
-        there = ray.cluster_resources()
-        gpus, cpus = int(there.get("GPU", 0)), int(there.get("CPU", 1))
+        resources = ray.cluster_resources()
+        gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
         self.kind = "cpu" if device == "cpu" or (device == "auto" and not gpus) else "cuda"
         most = gpus if self.kind == "cuda" else cpus
         if not 0 < (workers or 1) <= most:

@@ -135,7 +135,7 @@ def sequences(
     # `generate` takes missing arguments from the checkpoint's generation settings: hide them.
     model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
     try:
-        found = model.generate(  # type: ignore[misc]  # its protocol is not that of their own models
+        found = model.generate(  # type: ignore[misc]  # typed for transformers' own models
             **given,
             **beams,
             logits_processor=rules,

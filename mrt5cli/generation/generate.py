@@ -126,14 +126,19 @@ class Settings:
         counts = {"num_beams": 1, "num_return": 1, "max_new_tokens": 1, "input_length": 1, "batch_tokens": 1}
         for name, least in {**counts, "seed": 0}.items():
             if (value := getattr(self, name)) is not None and value < least:
-                raise UserError(f"{name} is {value}, expected {least} or more")
+                raise UserError(
+                    f"{name} is {value}, expected {least} or more", "leave it out for its default"
+                )
         if not (0 < self.temperature < math.inf and 0 < self.top_p <= 1):
             raise UserError(
                 f"temperature is {self.temperature:g} and top_p {self.top_p:g}; expected a temperature above "
-                "0, and top_p above 0 and at most 1"
+                "0, and top_p above 0 and at most 1",
+                "for example a temperature of 0.8 and a top_p of 0.95",
             )
         if self.precision not in get_args(runtime.Precision):
-            raise UserError(f"precision is {self.precision!r}, expected fp32 or bf16")
+            raise UserError(
+                f"precision is {self.precision!r}, expected fp32 or bf16", "leave it out for fp32"
+            )
         sampling = {"--temperature": self.temperature != 1, "--top-p": self.top_p != 1}
         for name in (name for name, given in sampling.items() if given and not self.sample):
             raise UserError(f"{name} applies to sampling only", "add --sample")
@@ -317,7 +322,7 @@ class Job:
         if not isinstance(self.model, Subject):
             yield Pen(self.model, self.options)
             return
-        make = partial(_pen, self.model.source, self.model.name, self.options, self.settings.precision)
+        make = partial(make_pen, self.model.source, self.model.name, self.options, self.settings.precision)
         if len(self.devices) == 1:
             yield make([], str(self.devices[0]))
             return
@@ -325,10 +330,10 @@ class Job:
             yield workers
 
 
-def _pen(
+def make_pen(
     source: str, name: str, options: Options, precision: runtime.Precision, code: Sequence[Path], device: str
 ) -> Pen:
-    """A pen with the model in a folder, in this process or in a worker's."""
+    """A pen with the model of a folder; imports the user's own files first, as a new process needs."""
     for file in code:
         own_code.import_file(file)
     own_code.take_in_packages()

@@ -152,7 +152,8 @@ def choose_prompt(
         try:
             found = Prompt.of(Template.parse(template))
         except ValueError as error:
-            raise UserError(f"--prompt '{template}': {error}") from error
+            hint = "write each column in braces: --prompt 'Correct: {noisy}'"
+            raise UserError(f"--prompt '{template}': {error}", hint) from error
         if not found.columns:
             raise UserError(
                 f"--prompt '{template}' has no place for the input", "name a column in braces, or {line}"

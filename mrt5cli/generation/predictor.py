@@ -12,18 +12,17 @@ from pathlib import Path
 from typing import Any, Literal, Unpack
 
 import numpy as np
-import torch
 
 from mrt5cli import own_code, runtime
 from mrt5cli.data.columns import holder, missing_column, our_names
 from mrt5cli.errors import UserError
-from mrt5cli.generation.generate import Generated, Given, Job, Result, Settings, outputs_of
+from mrt5cli.generation.generate import Generated, Given, Job, Result, Settings, make_pen, outputs_of
 from mrt5cli.generation.inputs import NAME_IT, Input, row_of
 from mrt5cli.generation.writing import BATCH_TOKENS, Options, Pen, Text
 from mrt5cli.models.hub_files import locate
 from mrt5cli.recipe.words import either
 from mrt5cli.runtime import Precision
-from mrt5cli.subject import Subject, find_subject, load_model
+from mrt5cli.subject import Subject, find_subject
 
 FIELDS = tuple(field.name for field in fields(Generated) if field.name != "index")
 
@@ -73,15 +72,11 @@ class PenElsewhere:
 
 @lru_cache(maxsize=1)
 def _loaded(elsewhere: PenElsewhere) -> Pen:
-    for file in elsewhere.code:
-        own_code.import_file(file)
-    own_code.take_in_packages()
     device = runtime.device(elsewhere.device)
-    folder = locate(elsewhere.source, revision=elsewhere.commit).folder
-    subject = Subject(elsewhere.name, str(folder), None, None)
+    folder = str(locate(elsewhere.source, revision=elsewhere.commit).folder)
     tokens = elsewhere.batch_tokens or BATCH_TOKENS.get(device.type, BATCH_TOKENS["cpu"])
-    model = load_model(subject, torch.device(device), elsewhere.precision)
-    return Pen(model, replace(elsewhere.options, batch_tokens=tokens), elsewhere.name)
+    options = replace(elsewhere.options, batch_tokens=tokens)
+    return make_pen(folder, elsewhere.name, options, elsewhere.precision, elsewhere.code, str(device))
 
 
 class Predictor:

@@ -75,7 +75,8 @@ class LoadedMetric:
         }
         if not numbers:
             raise UserError(
-                f"the metric {self.name} returns no number, only {listed(list(found or {})) or 'nothing'}"
+                f"the metric {self.name} returns no number, only {listed(list(found or {})) or 'nothing'}",
+                "make its compute() return a dictionary of numbers",
             )
         own = short(self.name)
         return {own if len(numbers) == 1 else f"{own}.{key}": value for key, value in numbers.items()}
@@ -186,7 +187,10 @@ def _not_loaded(name: str, error: Exception) -> UserError:
         return UserError(
             f"the metric {name} needs packages that are not installed: {packages}", f"pip install {packages}"
         )
-    return UserError(f"the metric {name} cannot be loaded: {type(error).__name__}: {first_line(error)}")
+    return UserError(
+        f"the metric {name} cannot be loaded: {type(error).__name__}: {first_line(error)}",
+        "fix the script, or remove it from the task's metrics",
+    )
 
 
 def _takes_lists(name: str, module: evaluate.EvaluationModule) -> bool:

@@ -130,8 +130,8 @@ def resampled(
         size, step = len(group), max(1, AT_ONCE // len(group))
         for start in range(0, resamples, step):
             some = slice(start, min(start + step, resamples))
-            drawn = generator.multinomial(size, np.full(size, 1 / size), some.stop - start)
-            found[some] += size / examples * _numbers(name, np.tensordot(drawn, group, 1))
+            counts = generator.multinomial(size, np.full(size, 1 / size), some.stop - start)
+            found[some] += size / examples * _numbers(name, np.tensordot(counts, group, 1))
     return found
 
 
