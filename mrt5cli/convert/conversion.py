@@ -39,14 +39,9 @@ class Outcome:
 
     Attributes:
         read: the source's layout.
-        layout: the layout written.
-        model: one phrase about the model.
         weights: number of weights written.
-        dtype: dtype of the weights written.
         commit: commit of the source's Hub repository, or None.
         fresh: names of weights that the source lacks.
-        notes: sentences for the user.
-        files: names of the files written.
         url: URL of the Hub repository it was pushed to, or None.
     """
 
@@ -76,8 +71,6 @@ class ConversionOptions:
             below 1.
         task, data: the task to calibrate on and its data, see `choose_task`.
         dtype: "float32" or "bfloat16"; None keeps the source's, except that float16 becomes float32.
-        allow_pickle: read weights from pickles if there are no safetensors files.
-        seed: seed of new weights.
         overwrite: replace a checkpoint at the destination.
         shard_size: maximum size of a file of weights, such as "5GB".
         repo_id: also push to this Hub repository.

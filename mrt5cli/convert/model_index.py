@@ -48,7 +48,6 @@ class Result(NamedTuple):
     """A row of an evaluation.
 
     Attributes:
-        evaluation: the results file that contains the row.
         conditions: conditions that distinguish it from other results, besides soft or hard deletion.
     """
 

@@ -266,9 +266,7 @@ class Job:
     Attributes:
         model: the loaded model, or where to load it from.
         settings: the user's settings, filled in.
-        options: the options of each pen.
         prompt: prompt of inputs; None for no prompt.
-        devices: devices that share the work.
     """
 
     model: Subject | MrT5ForConditionalGeneration

@@ -34,10 +34,7 @@ class PenElsewhere:
     Attributes:
         source: absolute path of the checkpoint directory, or a Hub id.
         commit: commit of the Hub model, the same everywhere; None for a directory.
-        name: name of the model in messages.
-        options: options of the pen.
         batch_tokens: see `Options`; None means the default of the kind of device.
-        precision: precision of the weights.
         device: device of the other machine, as for `runtime.device`.
         code: the user's own files, imported first.
     """

@@ -38,7 +38,6 @@ class Options:
     """Everything that determines outputs except the model and its texts.
 
     Attributes:
-        decoding: how outputs are decoded.
         input_length: maximum byte tokens of a source, EOS included, which is kept when a text is cut.
         hard_delete: remove positions, as at inference; False gates softly, as in training.
         threshold: gate value below which a byte is deleted, instead of the model's own; hard deletion only.
@@ -94,7 +93,6 @@ class Pen:
 
     Args:
         model: put in eval mode.
-        options: options, checked against the model.
         name: name of the model in messages.
 
     Raises:

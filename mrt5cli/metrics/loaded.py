@@ -39,7 +39,6 @@ class LoadedMetric:
     Attributes:
         name: name in the task's metrics.
         source: origin of its script for the record: a Hub commit, or a file name and a hash.
-        module: the loaded metric.
         takes_lists: whether each reference is the list of accepted texts; else the first of them.
     """
 

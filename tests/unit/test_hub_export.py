@@ -386,7 +386,7 @@ def test_results_that_cannot_be_read_are_named(evaluated: RunDir, run: RunDir, t
     with pytest.raises(UserError, match=r"broken\.json cannot be read"):
         export(tmp_path / "out", load(run.model), evaluated.recipe(), evaluated)
     evaluated.eval("broken").write_text('{"models": []}')
-    with pytest.raises(UserError, match=r"broken\.json does not hold"):
+    with pytest.raises(UserError, match=r"broken\.json is not a results file"):
         export(tmp_path / "other", load(run.model), evaluated.recipe(), evaluated)
     assert not list((tmp_path / "other").iterdir())
 

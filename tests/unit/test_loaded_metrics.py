@@ -89,7 +89,7 @@ def test_what_a_metric_prints_is_no_result(tmp_path: Path, capsys: pytest.Captur
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"imports": "import nowhere_to_be_found"}, "packages that are not installed: nowhere_to_be_found"),
+        ({"imports": "import nowhere_to_be_found"}, "needs packages that are not installed: nowhere"),
         ({"imports": "import json, re"}, "imports several modules in one line, which `evaluate` cannot read"),
         ({"imports": "1 / 0"}, "cannot be loaded: ZeroDivisionError: division by zero"),
         ({"compute": "return 1 / 0"}, "cannot score texts: ZeroDivisionError"),
