@@ -242,7 +242,7 @@ class Source:
             raise UserError(f"{self.name} does not exist", "check the name for a typo; - reads stdin")
         if self.is_table and not self._path.is_file():
             raise UserError(
-                f"{self.name} is not a regular file", "save the table as a file: it is read more than once"
+                f"{self.name} is not a file", "save the table as a file: it is read more than once"
             )
 
     def _open(self) -> BinaryIO:

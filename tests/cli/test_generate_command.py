@@ -402,12 +402,12 @@ def test_a_column_that_is_there_already_is_refused_before_the_work(
 ) -> None:
     monkeypatch.setattr(writing.Pen, "write", None)
     rows = saved(tmp_path / "rows.csv", "noisy,b\nab,1\n")
-    problem(generate(runs["mrt5"], rows, "--column", "noisy", "--add-column", "b"), "a column 'b' already")
+    problem(generate(runs["mrt5"], rows, "--column", "noisy", "--add-column", "b"), "'b' exists already")
 
 
 def test_wrong_inputs(runs: dict[str, Path], tmp_path: Path) -> None:
     run, rows = runs["mrt5"], saved(tmp_path / "rows.csv", "noisy,b\nab,1\n")
-    problem(generate(run, tmp_path / "none.txt"), "no file", "slip")
+    problem(generate(run, tmp_path / "none.txt"), "does not exist", "typo")
     problem(generate(run, tmp_path), "is a folder")
     problem(generate(run, rows), "--column", "--prompt")
     problem(generate(run, rows, "--column", "nosy"), "no column 'nosy'", "did you mean 'noisy'?")
