@@ -29,7 +29,7 @@ def published(recipe: Recipe) -> tuple[Recipe, str, list[str]]:
     tree = recipe.model_dump(mode="json")
     replaced = list(_replace(tree, "", hub_base(recipe)))
     clean = Recipe.model_validate(tree)
-    head = f"# Local paths were left out: put your own in for {', '.join(replaced)}.\n" if replaced else ""
+    head = f"# Local paths were removed: set your own for {', '.join(replaced)}.\n" if replaced else ""
     return clean, head + recipes.dump(clean), replaced
 
 

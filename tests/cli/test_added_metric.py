@@ -70,3 +70,10 @@ def test_the_commands_train_and_evaluate_with_it(folder: Path) -> None:
     assert best["metric"] == "numbers_kept"
     found = json.loads(Path("runs/numbers/eval/text2text.json").read_text())["models"][0]["rows"]
     assert [0 <= row["others"]["numbers_kept"] <= 1 for row in found] == [True]
+
+
+@pytest.mark.ci
+def test_the_example_in_python_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE.partition("\n## From Python\n")[2], flags=re.DOTALL)
+    exec(code, {})
+    assert re.findall(r"print\(\w+\)  # (.*)", code) == capsys.readouterr().out.splitlines()
