@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from mrt5cli.generation import writing
 from mrt5cli.generation.generate import Settings, as_text, windows
 from mrt5cli.generation.inputs import Input, Source
 from mrt5cli.generation.outputs import RowFormat, format_of
-from mrt5cli.generation.workers import Workers
+from mrt5cli.generation.workers import Workers, in_turn
 from mrt5cli.generation.writing import Options, Pen, Text
 from mrt5cli.models.fast.switch import fast_paths
 from mrt5cli.recipe.schema import EvaluationSection, GenerationSection
@@ -342,6 +342,31 @@ def test_ctrl_c_does_not_reach_a_process_that_is_starting() -> None:
     blocked = next(line.split()[1] for line in status.splitlines() if line.startswith("SigBlk"))
     assert int(blocked, 16) >> (signal.SIGINT - 1) & 1
     assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & {signal.SIGINT}
+
+
+def test_windows_go_out_in_turn_and_come_back_in_order_before_an_error_in_reading_them() -> None:
+    sent: list[int] = []
+    out: list[int] = []
+
+    def reading() -> Iterator[list[Text]]:
+        yield from ([Text(n, b"")] for n in range(5))
+        raise UserError("the sixth is bad")
+
+    def send(number: int, window: Sequence[Text]) -> int:
+        sent.append(number)
+        assert len(sent) - len(out) <= 2 and [text.number for text in window] == [number]
+        return number
+
+    def receive(number: int) -> Any:
+        out.append(number)
+        return [number]
+
+    done: list[int] = []
+    found = in_turn(reading(), send, receive, 2, done.append)
+    assert [next(found) for _ in range(5)] == [[0], [1], [2], [3], [4]]
+    with pytest.raises(UserError, match="sixth"):
+        next(found)
+    assert sent == out == [0, 1, 2, 3, 4] and done == [1, 2, 3, 4, 5]
 
 
 @pytest.mark.slow
