@@ -80,8 +80,8 @@ def test_draws_depend_on_a_rows_number_alone(run: Path) -> None:
 
 def test_a_process_loads_the_model_once(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[object] = []
-    real = predictor.load_model
-    monkeypatch.setattr(predictor, "load_model", lambda *what: loaded.append(what) or real(*what))
+    real = predictor.make_pen
+    monkeypatch.setattr(predictor, "make_pen", lambda *what: loaded.append(what) or real(*what))
     predict = Predictor(run, column="text", max_new_tokens=7)
     assert not loaded
     assert len(pickle.dumps(predict)) < 5_000
