@@ -1,4 +1,4 @@
-"""Rows of unlike length that go through a model together: as many as a budget of byte tokens holds.
+"""Groups rows of different lengths into batches within a budget of byte tokens.
 
 Legend: n rows, sorted by length, the longest first.
 """
@@ -10,14 +10,14 @@ from collections.abc import Iterator, Sequence
 
 
 def divided(sources: Sequence[int], targets: Sequence[int], budget: int) -> Iterator[slice]:
-    """Neighbouring rows whose places, padding included, are within a budget; a row that is longer is alone.
+    """Slices of neighbouring rows whose padded size is within a budget; a longer row is a group of one.
 
-    What is left over is shared out, so that no group of a few rows remains.
+    Groups are balanced, so that the last one is not left with a few rows.
 
     Args:
-        sources: (n,) tokens of each, falling.
-        targets: (n,) tokens of each, in any order.
-        budget: of rows times the longest source and the longest target together.
+        sources: (n,) source tokens of each row, in descending order.
+        targets: (n,) target tokens of each row, in any order.
+        budget: limit on rows * (longest source + longest target), in tokens.
     """
     start, number = 0, len(sources)
     while start < number:

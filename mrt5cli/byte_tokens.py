@@ -1,7 +1,7 @@
-"""Text as byte tokens: every id is a byte plus 3, so both directions are one vectorised addition.
+"""Text as byte tokens: an id is a byte plus 3, so that both directions are one vectorised addition.
 
 Ids 0, 1 and 2 are padding, end of sequence and unknown; 3 to 258 are the bytes; 259 to 383 exist in the
-vocabulary of the published checkpoints and stand for nothing.
+vocabulary of the published checkpoints but have no meaning.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ OFFSET = 3
 VOCAB_SIZE = 384
 LAST_BYTE_ID = OFFSET + 255
 IGNORED_LABEL = -100
-"""What stands in labels where no loss and no metric looks; PyTorch's own."""
+"""Label of a position that losses and metrics ignore; PyTorch's convention."""
 
 
 def encode(text: str | bytes, *, add_eos: bool = False) -> NDArray[np.int64]:
-    """Ids (n,) of a text, or of bytes as they are.
+    """Ids (n,) of a text's UTF-8 bytes, or of raw bytes.
 
-    Unlike with a tokenizer no string is special: "</s>" is four bytes. A lone surrogate, which no UTF-8 can
-    hold, becomes "?".
+    Unlike in a tokenizer, no string is special: "</s>" is four bytes. A lone surrogate, which UTF-8 cannot
+    encode, becomes "?".
     """
     raw = text.encode("utf-8", errors="replace") if isinstance(text, str) else text
     ids = np.empty(len(raw) + add_eos, dtype=np.int64)
@@ -36,11 +36,11 @@ def encode(text: str | bytes, *, add_eos: bool = False) -> NDArray[np.int64]:
 
 
 def to_bytes(ids: ArrayLike | Sequence[int]) -> bytes:
-    """The bytes among ids of any shape, in order; padding, EOS and whatever else is no byte drops out."""
+    """The bytes among ids of any shape, in order; padding, EOS and other special ids are skipped."""
     flat = np.asarray(ids, dtype=np.int64).reshape(-1)
     return (flat[(flat >= OFFSET) & (flat <= LAST_BYTE_ID)] - OFFSET).astype(np.uint8).tobytes()
 
 
 def decode(ids: ArrayLike | Sequence[int]) -> str:
-    """The text of ids; whatever is no byte, or is no part of a UTF-8 character, drops out."""
+    """The text of ids; ids that are not bytes, and bytes that are not valid UTF-8, are skipped."""
     return to_bytes(ids).decode("utf-8", errors="ignore")

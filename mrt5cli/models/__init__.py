@@ -1,6 +1,6 @@
-"""Models: one configuration class, one model class, `load` for checkpoints and `build` for recipes.
+"""One configuration class, one model class, `load` for checkpoints and `build` for recipes.
 
-Importing this package makes `AutoConfig` and `AutoModelForSeq2SeqLM` know `model_type: mrt5`.
+Importing this package registers `model_type: mrt5` with `AutoConfig` and `AutoModelForSeq2SeqLM`.
 """
 
 from __future__ import annotations

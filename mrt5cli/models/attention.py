@@ -1,10 +1,10 @@
 """softmax1 attention with T5's additive biases, registered with transformers under five names.
 
-`mrt5_eager` writes every step out and is the oracle; `mrt5_sdpa` runs PyTorch's kernel, with gradients, score
-loss and dropout of ours (fast/fused.py); `mrt5_packed` does so on batches without padding, on a CPU;
-`mrt5_triton` runs kernels of ours on a GPU; `mrt5_auto`, the default, is the best of these where it is
-(fast/choice.py). Only attention weights that are to be returned need the written-out steps: results never
-depend on the name, but for which weights dropout drops.
+`mrt5_eager` writes every step out and is the reference of all tests; `mrt5_sdpa` runs PyTorch's kernel, with
+our gradients, score loss and dropout (fast/fused.py); `mrt5_packed` does the same on batches without padding,
+on a CPU; `mrt5_triton` runs our kernels on a GPU; `mrt5_auto`, the default, chooses the best of these for the
+device (fast/choice.py). Returning attention weights requires the written-out steps. Results do not depend on
+the name, except for which weights dropout drops.
 
 Legend: B batch, N heads, Q queries, K keys, H head width.
 """
@@ -40,20 +40,19 @@ class _Softmax1(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        # softmax1 is a softmax with one more logit held at 0, so the Jacobian among the others is the
-        # softmax's.
+        # softmax1 is a softmax with one more logit fixed at 0, so the other logits have softmax's Jacobian.
         (weights,) = ctx.saved_tensors
         weighted = grad * weights
         return weighted.sub_(weights * weighted.sum(dim=-1, keepdim=True))
 
 
 def softmax1(scores: Tensor) -> Tensor:
-    """exp(x_i) / (1 + sum_j exp(x_j)) over the last dimension; sums to 0 where nothing is visible."""
+    """exp(x_i) / (1 + sum_j exp(x_j)) over the last dimension; all zeros where everything is hidden."""
     return _Softmax1.apply(scores)
 
 
 class T5AttentionModule(Protocol):
-    """What `attend` reads of the T5Attention it runs in."""
+    """The attributes of T5Attention that `attend` reads."""
 
     config: MrT5Config
     is_decoder: bool
@@ -62,17 +61,17 @@ class T5AttentionModule(Protocol):
 
 @dataclass(frozen=True)
 class AttentionOptions:
-    """How attention is computed, and what is wanted besides the output.
+    """How attention is computed, and which results are wanted besides the output.
 
     Attributes:
-        softmax1: in place of softmax.
+        softmax1: use softmax1 instead of softmax.
         dropout: probability of dropping an attention weight.
         weights: return the attention weights.
-        penalty: collects the score loss, from scores with bias and before the gate.
+        penalty: collects the score loss, from scores that include the bias but not the gate.
         cross: queries are the decoder's, keys the encoder's.
         bias: additive, broadcasting to (B, N, Q, K), or None.
-        gate: (B, K) added to every score of a key, or None.
-        hidden: (1 or B, K), likewise, 0 or so low that nothing attends to the key; or None.
+        gate: (B, K), added to every score of a key, or None.
+        hidden: (1 or B, K), likewise: 0, or so low that nothing attends to the key; or None.
     """
 
     softmax1: bool
@@ -85,7 +84,7 @@ class AttentionOptions:
     hidden: Tensor | None = None
 
     def added(self, *, gate: bool) -> Tensor | None:
-        """All that is added to scores, with or without the gate, in one tensor; None for nothing."""
+        """Everything that is added to scores, with or without the gate, in one tensor; None for nothing."""
         of_keys = (self.hidden, self.gate if gate else None)
         parts = [self.bias, *(None if part is None else part[:, None, None, :] for part in of_keys)]
         return functools.reduce(_plus, parts)
@@ -96,10 +95,10 @@ def _plus(one: Tensor | None, other: Tensor | None) -> Tensor | None:
 
 
 class Rows(Protocol):
-    """Where the rows of a packed batch lie, with all that is added to their attention scores."""
+    """Where the rows of a packed batch lie, and everything that is added to their attention scores."""
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> Tensor:
-        """Attention within each row; queries of cross-attention are not packed.
+        """Attend within each row; queries of cross-attention are not packed.
 
         Args:
             query: (1, N, all positions, H), or (B, N, Q, H) in cross-attention.
@@ -114,17 +113,17 @@ Attended = tuple[Tensor, Tensor | None]
 
 
 def eager(query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> Attended:
-    """The oracle: every step written out.
+    """Attention with every step written out: the reference of all tests.
 
     Args:
         query: (B, N, Q, H).
         key, value: (B, N, K, H).
 
     Returns:
-        Output (B, N, Q, H), and the attention weights (B, N, Q, K), or None where they are not at hand.
+        Output (B, N, Q, H), and the attention weights (B, N, Q, K); other cores return None for them.
     """
     if options.penalty is not None:
-        options.penalty.look_at(query, key, options.added(gate=False), cross=options.cross)
+        options.penalty.add_scores(query, key, options.added(gate=False), cross=options.cross)
     scores = scores_of(query, key, options.added(gate=True)).float()
     weights = (softmax1(scores) if options.softmax1 else scores.softmax(dim=-1)).to(value.dtype)
     weights = F.dropout(weights, p=options.dropout, training=options.dropout > 0)
@@ -132,7 +131,7 @@ def eager(query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) 
 
 
 def sdpa(query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> Attended:
-    """The same by a fused kernel where there is one for what is wanted; see `eager`."""
+    """`eager`, by a fused kernel if one supports the options."""
     penalty = options.penalty
     if _suits_fused(query, options):
         ceiling = None if penalty is None else SCORE_CEILING
@@ -145,13 +144,13 @@ def sdpa(query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -
             penalty.add(excess, query, key, cross=options.cross)
         return output, None
     if options.weights or query.device.type == "cpu":
-        # The public function's substitute for what a CPU's kernel cannot do is slower than the steps.
+        # Where a CPU's kernel does not apply, the public function's fallback is slower than these steps.
         return eager(query, key, value, options)
     if penalty is not None:
-        penalty.look_at(query, key, options.added(gate=False), cross=options.cross)
+        penalty.add_scores(query, key, options.added(gate=False), cross=options.cross)
     bias = options.added(gate=True)
     if options.softmax1:
-        # softmax1 is a softmax over one more key, whose score and value are 0.
+        # softmax1 is a softmax over one more key with score and value 0.
         key, value = F.pad(key, (0, 0, 0, 1)), F.pad(value, (0, 0, 0, 1))
         if bias is not None:
             bias = F.pad(bias.expand(*bias.shape[:-1], key.shape[2] - 1), (0, 1))
@@ -184,19 +183,19 @@ def attend(
     encoder_rows: Rows | None = None,
     **given: object,
 ) -> Attended:
-    """What transformers calls: T5 attention, unscaled, with softmax1 where the configuration has it.
+    """The attention function that transformers calls: T5's unscaled attention, with softmax or softmax1.
 
     Args:
         core: `eager` or `sdpa`.
-        module: the T5Attention it runs in.
+        module: the calling T5Attention.
         query, key, value: (B, N, Q or K, H).
-        attention_mask, position_bias: additive, broadcasting to (B, N, Q, K). In cross-attention T5 has no
-            position bias: transformers gives zeros of all heads and queries, which nothing is added to.
+        attention_mask, position_bias: additive, broadcasting to (B, N, Q, K). T5 has no position bias in
+            cross-attention: transformers passes zeros for all heads and queries, which are not used.
         key_gate: (B, K) soft delete gate, added to every score of a key in encoder self-attention.
         encoder_key_gate: the same for cross-attention.
-        rows: of a packed batch; then Q and K are all positions of all rows, B is 1, and what is added to the
-            scores is in here.
-        encoder_rows: of a packed source; then keys and values of cross-attention are so.
+        rows: the rows of a packed batch; Q and K are then all positions of all rows, B is 1, and `rows`
+            contains everything that is added to scores.
+        encoder_rows: the rows of a packed source, for keys and values of cross-attention.
 
     Returns:
         Output (B, Q, N, H), and attention weights (B, N, Q, K) or None.
@@ -204,7 +203,7 @@ def attend(
     cross = module.is_cross_attention
     penalty = None if module.is_decoder and not cross else score_penalty
     bias, hidden = (None, _of_keys(position_bias)) if cross else (position_bias, None)
-    # Of a single query the bias is smaller than the keys, which a feature would copy.
+    # For a single query the bias is smaller than the keys, which an extra feature would copy.
     if _of_keys(attention_mask) is None or (not torch.compiler.is_exporting() and query.shape[2] == 1):
         bias = _plus(bias, attention_mask)
     else:
@@ -227,26 +226,26 @@ def attend(
 
 
 def _of_keys(added: Tensor | None) -> Tensor | None:
-    """(1 or B, K) of what is added to all scores of a key alike, (1 or B, 1, 1, K); else None."""
+    """(1 or B, K) if a tensor adds the same to all scores of a key, i.e. is (1 or B, 1, 1, K); else None."""
     return added[:, 0, 0] if added is not None and added.shape[1:3] == (1, 1) else None
 
 
 def mask(*, batch_size: int, attention_mask: Tensor | None = None, **how: Any) -> Tensor | None:
-    """What transformers calls: the mask of a decoder's attention, of as few dimensions as it has.
+    """The mask function that transformers calls for a decoder: as small a tensor as possible.
 
     Args:
-        attention_mask: (B, K), 0 where nothing attends, or None.
+        attention_mask: (B, K), 0 at hidden positions, or None.
 
     Returns:
-        (B, 1, 1, K), or (1 or B, 1, Q, K) where it is causal, to add to scores; None where it hides nothing.
+        (B, 1, 1, K), or (1 or B, 1, Q, K) if causal, to add to scores; None if it hides nothing.
     """
     if not how.get("allow_is_bidirectional_skip"):
-        # Without padding, one for all rows; transformers would give each its own.
+        # Without padding, all rows share one mask; transformers would make one for each.
         mask: Tensor = eager_mask(
             batch_size=1 if attention_mask is None else batch_size, attention_mask=attention_mask, **how
         )
         return mask.clamp_(min=HIDES)
-    # transformers would look whether it hides anything, and wait for a GPU to say.
+    # transformers would read whether it hides anything, and wait for the GPU.
     return None if attention_mask is None else hiding(attention_mask, how["dtype"])
 
 
@@ -257,12 +256,12 @@ IMPLEMENTATIONS = {
     "packed": "mrt5_packed",
     "triton": "mrt5_triton",
 }
-"""`attn_implementation` as users write it, and the name it is registered under."""
+"""`attn_implementation` as users write it -> the name it is registered under."""
 DEFAULT = "auto"
 
 for _name in IMPLEMENTATIONS.values():
     AttentionInterface.register(
         _name, functools.partial(attend, eager if _name == IMPLEMENTATIONS["eager"] else sdpa)
     )
-    # An attention function without a mask function gets no mask at all.
+    # transformers passes no mask at all to an attention function without a mask function.
     AttentionMaskInterface.register(_name, mask)

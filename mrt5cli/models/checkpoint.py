@@ -1,4 +1,4 @@
-"""Loading and building: `load` for every checkpoint we can run, `build` for a recipe's model section."""
+"""Loading and building: `load` for every supported checkpoint, `build` for a recipe's model section."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from mrt5cli.models.weights import check_files, not_finite, read_weights, weight
 from mrt5cli.models.wrappings import EMBEDDINGS, unwrapped, with_one_embedding
 from mrt5cli.text import counted, first_line, shortened
 
-if TYPE_CHECKING:  # models run without recipes
+if TYPE_CHECKING:  # models must work without recipes
     from mrt5cli.recipe import ModelSection
 
 DTYPES = ("float32", "bfloat16")
@@ -47,11 +47,13 @@ GREATEST = {
     **{"vocab_size": bounds.VOCABULARY, "max_position_embeddings": bounds.LENGTH},
     **{"relative_attention_num_buckets": bounds.HEAD_WIDTH, "relative_attention_max_distance": bounds.LENGTH},
 }
-"""Sizes in a configuration, and the largest that is no slip; weights of another size are refused later."""
+"""The largest plausible size of each field; files whose weights have another size are refused later."""
 NOT_CALIBRATED = {"deletion_threshold": None, "deletion_rate": None}
-"""What belongs to one shortener, and says nothing of another."""
+"""Fields that are meaningless for any shortener but the one they were set for."""
 OF_A_RECIPE = {"inference_deletion": "hard", "gate_loss": 0.0, "score_loss": 0.0}
-"""What every model of a recipe has: its loss is the recipe's, whatever its start was trained with."""
+"""Fields of every model built from a recipe: the recipe defines the loss, whatever its start used."""
+NOT_ONE_MODEL = "config.json and the weights must belong to one model; copy or download both again"
+"""Hint where the two do not fit."""
 TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
 logger = logging.getLogger(__name__)
 
@@ -65,28 +67,29 @@ def load(
     allow_pickle: bool = True,
     **config_overrides: Any,
 ) -> MrT5ForConditionalGeneration:
-    """The model of a run, a checkpoint or a Hub repository, in eval mode.
+    """Load a run, a checkpoint or a Hub repository, in eval mode.
 
     Args:
-        path_or_hub_id: a run directory; a directory as `save_pretrained` writes it (ours, the authors', or a
-            plain T5 v1.1, ByT5, mT5 or umT5 one, which becomes a model without a shortener unless
+        path_or_hub_id: a run directory; a directory written by `save_pretrained` (ours, the authors', or a
+            plain T5 v1.1, ByT5, mT5 or umT5, which becomes a model without a shortener unless
             `deletion_type` is given); or a Hub id.
-        revision: of a Hub id: a branch, tag or commit.
+        revision: branch, tag or commit of a Hub id.
         dtype: "float32" or "bfloat16"; T5 overflows in float16.
         attn_implementation: "auto" (the default), "eager", "sdpa", "packed" or "triton"; see the README
             of `mrt5cli.models`.
-        allow_pickle: read weights from pickles where there are no safetensors files, with a reader that runs
-            no code; a line in the log says so. False refuses them.
-        **config_overrides: fields of `MrT5Config` to change. The authors' baselines are loaded to treat every
-            row by itself; `shortening_per="batch"` and `boundary_sampling="always"` are what their code does.
+        allow_pickle: if there are no safetensors files, read weights from pickles, with a reader that runs
+            no code, and log a warning. False refuses them.
+        **config_overrides: fields of `MrT5Config` to change. The authors' baselines are loaded to process
+            each row on its own; `shortening_per="batch"` and `boundary_sampling="always"` restore the
+            behaviour of their code.
 
     Returns:
-        The model; its `fresh_weights` are what the checkpoint does not hold: a new shortener's, or none.
+        The model. Its `fresh_weights` names the weights the checkpoint lacks: those of a new shortener.
 
     Raises:
-        UserError: no such model, or no network.
-        CheckpointError: not a checkpoint, wrong kind of model, weights missing or of another shape, a file
-            that is not what its manifest.json says.
+        UserError: the model does not exist, or there is no network.
+        CheckpointError: not a checkpoint, an unsupported kind of model, weights that are missing or have
+            the wrong shape, or a file that does not match its manifest.json.
     """
     folder = locate(path_or_hub_id, revision=revision, allow_pickle=allow_pickle).folder
     where = shown(folder)
@@ -99,17 +102,17 @@ def load(
         logger.warning("%s: weights read from a pickle; no code in it was run", where)
     if note is not None:
         logger.warning("%s: %s", where, note)
-    # Files may leave the head out where it is the embedding, as transformers 5 makes and calls a plain T5.
+    # A file may omit the head if it equals the embedding, as for every plain T5 that transformers 5 saves.
     tied = described.raw.get("tie_word_embeddings") is True
     state = with_one_embedding(state, where, tied=tied)
     if is_first_version(described.raw, state):
-        # Not by transformers' `key_mapping`, which would move the gate back at every saving.
+        # Not through transformers' `key_mapping`, which would move the gate back on every save.
         state = {move_gate(name, 1): weight for name, weight in state.items()}
     if sealed is None or not sealed.finite:
         _check_finite(state, where)
     fresh_weights = _check_complete(where, described.fields, config, state)
     try:
-        with quiet_transformers():  # `_check_complete` has judged what is missing
+        with quiet_transformers():  # `_check_complete` has reported missing weights
             model = MrT5ForConditionalGeneration.from_pretrained(
                 None, state_dict=state, config=config, attn_implementation=attn_implementation, dtype=dtype
             )
@@ -125,7 +128,7 @@ def load(
 def _generation_config(folder: Path, where: str) -> GenerationConfig:
     try:
         return GenerationConfig.from_pretrained(folder)
-    except (Exception, RecursionError) as error:  # it compares and counts whatever stands there
+    except (Exception, RecursionError) as error:  # it compares and counts whatever the file contains
         said = shortened(first_line(error), 300)
         raise CheckpointError(f"{where}: {GENERATION_CONFIG_NAME} cannot be used: {said}") from error
 
@@ -134,24 +137,24 @@ def dtype_name(dtype: str | torch.dtype) -> str:
     """The name "float32" or "bfloat16", from a name or a torch dtype; `CheckpointError` for another one."""
     name = str(dtype).removeprefix("torch.")
     if name not in DTYPES:
-        raise CheckpointError(f"dtype {name} is not offered; expected {' or '.join(DTYPES)}")
+        raise CheckpointError(f"dtype {name} is not supported; expected {' or '.join(DTYPES)}")
     return name
 
 
 def read_config(path_or_hub_id: str | Path, *, revision: str | None = None, **overrides: Any) -> MrT5Config:
-    """The `MrT5Config` of what `load` takes, with `overrides` applied; no weight is read."""
+    """The `MrT5Config` of anything `load` accepts, with `overrides` applied; no weight is read."""
     folder = locate(path_or_hub_id, revision=revision, weights=False).folder
     return _config(describe(folder).fields, shown(folder), overrides)
 
 
 @dataclass(frozen=True)
 class Description:
-    """What a checkpoint is.
+    """A checkpoint's configuration and origin.
 
     Attributes:
         raw: the content of its config.json.
-        fields: of `MrT5Config`, that `raw` stands for.
-        writer: whose layout it is in, for people.
+        fields: the fields of `MrT5Config` that `raw` translates to.
+        writer: the program that wrote it, for messages.
     """
 
     raw: dict[str, Any]
@@ -160,11 +163,14 @@ class Description:
 
 
 def describe(folder: Path) -> Description:
-    """What the checkpoint in a directory is; without weights, as far as config.json says."""
+    """Describe the checkpoint in a directory; the weights are read only if config.json is ambiguous."""
     where = shown(folder)
     manifest.check(folder, "config.json".__eq__)
     if not (folder / "config.json").is_file():
-        raise CheckpointError(f"{where} is not a checkpoint: it has no config.json")
+        raise CheckpointError(
+            f"{where} is not a checkpoint: it has no config.json",
+            "name a run, a checkpoint directory or a Hub id",
+        )
     raw = read_raw_config(folder / "config.json", where)
     names = weight_names(folder) if is_early(raw) else []
     return Description(raw, fields_of(raw, where, names), writer_of(raw, names))
@@ -174,23 +180,26 @@ def _config(fields: dict[str, Any], where: str, overrides: dict[str, Any]) -> Mr
     shortener = SHORTENERS.get(overrides.get("deletion_type", ""), Shortener)
     unknown = overrides.keys() - MrT5Config().to_dict().keys() - fields.keys() - shortener.own_fields.keys()
     if unknown:
-        raise CheckpointError(f"{min(unknown)!r} is not a field of the model's configuration")
-    # A threshold belongs to its gate: with another gate, and none given, the new gate's default applies.
+        raise CheckpointError(
+            f"{min(unknown)!r} is not a field of the model's configuration",
+            "the docstring of MrT5Config lists them",
+        )
+    # A threshold belongs to its gate: another gate uses its own default unless one is given.
     if {"deletion_type", "sigmoid_mask_scale"} & set(overrides):
         overrides = {**NOT_CALIBRATED, **overrides}
     if "deletion_threshold" in overrides:
         overrides = {"deletion_rate": None, **overrides}
     had = fields.get("deletion_type", MrT5Config.deletion_type)
     if overrides.get("deletion_type", had) not in (had, *WITHOUT_MODULE):
-        # The new shortener is one of ours, not the checkpoint's, which may be silent.
+        # The new shortener is ours, so the checkpoint's missing or old setting does not apply to it.
         overrides = {"inference_deletion": "hard", **overrides}
     own = _made(fields, f"{where}, config.json")
     return _made(fields | overrides, where) if overrides else own
 
 
 def _made(fields: dict[str, Any], where: str) -> MrT5Config:
-    """The configuration with these fields, each of the right type and of a size that a machine could hold."""
-    aliases = MrT5Config.attribute_map  # other models' names, which transformers would take unchecked
+    """The configuration with these fields, after checking types and plausible sizes."""
+    aliases = MrT5Config.attribute_map  # other models' names, which transformers would accept unchecked
     own = {name: value for name, value in fields.items() if name not in aliases}
     fields = {aliases[name]: value for name, value in fields.items() if name in aliases} | own
     for name, greatest in GREATEST.items():
@@ -205,13 +214,13 @@ def _made(fields: dict[str, Any], where: str) -> MrT5Config:
         value = shortened(repr(fields[name]))
         raise CheckpointError(f"{where}: {name} is {value}; expected {_expected(kind)}") from error
     except Exception as error:  # strict dataclasses raise several unrelated types
-        # Some wrap what is wrong in a line that names their own validator.
+        # Some wrap the problem in a line that names their own validator.
         said = shortened(first_line(error.__cause__ or error), 300)
         raise CheckpointError(f"{where}: {said}") from error
 
 
 def _expected(kind: Any) -> str:
-    """The type of a field in words."""
+    """The type of a field, for messages."""
     kinds = get_args(kind) or (kind,)
     if get_origin(kind) is Literal:
         return f"one of {', '.join(kinds)}"
@@ -225,8 +234,11 @@ def build(
     """The model of a recipe's `model` section, in training mode.
 
     Args:
-        vocab_size: only for models built from scratch.
-        device: where to build; "meta" allocates nothing and needs no weights.
+        vocab_size: vocabulary of a model built from scratch; others bring their own.
+        device: device to build on; "meta" allocates nothing and needs no weights.
+
+    Raises:
+        UserError, CheckpointError: as `load`, for a section with a `start`.
     """
     fields = section.shortener.config_fields()
     fields |= {
@@ -255,9 +267,9 @@ def build(
 
 
 def sharing_weights(model: MrT5ForConditionalGeneration, **fields: Any) -> MrT5ForConditionalGeneration:
-    """A model with other fields in its configuration, and this one's weights, which are not copied.
+    """A model with other configuration fields that shares this one's weights, without a copy.
 
-    A threshold is left out unless it is given: it is of the shortener that it was set for.
+    The threshold is reset unless it is given, because it belongs to the shortener that it was set for.
     """
     config = MrT5Config(**{**model.config.to_diff_dict(), **NOT_CALIBRATED, **fields})
     with torch.device("meta"):
@@ -269,12 +281,11 @@ def sharing_weights(model: MrT5ForConditionalGeneration, **fields: Any) -> MrT5F
 
 @torch.no_grad()
 def initialize_depth_scaled(model: MrT5ForConditionalGeneration) -> None:
-    """The reference's from-scratch initialisation: weights of a stack shrink with the root of its depth.
+    """The reference's from-scratch initialisation: weights shrink with the root of their stack's depth.
 
-    Linear weights have standard deviation 1 / sqrt(fan in * layers of their stack), relative biases
-    1 / sqrt(d_model * layers), norm weights are 1 / sqrt(layers), the embedding and the head have 1 /
-    sqrt(d_model). Shorteners keep their own initialisation, except for their norms, which are scaled like
-    all.
+    Standard deviations: 1 / sqrt(fan in * layers of the stack) for linear weights, 1 / sqrt(d_model * layers)
+    for relative biases, 1 / sqrt(d_model) for the embedding and the head. Norm weights are constants of
+    1 / sqrt(layers). Shorteners keep their own initialisation, except for their norms.
     """
     width = model.config.d_model
     for stack in (model.encoder, model.decoder):
@@ -295,13 +306,16 @@ def initialize_depth_scaled(model: MrT5ForConditionalGeneration) -> None:
 def _check_complete(
     where: str, fields: dict[str, Any], config: MrT5Config, state: Mapping[str, Tensor]
 ) -> list[str]:
-    """The weights of a new shortener, all or none of which are missing; anything else that is missing, or
-    left over, means that these are not this model's weights. `fields` are the checkpoint's own; `config` may
-    have another shortener."""
+    """The names of a new shortener's weights, which are either all missing or all present.
+
+    Any other missing or unexpected weight is an error. `fields` are the checkpoint's own; `config` may have
+    another shortener.
+    """
     layers = config.num_layers + (config.num_decoder_layers or 0)
     if layers > len(state):  # before the skeleton is built, layer by layer
         raise CheckpointError(
-            f"{where}: config.json describes {layers:,} layers, and the files hold {len(state)} weights"
+            f"{where}: config.json describes {layers:,} layers, but the files contain {len(state)} weights",
+            NOT_ONE_MODEL,
         )
     skeleton = _skeleton(config, where)
     expected = {name: weight for name, weight in skeleton.state_dict().items() if name not in EMBEDDINGS[1:]}
@@ -311,8 +325,9 @@ def _check_complete(
     if mismatched:
         key = mismatched[0]
         raise CheckpointError(
-            f"{where}: {len(mismatched)} weights have another shape, first {key}: {list(state[key].shape)} "
-            f"in the file, {list(expected[key].shape)} in config.json"
+            f"{where}: {counted(len(mismatched), 'weight')} with the wrong shape, first {key}: "
+            f"{list(state[key].shape)} in the file, {list(expected[key].shape)} by config.json",
+            NOT_ONE_MODEL,
         )
     exchanged = any(
         fields.get(name, getattr(MrT5Config, name)) != getattr(config, name)
@@ -321,40 +336,39 @@ def _check_complete(
     missing = expected.keys() - state.keys()
     whole = {key for key in expected if of_a_shortener(key)}
     fresh = whole if exchanged and whole <= missing else set()
-    # A shortener that the caller has exchanged or left out stays behind, and a weight that Google's own
-    # files have and no layer of T5 uses.
+    # Ignored: weights of a shortener that the caller replaced, and one in Google's files that T5 never uses.
     unused = skeleton._keys_to_ignore_on_load_unexpected or ()
     extra = {key for key in state.keys() - expected.keys() if not any(re.search(one, key) for one in unused)}
     if exchanged:
         extra = {key for key in extra if not of_a_shortener(key)}
     if lost := missing - fresh:
-        sentence = f"{where}: {counted(len(lost), 'weight')} missing, first {min(lost)}"
+        sentence, hint = f"{where}: {counted(len(lost), 'weight')} missing, first {min(lost)}", NOT_ONE_MODEL
         wanted, there = _positions(lost), _positions(state)
         if wanted and there and wanted != there:
-            says = "has_absolute_position_embeddings of its config.json"
-            if (
-                fields.get("has_absolute_position_embeddings", False)
-                != config.has_absolute_position_embeddings
-            ):
-                says = "model.positions"
-            sentence += f"; its positions are {there}, and {says} makes them {wanted}"
-        raise CheckpointError(sentence)
+            setter = key = "has_absolute_position_embeddings"
+            if fields.get(key, False) == getattr(config, key):
+                setter += " of its config.json"
+            else:
+                setter, hint = "model.positions", f"set model.positions: {there}"
+            sentence += f"; its positions are {there}, but {setter} makes them {wanted}"
+        raise CheckpointError(sentence, hint)
     if extra:
         raise CheckpointError(
-            f"{where}: {counted(len(extra), 'weight')} of no part of the model that config.json describes, "
-            f"first {min(extra)}"
+            f"{where}: {counted(len(extra), 'weight')} not part of the model that config.json describes, "
+            f"first {min(extra)}",
+            NOT_ONE_MODEL,
         )
     return sorted(fresh)
 
 
 def _positions(names: Iterable[str]) -> str | None:
-    """The kind of positions, by the words of recipes, that weights of these names are for."""
+    """The kind of positions, in a recipe's terms, that weights with these names implement."""
     kinds = {"absolute_pos_embed": "absolute", "relative_attention_bias": "relative"}
     return next((kind for part, kind in kinds.items() if any(part in name for name in names)), None)
 
 
 def _skeleton(config: MrT5Config, where: str) -> MrT5ForConditionalGeneration:
-    """The model without its weights: a configuration may describe one that fits into no memory."""
+    """The model on the meta device: a configuration may describe one that does not fit into memory."""
     try:
         with torch.device("meta"):
             return MrT5ForConditionalGeneration(config)
@@ -363,23 +377,23 @@ def _skeleton(config: MrT5Config, where: str) -> MrT5ForConditionalGeneration:
 
 
 def _check_finite(state: dict[str, Tensor], where: str) -> None:
-    """Refuse weights that are not numbers: every output of such a model is NaN, or worse, looks like one."""
+    """Refuse NaN and infinity: such a model's outputs are NaN or, worse, plausible numbers."""
     if broken := not_finite(state):
         raise CheckpointError(
-            f"{where}: there is NaN or infinity in {counted(len(broken), 'weight')}, first {broken[0]}; the "
-            "training that wrote them went wrong: take an earlier checkpoint of it"
+            f"{where}: NaN or infinity in {counted(len(broken), 'weight')}, first {broken[0]}",
+            "the training that wrote it diverged; use an earlier checkpoint",
         )
 
 
 def of_a_shortener(key: str) -> bool:
-    """Whether a weight belongs to what stands between two encoder blocks, whichever kind it is."""
+    """Whether a weight belongs to a shortener, of any kind."""
     parts = {"down_ln", *(shortener.name for shortener in SHORTENERS.values())}
     return not parts.isdisjoint(key.split("."))
 
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """No progress bar and no remarks while weights are loaded or saved, or a model is trained."""
+    """Silence transformers' progress bars and log messages below errors."""
     verbosity, bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

@@ -1,8 +1,8 @@
-"""torch.compile where it holds for every length: the feed-forward half of each block.
+"""torch.compile for the feed-forward half of each block, once for every length.
 
-That half is three quarters of a forward pass, has one shape that varies, and is one graph for all blocks of a
-stack. Compiled with its attention, a block is another graph for every combination of gate, mask, packing and
-position bias, and ends at the limit of recompilations, uncompiled.
+That half is three quarters of a forward pass, has a single dimension that varies, and is one graph for all
+blocks of a stack. A complete block needs another graph for every combination of gate, mask, packing and
+position bias, reaches the limit of recompilations, and then runs uncompiled.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from transformers import T5ForConditionalGeneration
 
 
 def compile_blocks(model: T5ForConditionalGeneration, backend: str = "inductor") -> None:
-    """Compile the feed-forward half of each encoder and decoder block, in place; names of weights stay.
+    """Compile the feed-forward half of each encoder and decoder block, in place; weight names do not change.
 
-    Nothing is compiled before the first call, and no further length makes it compile again.
+    Compilation happens in the first call, and other lengths do not trigger it again.
 
     Args:
-        model: of ours, or a T5.
-        backend: of torch.compile.
+        model: ours, or a plain T5.
+        backend: torch.compile's.
     """
     for stack in (model.encoder, model.decoder):
         for block in stack.block:

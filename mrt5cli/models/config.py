@@ -1,11 +1,11 @@
-"""The configuration of every model of the toolkit: T5's, plus what shortens the sequence.
+"""The configuration of every model: T5's fields plus those of the shorteners.
 
-Field names are those of the authors' published checkpoints, so their `config.json` loads as it is. What those
-checkpoints lack has a default that means "as they behave", or the right behaviour where theirs is an
-accident; the docstring says which.
+Field names are those of the authors' published checkpoints, so their `config.json` loads as it is. A field
+those checkpoints lack defaults to their behaviour, or to the correct one where theirs is an accident; the
+docstring of `MrT5Config` tells which.
 """
 
-# No `from __future__ import annotations` here: `strict` checks the annotated types, and cannot read strings.
+# No `from __future__ import annotations` here: `strict` checks the annotated types, and not strings.
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
@@ -26,12 +26,12 @@ BYT5_SHAPES = {
         "large": (1536, 3840, 16, 36, 12),
     }.items()
 }
-"""Sizes of the published ByT5 models, for plans and meta-device builds that have no weights at hand."""
+"""Sizes of the published ByT5 models, for plans and meta-device builds without weights."""
 
 LEAST_VOCABULARY = 259
-"""Ids of bytes go from 3 to 258."""
+"""Byte ids run from 3 to 258."""
 GREATEST_NUMBER = (2 - 2**-23) * 2.0**127
-"""Of 32 bits."""
+"""The largest finite float32."""
 SIZES: tuple[str, ...] = ("d_model", "d_kv", "d_ff", "num_heads", "num_layers", "num_decoder_layers")
 SIZES += ("relative_attention_num_buckets",)
 
@@ -41,58 +41,58 @@ class MrT5Config(T5Config):
     """T5 v1.1 / ByT5 configuration with a shortener between two encoder blocks.
 
     Args:
-        delete_gate_layer: the shortener sits before this 0-based encoder block, 0 to `num_layers` - 1 (paper:
-            after the third layer, i.e. 3).
-        deletion_type: what shortens: "none" (ByT5); "source_removed", the decoder-only baseline, whose
-            encoder sees a lone EOS; or what is registered in `models.shorteners`, such as "scaled_sigmoid"
-            (MrT5), which may bring fields of its own.
+        delete_gate_layer: the 0-based encoder block that the shortener precedes, 0 to `num_layers` - 1
+            (paper: after the third layer, i.e. 3).
+        deletion_type: the shortener: "none" (ByT5); "source_removed", the decoder-only baseline, whose
+            encoder sees a lone EOS; or a type registered in `models.shorteners`, such as "scaled_sigmoid"
+            (MrT5), which may add fields.
         sigmoid_mask_scale: gate value of a fully deleted byte, below 0; kept bytes have 0.
-        deletion_threshold: gate values above it are kept in hard deletion. None means the middle of the
-            gate's range: `sigmoid_mask_scale` / 2, or log 0.5 for the log-sigmoid gate.
-        deletion_rate: share of positions that `deletion_threshold` was calibrated to delete, 0 to 1; None
-            where nobody calibrated it, or the threshold has been moved since. Only the quantile gate has its
-            default threshold from it.
-        inference_deletion: how a model in eval mode deletes when a call does not say: "hard" removes bytes,
-            "soft" only gates them. Checkpoints that do not say are soft, as the authors' code is; models that
-            this toolkit makes say "hard". In training mode, deletion is soft unless a call says otherwise.
+        deletion_threshold: hard deletion keeps gate values above it. None is the middle of the gate's range:
+            `sigmoid_mask_scale` / 2, or log 0.5 for the log-sigmoid gate.
+        deletion_rate: fraction of positions that `deletion_threshold` was calibrated to delete, 0 to 1; None
+            if it was not calibrated, or has been changed since. The quantile gate derives its default
+            threshold from it.
+        inference_deletion: what a model in eval mode does if a call does not specify it: "hard" removes
+            bytes, "soft" only gates them. The default is soft, as in the authors' code; models that this
+            toolkit builds store "hard". In training mode deletion is soft unless a call requests otherwise.
         gate_loss: alpha, the coefficient of the gate loss that a model in training mode adds to its loss
-            (paper, section 3.2); 0 adds none, and below 0 deletion is costly. `DeletionRateController`
-            takes its place.
-        score_loss: beta, the coefficient of the score loss there, 0 or more (paper, appendix D).
+            (paper, section 3.2); 0 adds none, a negative value penalises deletion. A
+            `DeletionRateController` overrides it.
+        score_loss: beta, the coefficient of the score loss, 0 or more (paper, appendix D).
         gate_layer_norm: whether the delete gate normalises its input.
         gate_layer_norm_type: "rms" (T5's, camera-ready) or "layer" (with bias, v1 of the paper).
-        gate_bias_init: initial bias of the gate's linear layer; above 0 starts by keeping everything.
+        gate_bias_init: initial bias of the gate's linear layer; above 0 keeps every byte at first.
         use_gumbel_noise: add noise to the gate's logits in training.
         gumbel_noise_law: "difference" of two Gumbel samples (logistic, zero mean) or the reference's "single"
             sample (mean 0.58).
-        random_deletion_probability: expected share of positions the random gate deletes, 0 to 1.
-        fixed_deletion_amount: share of each word the fixed gate deletes from its end, 0 to 1.
+        random_deletion_probability: expected fraction of positions the random gate deletes, 0 to 1.
+        fixed_deletion_amount: fraction of each word the fixed gate deletes from its end, 0 to 1.
         boundary_predictor_type: how boundaries are learned: "gumbel" (sampled, pulled towards `prior`), or
             from labels: "entropy" (spikes in a byte model's uncertainty) or "unigram" (a tokenizer's tokens).
-        prior: expected share of positions that end a segment, 0 to 1; only for "gumbel".
-        boundary_temperature: of the relaxed Bernoulli that "gumbel" draws boundaries from, above 0.
-        boundary_sampling: draw boundaries in "training" only, or "always", as the reference does.
-        downsampling_rate: width and stride of the convolution.
-        shortening_per: what the baselines work on. "row": each row's own non-pad bytes, so a row's result
-            depends on nothing else. "batch": as in the reference, which mixes rows and padding: one random
-            draw for the whole batch; fixed segments counted over all rows; pooled slots of longer rows
+        prior: expected fraction of positions that end a segment, 0 to 1; only for "gumbel".
+        boundary_temperature: temperature of "gumbel"'s relaxed Bernoulli, above 0.
+        boundary_sampling: sample boundaries in "training" only, or "always", as the reference does.
+        downsampling_rate: width and stride of the convolution, 2 or more.
+        shortening_per: unit that the baselines work on. "row": each row's own non-pad bytes, so a row's
+            result depends on nothing else. "batch": as in the reference, which mixes rows and padding: one
+            random sample per batch; fixed segments counted over all rows; pooled slots of longer rows
             visible in shorter ones; windows over the padded batch that drop its tail.
         attention_dropout_rate: probability of dropping an attention weight in training; None is
             `dropout_rate`, as in T5.
-        relative_bias_per_layer: every layer has a relative bias of its own (umT5), not only the first.
+        relative_bias_per_layer: every layer has its own relative bias (umT5), not only the first.
         hard_delete_positions: "original" keeps the distances between the bytes of the source after deletion.
-            "compacted" is what the reference does when the gate sits at layer 0, before any bias exists.
-        row_without_survivors: a row whose bytes all fall under the threshold keeps its "best" byte, or the
-            "first" one as in the reference.
+            "compacted" is what the reference does with a gate at layer 0, before any bias exists.
+        row_without_survivors: a row with no byte above the threshold keeps its "best" byte, or the "first"
+            one as in the reference.
         use_softmax1: exp(x) / (1 + sum exp(x)) in every attention of encoder and decoder.
-        has_absolute_position_embeddings: learned positions in place of T5's relative bias.
+        has_absolute_position_embeddings: learned positions instead of T5's relative bias.
         max_position_embeddings: number of learned positions.
-        learned_positions: whether learned positions are "added" to the embeddings, or "unused", as the
-            reference leaves those of its poolings.
+        learned_positions: learned positions are "added" to the embeddings, or "unused", as in the
+            reference's poolings.
     """
 
     model_type = "mrt5"
-    # A list, because trainers of transformers add to it.
+    # A list, because transformers' trainers append to it.
     keys_to_ignore_at_inference: ClassVar[list[str]] = [  # type: ignore[misc]
         *("past_key_values", "encoder_last_hidden_state", "encoder_attention_mask", "cross_entropy"),
         *ABOUT_DELETION,
@@ -154,11 +154,11 @@ class MrT5Config(T5Config):
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
         if name == "deletion_threshold":
-            super().__setattr__("deletion_rate", None)  # it was that of the threshold before
+            super().__setattr__("deletion_rate", None)  # it belonged to the previous threshold
 
     @property
     def threshold(self) -> float:
-        """The deletion threshold of a call that names none."""
+        """The deletion threshold of a call that passes none."""
         if self.deletion_threshold is None:
             return float(SHORTENERS.get(self.deletion_type, Shortener).default_threshold(self))
         return float(self.deletion_threshold)
@@ -170,35 +170,35 @@ class MrT5Config(T5Config):
         return bool(self.dropout_rate if rate is None else rate)
 
     def wants(self, name: str, arguments: Mapping[str, object]) -> bool:
-        """Whether a call wants what `name` says, by its arguments or, without a word there, by default."""
+        """The flag `name` of a call: from its arguments, else from this configuration, else False."""
         value = arguments.get(name)
         return bool(getattr(self, name, False) if value is None else value)
 
     def deletes_hard(self, asked: bool | None, *, training: bool) -> bool:
-        """Whether a call removes bytes, by its `hard_delete` or, without a word there, by default."""
+        """Whether a call removes bytes: its `hard_delete`, else the default of eval or training mode."""
         return not training and self.inference_deletion == "hard" if asked is None else asked
 
     def watches_layers(self, arguments: Mapping[str, object]) -> bool:
-        """Whether transformers watches every layer of a call, whose states must then be in their places."""
+        """Whether transformers records every layer of a call, so that states must be laid out padded."""
         return any(self.wants(name, arguments) for name in ("output_attentions", "output_hidden_states"))
 
     def validate_numbers(self) -> None:
-        """Part of `@strict` validation: ValueError for a size below 1, a number that is none or has no end,
-        distances or an activation that T5 has not, or an id outside the vocabulary."""
+        """Part of `@strict` validation: ValueError for a size below 1, a number that is not finite, distances
+        or an activation that T5 does not support, or an id outside the vocabulary."""
         for name in SIZES:
             if (getattr(self, name) or 0) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected 1 or more")
         for name, value in vars(self).items():
             if isinstance(value, float) and not abs(value) <= GREATEST_NUMBER:
-                raise ValueError(f"{name} is {value}; expected a finite number of 32 bits")
+                raise ValueError(f"{name} is {value}; expected a finite 32-bit number")
         for name in ("output_attentions", "output_hidden_states"):
             if not isinstance(value := getattr(self, name), bool | None):
                 raise ValueError(f"{name} is {value!r}; expected true or false")
         if not 0 <= (self.deletion_rate or 0) <= 1:
-            raise ValueError(f"deletion_rate is {self.deletion_rate}; expected a share of positions, 0 to 1")
+            raise ValueError(f"deletion_rate is {self.deletion_rate}; expected a fraction from 0 to 1")
         if self.score_loss < 0:
             raise ValueError(f"score_loss is {self.score_loss}; expected a coefficient, 0 or more")
-        nearest = self.relative_attention_num_buckets // 2  # distances up to here have a bucket each
+        nearest = self.relative_attention_num_buckets // 2  # each distance up to here has its own bucket
         if self.relative_attention_max_distance <= nearest:
             found = f"relative_attention_max_distance is {self.relative_attention_max_distance}"
             raise ValueError(f"{found}; expected more than half of relative_attention_num_buckets, {nearest}")
@@ -210,14 +210,13 @@ class MrT5Config(T5Config):
         for name in ("pad_token_id", "eos_token_id", "decoder_start_token_id"):
             token = getattr(self, name)
             if not isinstance(token, int) or not 0 <= token < self.vocab_size:
-                raise ValueError(f"{name} is {token}; expected an id of the vocabulary, as ByT5's 0 and 1")
+                raise ValueError(f"{name} is {token}; expected an id below vocab_size {self.vocab_size}")
         for name, value in vars(self).items():
             if isinstance(value, int) and abs(value) >= 2**63:
-                raise ValueError(f"{name} has {len(str(value))} digits; expected what torch can hold")
+                raise ValueError(f"{name} has {len(str(value))} digits; expected a 64-bit integer")
 
     def validate_shortener(self) -> None:
-        """Part of `@strict` validation: ValueError for a shortener that is not known or could never run, or
-        whose fields make no sense."""
+        """Part of `@strict` validation: ValueError for an unknown shortener, or fields it cannot run with."""
         known = (*WITHOUT_MODULE, *SHORTENERS)
         if self.deletion_type not in known:
             raise ValueError(f"deletion_type {self.deletion_type!r} is not one of {', '.join(known)}")
@@ -231,14 +230,14 @@ class MrT5Config(T5Config):
             SHORTENERS[self.deletion_type].check(self)
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
-        """The configuration of one side; the decoder's has its own depth, which sizes `generate`'s caches."""
+        """The configuration of one side, the decoder's with its own depth, by which caches are sized."""
         config = super().get_text_config(decoder=decoder, encoder=encoder)
         if decoder and not encoder and self.is_encoder_decoder:
             config.num_layers = self.num_decoder_layers
         return config
 
     def to_dict(self) -> dict[str, Any]:
-        """The saved form: it says that the head is untied, and readers before transformers 5 believe it."""
+        """The saved form, which marks the head as untied for readers before transformers 5."""
         saved = super().to_dict()
         saved["tie_word_embeddings"] = False
         saved.pop("scale_decoder_outputs", None)

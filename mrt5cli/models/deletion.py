@@ -1,4 +1,4 @@
-"""Pure tensor functions of hard deletion: which bytes stay, where they go, what their distances are.
+"""Tensor functions of hard deletion: which bytes survive, where they move, and their distances.
 
 Legend: B batch, L input bytes, K kept slots (the longest row's count), N heads, D model width.
 """
@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 HIDES = -1e30
-"""Added to a score, it leaves nothing of it. The least float32 would become -inf where it is rounded to
-bfloat16, or where a kernel computes powers of 2 in place of e."""
+"""Added to a score, it makes the weight 0. The lowest float32 would become -inf when it is rounded to
+bfloat16, or in a kernel that computes powers of 2 instead of e."""
 
 
 def hides_nothing(mask: Tensor) -> bool:
-    """Whether a mask is known to be all ones; on a GPU it is not, because looking makes the host wait."""
+    """Whether a mask is known to be all ones; False on a GPU, where reading it makes the host wait."""
     return mask.device.type == "cpu" and not torch.compiler.is_compiling() and bool(mask.all())
 
 
@@ -26,19 +26,19 @@ def hiding(mask_BL: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 TIE = 1e-4
-"""Gate values that differ by no more, or by no more than this share of the best one if that is beyond +-1,
-are equal: rounding differs with the batch, and must not decide which byte stays."""
+"""Tolerance within which gate values are equal, relative to the best one if that is beyond +-1: rounding
+differs between batches, and must not decide which byte survives."""
 
 
 def survivors(keep_BL: Tensor, gate_BL: Tensor, candidates_BL: Tensor, fallback: str) -> Tensor:
-    """The bytes that stay, at least one a row that has a candidate.
+    """(B, L) bool, the bytes that survive: at least one in each row that has a candidate.
 
     Args:
         keep_BL: bool, gate above the threshold.
         gate_BL: gate values.
-        candidates_BL: bool, positions that hold input (no padding).
-        fallback: what a row with no survivor keeps: its "best" candidate, the first of those of the highest
-            gate value, or its "first" position.
+        candidates_BL: bool, positions that contain input and not padding.
+        fallback: the byte that a row without survivors keeps: its "best" candidate, which is the first of
+            those with the highest gate value, or its "first" position.
     """
     if fallback == "first":
         spare = torch.zeros_like(keep_BL)
@@ -57,18 +57,18 @@ def compact(keep_BL: Tensor, lengths_B: Tensor, mask_BL: Tensor | None) -> tuple
     """Left-align the survivors of every row.
 
     Args:
-        keep_BL: bool, what survives.
-        lengths_B: int64, how many do.
-        mask_BL: 0 where nothing is attended to, or None for everything.
+        keep_BL: bool, the survivors.
+        lengths_B: int64, their number in each row.
+        mask_BL: 0 at hidden positions, or None.
 
     Returns:
         positions (B, K) int64, the original position of each slot (0 in slots past a row's count); valid
-        (B, K) bool; how many survivors are attended to. Reading that number and K, the largest count of the
-        batch, is the one device sync of a forward.
+        (B, K) bool; the number of survivors that are not hidden. Reading that number and K, the largest count
+        of the batch, is the only device sync of a forward pass.
     """
     seen_BL = keep_BL if mask_BL is None else keep_BL & (mask_BL != 0)
     longest, seen_count = torch.stack([lengths_B.max(), seen_BL.sum()]).tolist()
-    # One slot more takes what is deleted.
+    # An extra slot receives everything that is deleted.
     slots_BL = (keep_BL.cumsum(dim=1) - 1).masked_fill_(~keep_BL, longest)
     places = torch.arange(keep_BL.shape[1], device=keep_BL.device).expand_as(slots_BL)
     positions = slots_BL.new_zeros(slots_BL.shape[0], longest + 1).scatter_(1, slots_BL, places)[:, :-1]
@@ -84,16 +84,16 @@ def gather_rows(values: Tensor, positions_BK: Tensor) -> Tensor:
 
 
 def distance_bias(bias_ND: Tensor, positions_BK: Tensor | None, length: int, step: int = 1) -> Tensor:
-    """The position bias of what is left at `positions_BK`, (B, N, K, K), or of all L positions, shared by the
-    batch: (1, N, L, L).
+    """The position bias of the survivors, (B, N, K, K), or of all L positions, (1, N, L, L).
 
     Args:
-        bias_ND: (N, 2 L - 1), the bias of key position minus query position, from -(L - 1) to L - 1.
-        step: rows, of the last dimension, begin in memory at multiples of this many numbers.
+        bias_ND: (N, 2 L - 1), the bias by key position minus query position, from -(L - 1) to L - 1.
+        positions_BK: original positions of the survivors; None for all L positions.
+        step: alignment in memory of the last dimension's rows, in numbers.
     """
     heads = bias_ND.shape[0]
     if positions_BK is None and torch.compiler.is_exporting():
-        # An exported graph has no windows of a width that only a call knows.
+        # An exported graph cannot take windows of a width that only a call knows.
         positions_BK = torch.arange(length, device=bias_ND.device)[None]
     if positions_BK is None:
         # Row q of the L x L bias is the window of L distances that starts at L - 1 - q.

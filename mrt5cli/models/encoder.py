@@ -24,12 +24,12 @@ from mrt5cli.models.outputs import MrT5EncoderOutput
 from mrt5cli.models.score_loss import ScorePenalty
 from mrt5cli.models.shorteners import SHORTENERS, Sequences, Shortener, Shortening
 from mrt5cli.models.shorteners.base import norm_in_float32, refuse_threshold
-from mrt5cli.models.shorteners.gate import with_fillers_in_sight
+from mrt5cli.models.shorteners.gate import with_visible_fillers
 from mrt5cli.models.stack import MrT5Stack, self_attention
 
 
 class MrT5Encoder(MrT5Stack):
-    """T5's encoder with the shortener."""
+    """T5's encoder with a shortener before one block."""
 
     def __init__(self, config: MrT5Config) -> None:
         super().__init__(config)
@@ -43,11 +43,11 @@ class MrT5Encoder(MrT5Stack):
 
     @property
     def shortener(self) -> Shortener | None:
-        """What shortens the sequence."""
+        """The module that shortens the sequence, or None."""
         kind = SHORTENERS.get(self.config.deletion_type)
         if kind is None:
             return None
-        # By its name: PEFT wraps it together with a copy of it, and knows which of the two is trained.
+        # Looked up by name: PEFT replaces it with a wrapper of two copies, and selects the trained one.
         return cast(Shortener, getattr(self.block[self.config.delete_gate_layer], kind.name))
 
     @merge_with_config_defaults
@@ -65,12 +65,13 @@ class MrT5Encoder(MrT5Stack):
         real_bytes: int | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> MrT5EncoderOutput:
-        """Encode; other arguments as of the whole model.
+        """Encode and shorten; the other arguments are those of the complete model.
 
         Args:
-            input_ids: (B, L), 0 is padding; or `inputs_embeds` (B, L, D), where the mask alone shows padding.
+            input_ids: (B, L), 0 is padding; or `inputs_embeds` (B, L, D), whose padding is known from the
+                mask alone.
             score_penalty: collects the score loss from the gated block on.
-            keep_packed: also return the states without their padding, if they were computed so.
+            keep_packed: also return the states without padding, if they were computed that way.
         """
         source = self._source(input_ids, attention_mask, inputs_embeds, segment_ends)
         source, shortening = self._begin(source, real_bytes)
@@ -118,7 +119,7 @@ class MrT5Encoder(MrT5Stack):
         inputs_embeds: Tensor | None,
         segment_ends: Tensor | None,
     ) -> Sequences:
-        """The input, embedded. Ids show padding even without a mask; a mask may also hide real bytes."""
+        """Embed the input. Ids reveal padding even without a mask; a mask may also hide real bytes."""
         states = self._embed(input_ids, inputs_embeds)
         if input_ids is not None:
             padding = input_ids.eq(self.config.pad_token_id)  # type: ignore[arg-type]
@@ -129,7 +130,7 @@ class MrT5Encoder(MrT5Stack):
         return Sequences(states, attention_mask, padding, input_ids, segment_ends=segment_ends)
 
     def _begin(self, source: Sequences, real_bytes: int | None) -> tuple[Sequences, Shortening]:
-        """The source, or a lone EOS in its place; and what is known of it before anything shortens it."""
+        """The source, or a lone EOS in its place, and a `Shortening` that has not removed anything yet."""
         keep_mask = None
         if self.config.deletion_type == "source_removed":
             keep_mask = last_position(~source.padding)
@@ -148,18 +149,18 @@ class MrT5Encoder(MrT5Stack):
         hard: bool,
         threshold: float | None,
     ) -> Shortening:
-        """What the shortener makes of the states that it finds."""
+        """Run the shortener, and adjust its result to the score loss and the configured positions."""
         if shortener.normalises:
             norm = cast(T5LayerNorm, self.block[self.config.delete_gate_layer].down_ln)
             source = replace(source, normed=norm_in_float32(norm, source.states))
         shortening: Shortening = shortener(source, hard=hard, threshold=threshold)
         if score_penalty is not None:
             if score_penalty.per == "batch":
-                shortening = with_fillers_in_sight(shortening, source)
+                shortening = with_visible_fillers(shortening, source)
             score_penalty.count_in(shortening.mask)
         compacted = self.config.delete_gate_layer == 0 and self.config.hard_delete_positions == "compacted"
         if shortening.positions is not None and compacted:
-            # What is left counts as neighbours, as in the reference with its gate at layer 0.
+            # Survivors count as neighbours, as in the reference with its gate at layer 0.
             slots = torch.arange(shortening.positions.shape[1], device=shortening.positions.device)
             shortening = replace(shortening, positions=slots.expand_as(shortening.positions))
         return shortening

@@ -1,5 +1,7 @@
-"""What a user names as a model, as a folder on this machine: a run, a checkpoint, or a model of the Hugging
-Face Hub, which is resolved to a commit and downloaded once. What reads checkpoints reads folders only.
+"""Resolves the name of a model to a local folder, which is all that readers of checkpoints see.
+
+The name is a run, a checkpoint, or a model on the Hugging Face Hub, which is resolved to a commit and
+downloaded once.
 """
 
 from __future__ import annotations
@@ -28,17 +30,17 @@ if TYPE_CHECKING:
     from mrt5cli.rundir import RunDir
 
 CONFIG = "config.json"
-BESIDE = ("generation_config.json", "recipe.yaml")
-"""Small files that come along if the repository has them: how to generate, and the task it was trained on."""
+COMPANIONS = ("generation_config.json", "recipe.yaml")
+"""Optional small files: how to generate, and the task the model was trained on."""
 WEIGHTS = ((SAFE, SAFE_INDEX), (PICKLE, PICKLE_INDEX))
-"""Each format in one file or, by its index, in several; the first that is there is taken."""
+"""Each format as one file, or as an index of several; the first one found is used."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Located:
-    """A checkpoint directory on this machine, with its run or its commit on the Hub where it has one."""
+    """A local checkpoint directory, with its run or its commit on the Hub, if any."""
 
     folder: Path
     run: RunDir | None = None
@@ -52,16 +54,16 @@ def locate(
     allow_pickle: bool = True,
     weights: bool = True,
 ) -> Located:
-    """The folder of a run directory, a checkpoint directory or a Hub id, downloaded if need be.
+    """The folder of a run directory, a checkpoint directory or a Hub id, downloaded if necessary.
 
     Args:
-        path_or_hub_id: a run stands for its finished model, or its latest checkpoint while there is none.
-        revision: branch, tag or commit, of a Hub id only.
-        allow_pickle: False refuses a model whose weights are in pickles alone, before it is downloaded.
-        weights: False leaves the weights of a Hub model where they are.
+        path_or_hub_id: a run means its finished model or, until that exists, its latest checkpoint.
+        revision: branch, tag or commit, for Hub ids only.
+        allow_pickle: False refuses a model that has only pickles, before downloading it.
+        weights: False does not download the weights of a Hub model.
 
     Raises:
-        UserError: it is none of the three, or the Hub model cannot be had.
+        UserError: it is none of the three, or the Hub model is not available.
     """
     where, run = resolve_model(path_or_hub_id)
     found = Located(Path(where), run)
@@ -69,7 +71,8 @@ def locate(
         found = snapshot(where, revision, allow_pickle=allow_pickle, weights=weights)
     elif revision is not None:
         raise CheckpointError(
-            f"{path_or_hub_id} is a directory here, and has no revision {revision!r}: only Hub models do"
+            f"{path_or_hub_id} is a local directory and has no revision {revision!r}; only Hub models do",
+            "leave out the revision",
         )
     if not allow_pickle and check_files(found.folder):
         raise pickles_refused(shown(found.folder))
@@ -79,14 +82,14 @@ def locate(
 def snapshot(
     hub_id: str, revision: str | None = None, *, allow_pickle: bool = True, weights: bool = True
 ) -> Located:
-    """A model of the Hub in the local cache, at the commit that a revision means now.
+    """A Hub model in the local cache, at the commit that a revision points to now.
 
-    Without a network, or with HF_HUB_OFFLINE, what it meant when it was last downloaded. Weights are taken
-    from safetensors files, or else from pickles. The arguments are those of `locate`.
+    Without a network, or with HF_HUB_OFFLINE, it is the commit of the last download. safetensors files are
+    preferred to pickles. The arguments are those of `locate`.
 
     Raises:
-        UserError: there is no such model or revision, it may not be read, or neither Hub nor cache has it.
-        CheckpointError: its files are not those of a model of ours.
+        UserError: the model or revision does not exist or may not be read, or neither Hub nor cache has it.
+        CheckpointError: it is not a supported model.
     """
     repository = Repository("model", hub_id, revision, logger.warning)
     cached = _cached(repository.cached(CONFIG), weights)
@@ -99,7 +102,7 @@ def snapshot(
 
 
 def _cached(config: Path | None, weights: bool) -> Located | None:
-    """The model beside a config.json in the local cache, if all that is needed of it is there."""
+    """The cached model that a config.json belongs to, if it is complete."""
     if config is None:
         return None
     if weights:
@@ -111,27 +114,26 @@ def _cached(config: Path | None, weights: bool) -> Located | None:
 
 
 def _downloaded(repository: Repository, names: list[str], allow_pickle: bool, weights: bool) -> Located:
-    """The model as the Hub has it now, config.json first: another kind of model is refused before its weights
-    are downloaded."""
+    """Download the model, config.json first, to refuse an unsupported model before its weights."""
     if CONFIG not in names and ADAPTER in names:
         raise adapter_refused(repository.name)
     if CONFIG not in names:
         raise CheckpointError(
             f"{repository.name} is not a checkpoint: its repository on the Hub has no {CONFIG}"
         )
-    # By the name of the revision, so that the cache knows which commit that is.
+    # By the name of the revision, so that the cache records which commit that is.
     config = repository.fetch(CONFIG)
     commit = config.parent.name
     read_raw_config(config, repository.name)
-    for name in BESIDE:
+    for name in COMPANIONS:
         if name in names:
             repository.fetch(name, commit)
     if weights:
         format = next(((one, index) for one, index in WEIGHTS if one in names or index in names), None)
         if format is None:
             raise CheckpointError(
-                f"{repository.name} has no weights that can be read, in {SAFE} or {PICKLE} or by an index of "
-                f"one: only {listed(names)}"
+                f"{repository.name} has no weights that can be read; expected {SAFE} or {PICKLE}, or the "
+                f"index of one, but there is only {listed(names)}"
             )
         single, index = format
         if single == PICKLE and not allow_pickle:

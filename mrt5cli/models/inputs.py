@@ -1,4 +1,4 @@
-"""A batch on its way to a model."""
+"""Moves a batch to a model's device."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from torch import Tensor
 
 
 def on_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Any]:
-    """What a model is called with: the batch on a device, and how many of its bytes are no padding.
+    """A model's keyword arguments: the batch on a device, and the number of its non-pad bytes.
 
-    They are counted here, where it costs nothing: a model that packs its input would wait for a GPU to say.
+    The bytes are counted here, on the CPU, because a model that packs its input would wait for the GPU to
+    count them.
 
     Args:
-        batch: tensors on the CPU; pinned ones are copied without waiting. attention_mask (B, L) hides the
+        batch: tensors on the CPU; pinned ones are copied without waiting. attention_mask (B, L) must hide
             padding and nothing else; without one nothing is counted.
     """
     inputs: dict[str, Any] = {name: part.to(device, non_blocking=True) for name, part in batch.items()}

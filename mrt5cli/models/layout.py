@@ -1,7 +1,7 @@
-"""How the states of a batch lie while encoder blocks run, and what attention adds to their scores.
+"""How the states of a batch lie in memory while encoder blocks run, and what attention adds to scores.
 
-A layout is one of three: padded, which is here and serves every case; packed on a CPU (fast/packed_rows.py);
-packed on a GPU (fast/kernels/device_layout.py). The encoder never asks which.
+There are three layouts: padded, defined here, which supports everything; packed on a CPU
+(fast/packed_rows.py); packed on a GPU (fast/kernels/device_layout.py). The encoder never asks which it has.
 
 Legend: B batch, L input bytes, S positions of the longest row, N heads.
 """
@@ -19,27 +19,27 @@ from mrt5cli.models.shorteners.base import Shortening
 
 
 class Layout:
-    """Where the positions of a batch lie: here, padded, every row as wide as the longest."""
+    """The padded layout: every row is as wide as the longest. Base of the packed ones."""
 
     def lay_out(self, padded: Tensor) -> Tensor:
-        """(B, S, ...) as blocks get it."""
+        """Convert (B, S, ...) to the layout that blocks work on."""
         return padded
 
     def restore(self, states: Tensor) -> Tensor:
-        """What blocks return, as (B, S, ...), with zeros where nothing was laid down."""
+        """Convert what blocks return to (B, S, ...), with zeros at positions that were not laid out."""
         return states
 
     def bias(self, attention: T5Attention, length: int, shortening: Shortening) -> tuple[Tensor, Rows | None]:
         """What a block's attention adds to its scores.
 
         Args:
-            attention: whose relative bias it is.
-            length: L, before anything was removed: no two positions are further apart.
+            attention: the module whose relative bias to use.
+            length: L, the length before anything was removed, which bounds every distance.
 
         Returns:
-            Position bias, broadcasting to (B, N, S, S), as fast/fused.py wants it: one for all rows, unless
-            rows have positions of their own; or a lone 0 in a packed batch. And the rows of a packed batch,
-            with all that is added to their scores, or None.
+            Position bias, broadcasting to (B, N, S, S), in the form fast/fused.py requires: shared by all
+            rows unless they have different positions; a single 0 in a packed batch. And the rows of a packed
+            batch with everything that is added to their scores, or None.
         """
         by_distance = relative_bias(attention, length)
         if by_distance is None:
@@ -50,27 +50,27 @@ class Layout:
         return distance_bias(by_distance, shortening.positions, length, STEP), None
 
     def mask(self, shortening: Shortening) -> Tensor | None:
-        """(B, 1, 1, S) to add to scores where there are no rows of a packed batch, or None."""
+        """(B, 1, 1, S) to add to the scores of a padded batch, or None."""
         mask = shortening.mask if shortening.self_mask is None else shortening.self_mask
         return None if mask is None or hides_nothing(mask) else hiding(mask, shortening.states.dtype)
 
     def after(self, shortening: Shortening) -> Layout:
-        """The layout of what a shortener left; this one, where nothing moved."""
+        """The layout for the output of a shortener; this one if nothing moved."""
         if shortening.positions is None:
             return self
-        # A rule of the reference lets rows see each other's slots: then all of them stay.
+        # In a mode of the reference, rows see each other's slots, so that none may be left out.
         if shortening.self_mask is not None or shortening.mask is None:
             return Layout()
         return self.of_survivors(shortening, shortening.mask != 0)
 
     def of_survivors(self, shortening: Shortening, valid: Tensor) -> Layout:
-        """The layout of a shorter sequence, of which slots (B, S) are `valid`."""
+        """The layout of a shorter sequence whose non-empty slots are `valid` (B, S)."""
         return self
 
 
 def relative_bias(attention: T5Attention, length: int) -> Tensor | None:
-    """(N, 2 length - 1), T5's bias of every signed distance below `length`; None with learned positions. In a
-    decoder those of keys that lie ahead mean nothing."""
+    """(N, 2 length - 1), T5's bias by signed distance; None with learned positions. In a decoder, entries of
+    keys ahead of the query are meaningless."""
     if not attention.has_relative_attention_bias:
         return None
     distance = torch.arange(-(length - 1), length, device=attention.relative_attention_bias.weight.device)

@@ -1,12 +1,12 @@
 """MrT5: a T5 encoder-decoder with at most one shortener between two encoder blocks.
 
-What differs from transformers' T5, and nothing else:
+The complete list of differences from transformers' T5:
 
-- before encoder block `delete_gate_layer` a shortener (models/shorteners) may gate or remove positions;
+- before encoder block `delete_gate_layer`, a shortener (models/shorteners) may gate or remove positions;
 - soft gates join the additive bias of every later encoder block and of all cross-attention;
-- after hard deletion the encoder output carries its own mask, and the decoder reads it from there, so
-  generation, beams and padded batches all see the shortened source;
-- position biases come from the original positions of what is left;
+- after hard deletion the encoder's output contains its own mask, which the decoder reads, so generation,
+  beams and padded batches see the shortened source;
+- position biases come from the original positions of the survivors;
 - softmax1, learned absolute positions, an untied and unscaled output head.
 
 Legend: B batch, L input bytes, S encoder output positions, T target bytes, D model width, N heads, V
@@ -50,35 +50,35 @@ from mrt5cli.models.whole_loss import (
 
 
 class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGeneration):
-    """ByT5 and every model of the paper: T5 v1.1 whose encoder may delete bytes on the way.
+    """ByT5 and every model of the paper: T5 v1.1 whose encoder may delete bytes.
 
     Attributes:
-        fresh_weights: names of those that the checkpoint it was loaded from does not hold.
-        deletion_control: what sets the coefficient of the gate loss in `loss`, in place of the configuration;
-            a `DeletionRateController`, or None.
+        fresh_weights: names of the weights that its checkpoint lacked.
+        deletion_control: overrides the configured coefficient of the gate loss in `loss`: a
+            `DeletionRateController`, or None.
     """
 
     encoder: MrT5Encoder
     fresh_weights: Sequence[str] = ()
     deletion_control: DeletionControl | None = None
-    # `loss` is divided by the targets of a whole optimizer step, if a trainer passes their number.
+    # Tells trainers to pass the number of targets of an optimizer step, by which `loss` is then divided.
     accepts_loss_kwargs: ClassVar[bool] = True
-    # The head is its own: only the two embeddings follow the shared one.
+    # The head is untied: only the two embeddings follow the shared one.
     _tied_weights_keys: ClassVar[dict[str, str]] = {  # type: ignore[misc]
         "encoder.embed_tokens.weight": "shared.weight",
         "decoder.embed_tokens.weight": "shared.weight",
     }
 
     def __init__(self, config: MrT5Config) -> None:
-        # T5's own constructor would first build, and initialise, two stacks that are thrown away.
+        # T5's constructor would build and initialise two stacks only to discard them.
         super(T5ForConditionalGeneration, self).__init__(config)
         self.model_dim = config.d_model
         self.shared = nn.Embedding(config.vocab_size, config.d_model)
-        # No copy, so that the encoder, which `generate` calls alone, sees what is changed in `model.config`.
+        # Not a copy, so that the encoder, which `generate` calls directly, sees changes of `model.config`.
         self.encoder = MrT5Encoder(config)
         decoder_config = copy.deepcopy(config)
         decoder_config.is_decoder = True
-        # The decoder is a stack of its own depth, and nothing is deleted in it.
+        # The decoder has its own depth, and deletes nothing.
         decoder_config.deletion_type = "none"
         decoder_config.num_layers = config.num_decoder_layers  # type: ignore[assignment]
         self.decoder = MrT5Decoder(decoder_config)
@@ -90,27 +90,27 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if module is self:
-            # Mesh TensorFlow's untied T5 v1.1 head: logits of unit scale. transformers would leave it at 1.
+            # Mesh TensorFlow's untied T5 v1.1 head, for logits of unit scale; transformers would use std 1.
             init.normal_(self.lm_head.weight, mean=0.0, std=self.config.d_model**-0.5)
 
     def set_attn_implementation(
         self, attn_implementation: str | dict[str, str], *rest: Any, **how: Any
     ) -> None:
-        """As transformers'; 5.17 forgets encoder and decoder, whose configurations are copies of this one."""
+        """As transformers', but also for encoder and decoder, which 5.17 skips."""
         super().set_attn_implementation(attn_implementation, *rest, **how)
         for stack in (self.encoder, self.decoder):
             stack.set_attn_implementation(attn_implementation, *rest, **how)
 
     def _prepare_generation_config(self, generation_config: Any, **asked: Any) -> tuple[Any, dict[str, Any]]:
-        # What a call says comes first: the `max_new_tokens` of a checkpoint would beat the `max_length` that
-        # trainers and harnesses pass.
+        # A call takes precedence: otherwise a checkpoint's `max_new_tokens` would override the `max_length`
+        # that trainers and harnesses pass.
         if generation_config is None and asked.get("max_length") is not None:
             asked.setdefault("max_new_tokens", None)
         return super()._prepare_generation_config(generation_config, **asked)  # type: ignore[misc]
 
     def _expand_inputs_for_generation(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        # Beams repeat every tensor of the encoder's output row by row; a training loss has no rows. And where
-        # attentions are wanted, transformers leaves an empty `cross_attentions` beside the fields.
+        # Beams repeat every tensor of the encoder's output by rows, which a training loss does not have; and
+        # when attentions are requested, transformers adds an empty `cross_attentions` to the fields.
         encoded = kwargs.get("encoder_outputs")
         if isinstance(encoded, MrT5EncoderOutput):
             rows = {field.name for field in fields(encoded)} - {"auxiliary_loss"}
@@ -118,7 +118,7 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
         return super()._expand_inputs_for_generation(*args, **kwargs)  # type: ignore[misc]
 
     def _sample(self, input_ids: Any, **wanted: Any) -> Any:  # type: ignore[override]  # all else by name
-        # Where transformers decodes greedily, or samples.
+        # transformers calls this for greedy decoding and for sampling.
         asked = asked_for(self, input_ids, **wanted) if type(self) is MrT5ForConditionalGeneration else None
         if asked is None:
             return super()._sample(input_ids, **wanted)  # type: ignore[misc]
@@ -150,30 +150,34 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
         """Encode, shorten, decode.
 
         Args:
-            input_ids: (B, L) byte ids, 0 is padding.
-            attention_mask: (B, L), 0 where nothing attends. None attends everywhere, padding included.
-            decoder_input_ids: (B, T); taken from `labels`, shifted right, when absent.
-            labels: (B, T), IGNORED_LABEL (-100) where the loss does not look.
-            hard_delete: remove bytes (True) or gate them (False). None is what `inference_deletion` of the
-                configuration says in eval mode, and gates in training mode.
-            deletion_threshold: replaces the configured threshold for this call; only hard deletion has one.
-            segment_ends: (B, L) bool, true at the last byte of each segment; what boundary predictors of
-                type "entropy" and "unigram" are taught, needed in training only.
-            output_score_loss: also compute the score regulariser (paper, appendix D).
-            score_loss_per: the mean is over each "row"'s own pairs of positions, in the source those that are
-                not hidden, in the target those that `decoder_attention_mask` or, without one, `labels` count;
-                or, as in the reference, over all that the "batch" has room for.
-            real_bytes: how many positions the mask leaves, if it hides just padding; spares a GPU a wait.
-            num_items_in_batch: what to divide the summed loss by, in place of the number of labels that count
-                here: their number in all the batches of an optimizer step. transformers' trainers pass it.
-                Regularisers then count for as much of the step as this batch has of its labels.
+            input_ids: (B, L) byte ids; 0 is padding.
+            attention_mask: (B, L), 0 at hidden positions. None hides nothing, not even padding.
+            decoder_input_ids: (B, T); default: `labels`, shifted right.
+            labels: (B, T), IGNORED_LABEL (-100) where the loss ignores a position.
+            hard_delete: remove bytes (True) or gate them (False). None follows the configuration's
+                `inference_deletion` in eval mode, and gates in training mode.
+            deletion_threshold: overrides the configured threshold of hard deletion for this call.
+            segment_ends: (B, L) bool, true at the last byte of each segment: the labels of boundary
+                predictors of type "entropy" and "unigram", needed in training only.
+            output_score_loss: also compute the score loss (paper, appendix D).
+            score_loss_per: pairs that the score loss is the mean of. "row": each row's own pairs of source
+                positions that are not hidden, and of target positions that `decoder_attention_mask` or,
+                without one, `labels` count. "batch": every pair of slots in the batch, as in the reference.
+            real_bytes: number of positions that the mask leaves, if it hides padding and nothing else; saves
+                a wait for the GPU.
+            num_items_in_batch: number of labels in all batches of an optimizer step, by which the summed loss
+                is divided instead of the number here. transformers' trainers pass it. Regularisers are then
+                scaled by this batch's share of the step's labels.
 
         Returns:
-            With `labels`, `loss` is what to minimise: in training mode cross-entropy + alpha * gate loss +
-            beta * score loss (paper, section 3.2 and appendix D) + `auxiliary_loss`, by which boundary
-            predictors, routers and quantile gates learn. Alpha is `gate_loss` of the configuration, or what
-            `deletion_control` says; beta is `score_loss`. In eval mode it is the cross-entropy, which
-            `cross_entropy` is in both.
+            With `labels`, `loss` is the quantity to minimise: in training mode cross-entropy + alpha * gate
+            loss + beta * score loss (paper, section 3.2 and appendix D) + `auxiliary_loss`, from which
+            boundary predictors, routers and quantile gates learn; in eval mode the cross-entropy. Alpha is
+            the configuration's `gate_loss`, or set by `deletion_control`; beta is `score_loss`.
+            `cross_entropy` is the cross-entropy in both modes.
+
+        Raises:
+            ValueError: there is nothing to decode, or an argument does not fit the model or the others.
         """
         learns = self.training and labels is not None
         penalty = None
@@ -196,15 +200,15 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
             )
         if learns and self.encoder.shortener is not None and not isinstance(encoded, MrT5EncoderOutput):
             raise ValueError(
-                "encoder_outputs have lost their gates: in training, pass what the encoder returned as it "
-                "is, not a tuple of its parts"
+                "encoder_outputs have lost their gates: in training, pass the encoder's output unchanged, "
+                "not a tuple of its parts"
             )
         encoded = MrT5EncoderOutput.of(encoded, attention_mask)
 
         if labels is None and decoder_input_ids is None and decoder_inputs_embeds is None:
             raise ValueError(
-                "there is nothing to decode: give labels, decoder_input_ids or decoder_inputs_embeds; for "
-                "the states of a source, call model.encoder"
+                "there is nothing to decode: pass labels, decoder_input_ids or decoder_inputs_embeds; for "
+                "encoder states alone, call model.encoder"
             )
         if labels is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
             decoder_input_ids = self._shift_right(labels)
@@ -245,7 +249,7 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
         attention_mask: Tensor | None,
         penalty: ScorePenalty | None,
     ) -> Tensor | None:
-        """What a model in training mode adds to its cross-entropy, or None; the control counts deletions."""
+        """The regularisers of a model in training mode, or None; also counts deletions for the control."""
         counted, control = None, self.deletion_control
         if encoded.delete_gate_output is not None:
             mask = encoded.attention_mask if attention_mask is None else attention_mask
@@ -257,7 +261,7 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
 
 
 def _loss(logits: Tensor, labels: Tensor, count: Tensor | int | None) -> Tensor:
-    """Mean cross-entropy over the labels that count, or their sum divided by `count`."""
+    """Mean cross-entropy over the labels that count, or its sum divided by `count`."""
     reduction = "mean" if count is None else "sum"
     loss = F.cross_entropy(
         logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED_LABEL, reduction=reduction
@@ -266,7 +270,7 @@ def _loss(logits: Tensor, labels: Tensor, count: Tensor | int | None) -> Tensor:
 
 
 def _counted(labels: Tensor | None, mask: Tensor | None) -> Tensor | None:
-    """(B, T) bool, target positions that are no padding; None where all are known to count."""
+    """(B, T) bool, target positions that are not padding; None if all are known to count."""
     counted = None
     if mask is not None:
         counted = mask != 0

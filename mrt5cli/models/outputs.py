@@ -1,4 +1,4 @@
-"""What the encoder hands to the decoder, and what the whole model returns: one type for every variant.
+"""Outputs of the encoder and of the model: one type each, for every kind of shortener.
 
 Legend: B batch, L input bytes, S encoder output positions, T target bytes, D model width, V vocabulary.
 """
@@ -18,13 +18,13 @@ from mrt5cli.models.shorteners.base import Deletion
 
 @dataclass
 class MrT5EncoderOutput(Deletion, BaseModelOutput):
-    """Encoder states and what the decoder, the losses and the analysis need to know about them.
+    """Encoder states, and what the decoder, the losses and the analyses read about them.
 
     Attributes:
-        attention_mask: (B, S), 1 where `last_hidden_state` holds something, or None when all of it does.
+        attention_mask: (B, S), 1 at positions of `last_hidden_state` that contain input; None if all do.
         key_gate: (B, S) soft gate values for cross-attention, or None.
-        packed: the states of `last_hidden_state` laid end to end without its padding, (1, n, D), and where
-            each row lies in them, for a decoder that is called at once; or None.
+        packed: the same states without padding, (1, n, D), and where each row lies in them, for a decoder
+            that is called immediately; or None.
     """
 
     attention_mask: Tensor | None = None
@@ -33,25 +33,29 @@ class MrT5EncoderOutput(Deletion, BaseModelOutput):
 
     @classmethod
     def of(cls, encoded: Any, attention_mask: Tensor | None) -> MrT5EncoderOutput:
-        """What a caller has of an encoder: this, or its states first among other things, with their mask."""
+        """This output, or one made from a tuple or another output whose first item is the states.
+
+        Raises:
+            ValueError: states and mask have different lengths.
+        """
         if isinstance(encoded, cls):
             return encoded
         if attention_mask is not None and attention_mask.shape[1] != encoded[0].shape[1]:
             raise ValueError(
-                f"encoder_outputs hold {encoded[0].shape[1]} positions and attention_mask "
-                f"{attention_mask.shape[1]}: after hard deletion, pass what the encoder returned as it is, "
-                "because its mask comes with it"
+                f"encoder_outputs has {encoded[0].shape[1]} positions and attention_mask "
+                f"{attention_mask.shape[1]}; after hard deletion, pass the encoder's output unchanged, "
+                "because it contains its own mask"
             )
         return cls(last_hidden_state=encoded[0], attention_mask=attention_mask)
 
     def mean_pooled(self) -> Tensor:
-        """(B, D), the mean of each row's states over the bytes that stay: a vector of the text.
+        """(B, D), the mean of each row's states over the bytes that survive: a vector of the text.
 
-        After soft deletion, too, these are the bytes that a hard one would leave; padding is hidden by the
-        mask that the encoder was given.
+        Soft deletion counts the bytes that hard deletion would keep. Padding is excluded by the mask that
+        the encoder was called with.
         """
         states = self.last_hidden_state
-        assert states is not None  # an encoder's
+        assert states is not None  # set by every encoder
         stays = states.new_ones(states.shape[:2]) if self.attention_mask is None else self.attention_mask
         if self.key_gate is not None and self.keep_mask is not None:
             stays = stays * self.keep_mask
@@ -60,18 +64,18 @@ class MrT5EncoderOutput(Deletion, BaseModelOutput):
         return mean.to(states.dtype)
 
     def for_decoder(self) -> dict[str, Tensor | Rows | None]:
-        """What the decoder and its cross-attention are called with."""
+        """Keyword arguments of the decoder."""
         states, rows = self.packed or (self.last_hidden_state, None)
         mask = self.attention_mask
         if rows is not None or (mask is not None and hides_nothing(mask)):
-            mask = None  # else every layer adds a tensor of zeros
+            mask = None  # otherwise every layer adds a tensor of zeros
         source = {"encoder_hidden_states": states, "encoder_attention_mask": mask}
         return {**source, "encoder_key_gate": self.key_gate, "encoder_rows": rows}
 
     def for_output(self) -> dict[str, Any]:
-        """The fields of `MrT5Output` that are the encoder's."""
+        """The fields of `MrT5Output` that come from the encoder."""
         mask, states = self.attention_mask, self.last_hidden_state
-        assert states is not None  # an encoder's
+        assert states is not None  # set by every encoder
         return {
             "encoder_last_hidden_state": states,
             "encoder_hidden_states": self.hidden_states,
@@ -83,16 +87,16 @@ class MrT5EncoderOutput(Deletion, BaseModelOutput):
 
 @dataclass
 class MrT5Output(Deletion, Seq2SeqLMOutput):
-    """The output of every variant.
+    """The output of every model.
 
     Attributes:
-        loss: what to minimise, see `MrT5ForConditionalGeneration.forward`; in eval mode the cross-entropy.
-        cross_entropy: mean in nats over labels other than -100.
+        loss: the training loss, see `MrT5ForConditionalGeneration.forward`; in eval mode the cross-entropy.
+        cross_entropy: mean over labels other than -100, in nats.
         logits: (B, T, V).
         encoder_last_hidden_state: (B, S, D).
-        encoder_attention_mask: (B, S), 1 where it holds something.
+        encoder_attention_mask: (B, S), 1 at positions that contain input.
         score_loss: scalar, with `output_score_loss`.
-        score_loss_parts: (2,), what of it comes from the encoder and what from cross-attention.
+        score_loss_parts: (2,), its contributions from the encoder and from cross-attention.
     """
 
     encoder_attention_mask: Tensor | None = None

@@ -1,4 +1,4 @@
-"""Computing activations again in backward, instead of keeping them."""
+"""Activation checkpointing: recomputing activations in backward instead of storing them."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ KERNELS = (
 KEPT = {aten.mm.default} | {getattr(aten, name).default for name in KERNELS if hasattr(aten, name)}
 if hasattr(torch.ops.mkldnn, "_linear_pointwise"):  # fast/products.py
     KEPT.add(torch.ops.mkldnn._linear_pointwise.default)
-"""What "selective" keeps: the products with weight matrices, and what attention kernels return. Norms, gated
-activations and dropout are cheap to compute again. Products of scores are `bmm` and `addmm`, and not kept."""
+"""Operations whose results "selective" stores: products with weight matrices, and attention kernels. Norms,
+gated activations and dropout are cheap to recompute. Products of scores are `bmm` and `addmm`, not stored."""
 
 
 def recompute(model: PreTrainedModel, what: Recompute) -> None:
     """Trade time for memory in the backward passes of a model, from now on.
 
     Args:
-        model: of ours.
-        what: "none"; "selective", all but the products with weight matrices; "blocks", everything inside each
-            block.
+        model: one of ours.
+        what: recompute "none"; "selective", everything but products with weight matrices and attention; or
+            "blocks", everything inside each block.
     """
     if what == "none":
         _call(model, "disable")
@@ -48,7 +48,7 @@ def recompute(model: PreTrainedModel, what: Recompute) -> None:
 
 
 def _call(model: PreTrainedModel, what: str, *arguments: object) -> None:
-    """transformers 5.23 deprecates the names that 5.17 has."""
+    """Call a method by its current name, or by the one of transformers 5.17, which 5.23 deprecates."""
     new, old = f"activation_checkpointing_{what}", f"gradient_checkpointing_{what}"
     getattr(model, new if hasattr(model, new) else old)(*arguments)
 

@@ -1,4 +1,4 @@
-"""What encoder and decoder share: T5's stack with optional learned positions, and the decoder itself.
+"""The base of encoder and decoder, T5's stack with optional learned positions, and the decoder.
 
 Legend: B batch, T target bytes, D model width.
 """
@@ -22,11 +22,11 @@ from mrt5cli.models.shorteners import Shortener
 
 
 class LearnedPositions(nn.Embedding):
-    """One vector a position, the alternative to T5's relative bias."""
+    """One learned vector per position, the alternative to T5's relative bias."""
 
 
 class MrT5PreTrainedModel(T5PreTrainedModel):
-    """What encoder, decoder and whole model share: initialisation and the choice of attention."""
+    """Base of encoder, decoder and model: initialisation and the choice of attention."""
 
     config: MrT5Config
     config_class = MrT5Config
@@ -34,13 +34,13 @@ class MrT5PreTrainedModel(T5PreTrainedModel):
     _supports_flex_attn = False
 
     def to(self, *args: Any, **kwargs: Any) -> Self:  # type: ignore[override]
-        """As PyTorch's; transformers' annotation hides its arguments."""
+        """PyTorch's `to`, whose signature transformers hides."""
         return super().to(*args, **kwargs)
 
     @classmethod
     def is_custom_code(cls) -> bool:
-        # transformers initialises the containers of "custom" models with its generic rule, which would leave
-        # attention and feed-forward weights at a standard deviation of 1.
+        # transformers initialises "custom" models with a generic rule, which would give attention and
+        # feed-forward weights a standard deviation of 1.
         return False
 
     def _check_and_adjust_attn_implementation(
@@ -49,8 +49,8 @@ class MrT5PreTrainedModel(T5PreTrainedModel):
         name = attn_implementation or DEFAULT
         if name not in (*IMPLEMENTATIONS, *IMPLEMENTATIONS.values()):
             raise ValueError(
-                f"attn_implementation {name!r} is not one of {', '.join(IMPLEMENTATIONS)}: no other "
-                "kernel has T5's bias, the delete gate and softmax1"
+                f"attn_implementation {name!r} is not one of {', '.join(IMPLEMENTATIONS)}; other kernels do "
+                "not support T5's bias, the delete gate and softmax1"
             )
         return IMPLEMENTATIONS.get(name, name)
 
@@ -86,22 +86,22 @@ class MrT5Stack(MrT5PreTrainedModel, T5Stack):
 
     def _embed(self, input_ids: Tensor | None, inputs_embeds: Tensor | None, past: int = 0) -> Tensor:
         if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("give exactly one of input_ids and inputs_embeds")
+            raise ValueError("pass exactly one of input_ids and inputs_embeds")
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
         device = inputs_embeds.device.type
         autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         if torch.float16 in (inputs_embeds.dtype, autocast):
             raise ValueError(
-                "T5's activations overflow in float16, and this model would answer with nonsense; use "
-                "torch.bfloat16, which has the range, or torch.float32"
+                "T5's activations overflow in float16, so outputs would be meaningless; use torch.bfloat16, "
+                "which has the range, or torch.float32"
             )
         if self.absolute_pos_embed is not None and self.config.learned_positions == "added":
             length = inputs_embeds.shape[1]
             if past + length > self.absolute_pos_embed.num_embeddings:
                 raise ValueError(
                     f"{past + length} positions are more than the {self.absolute_pos_embed.num_embeddings} "
-                    "this model learned (max_position_embeddings)"
+                    "that this model learned (max_position_embeddings)"
                 )
             positions = torch.arange(past, past + length, device=inputs_embeds.device)
             inputs_embeds = inputs_embeds + self.absolute_pos_embed(positions)
@@ -114,12 +114,12 @@ def self_attention(block: nn.Module) -> T5Attention:
 
 
 def _own_relative_bias(attention: T5Attention) -> None:
-    """Give a self-attention a relative bias that it uses in place of the one handed down from the first."""
+    """Give a self-attention its own relative bias, which it uses instead of the first block's."""
     attention.has_relative_attention_bias = True
     attention.relative_attention_bias = nn.Embedding(
         attention.relative_attention_num_buckets, attention.n_heads
     )
-    if attention.is_decoder:  # our encoder hands down each block's own
+    if attention.is_decoder:  # our encoder passes each block its own bias
 
         def forget_bias(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
             return args, kwargs if kwargs.get("rows") is not None else kwargs | {"position_bias": None}
@@ -128,7 +128,7 @@ def _own_relative_bias(attention: T5Attention) -> None:
 
 
 class MrT5Decoder(MrT5Stack):
-    """T5's decoder; positions of cached steps count on from the cache."""
+    """T5's decoder; learned positions of cached steps continue from the cache's length."""
 
     def forward(
         self,
@@ -154,9 +154,9 @@ class MrT5Decoder(MrT5Stack):
         encoder_rows: Rows | None = None,
         **_: object,
     ) -> bool:
-        """Whether whole targets are given, each position sees all before it, and the kernels took the source.
+        """Whether `_packed_pass` applies: complete targets, causal attention alone, a source in our kernels.
 
-        A mask that only hides padding at the end would do, but a GPU would have to be asked if it is one.
+        A mask that hides nothing but padding at the end would work too, but checking that waits for the GPU.
         """
         wants_cache = self.config.wants("use_cache", {"use_cache": use_cache})
         alone = cache is None and not wants_cache and attention_mask is None
@@ -171,17 +171,17 @@ class MrT5Decoder(MrT5Stack):
         use_cache: bool | None = None,
         **options: object,
     ) -> BaseModelOutputWithPastAndCrossAttentions:
-        """What `T5Stack.forward` computes from (B, T, D), where the kernels attend to targets, too.
+        """`T5Stack.forward` on (B, T, D), with our kernels for the targets too.
 
-        For it transformers prepares a mask (B, 1, T, T), a bias (1, N, T, T) and, for packed sources of S
-        positions, zeros (1, N, T, S).
+        It avoids the mask (B, 1, T, T), the bias (1, N, T, T) and, for packed sources of S positions, the
+        zeros (1, N, T, S) that transformers prepares.
         """
         nothing, rows = states.new_zeros(1), None
         states = self.dropout(states)
         for block in self.block:
             if rows is None or self.config.relative_bias_per_layer:
                 rows = causal_rows(self_attention(block), states)
-            # Masks and biases in their order: all are in the rows.
+            # Positional arguments of a block: masks and biases are empty, because the rows contain them.
             inputs = states, None, nothing, encoder_hidden_states, None, nothing
             states, _, _ = block(*inputs, rows=rows, **options)
         return BaseModelOutputWithPastAndCrossAttentions(

@@ -1,7 +1,7 @@
-"""The weight files of a directory: whether they are whole, and the tensors in them.
+"""Checks and reads the weight files of a directory.
 
-safetensors files hold numbers and nothing else, and are preferred. A pickle may ask for code to be run when
-it is read; torch's weights-only reader runs none.
+safetensors files contain only tensors, and are preferred. A pickle may request that code runs while it is
+read; torch's weights-only reader runs none.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from mrt5cli.text import first_line, listed, shortened
 SAFE, SAFE_INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLE, PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 LONGEST_NAME = 255
-"""Characters of a file's name on every system."""
+"""Most characters a file name may have on every system."""
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-"""What weights may be stored in."""
+"""Types that weights may be stored in."""
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """The weights in a directory's files: by name, on the CPU, mapped from the files where the format allows
-    it, so that they take no memory of their own.
+    """The weights of a directory by name, on the CPU, memory-mapped where the format allows it.
 
     Raises:
-        CheckpointError: as `check_files`; or code in a pickle, no tensors by name, or quantised ones.
+        CheckpointError: as `check_files`; or code in a pickle, a file of anything but named tensors, or
+            quantised tensors.
     """
     tensors: dict[str, Tensor] = {}
     read = _read_pickle if check_files(folder) else _read_safetensors
@@ -46,27 +46,29 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         if tensor.dtype not in DTYPES:
             raise CheckpointError(
                 f"{folder}: {name} is stored as {_name(tensor.dtype)}; expected "
-                f"{', '.join(map(_name, DTYPES))} (a quantised checkpoint?)"
+                f"{', '.join(map(_name, DTYPES))}",
+                "if the checkpoint is quantised, load the original weights",
             )
     return tensors
 
 
 def weight_names(folder: Path) -> list[str]:
-    """Names of the weights in a directory's files; none where it has no such file."""
+    """Names of the weights in a directory's files, or none without such files."""
     return list(read_weights(folder)) if _files(folder)[1] else []
 
 
 def check_files(folder: Path) -> bool:
-    """Whether a directory's weights are in pickles alone, having checked that all files are there.
+    """Check that all weight files exist, and return whether they are pickles.
 
     Raises:
-        CheckpointError: no weights, or half of them.
+        CheckpointError: there are no weights, or some files are missing or truncated.
     """
     pickled, files = _files(folder)
     if not files:
         found = listed(sorted(path.name for path in folder.iterdir()))
         raise CheckpointError(
-            f"{folder} is not a whole checkpoint: it has no {SAFE} and no {PICKLE}, only {found}"
+            f"{folder} is not a whole checkpoint: it has no {SAFE} and no {PICKLE}, only {found}",
+            "copy or download it again",
         )
     for file in files if not pickled else ():
         with _safetensors(file):  # which compares the header with the file's length
@@ -75,15 +77,16 @@ def check_files(folder: Path) -> bool:
 
 
 def pickles_refused(where: str) -> CheckpointError:
-    """The error for weights that are in pickles only, where none may be read."""
+    """The error for a model that has only pickles, where pickles are refused."""
     return CheckpointError(
-        f"{where} has its weights in pickles only, which --no-pickle (allow_pickle=False) refuses; rewrite "
-        f"them where they may be read: mrt5 convert {where} DEST --to mrt5"
+        f"{where} has its weights in pickles only, which --no-pickle (allow_pickle=False) refuses",
+        "ask the publisher for safetensors weights, or convert it where pickles may be read: "
+        f"`mrt5 convert {where} DEST --to mrt5`",
     )
 
 
 def stored_dtype(folder: Path) -> str:
-    """What most bytes of a directory's weights are stored in, like "float32"."""
+    """The type, such as "float32", that most bytes of a directory's weights are stored in."""
     sizes: Counter[str] = Counter()
     for tensor in read_weights(folder).values():
         sizes[_name(tensor.dtype)] += tensor.nbytes
@@ -91,33 +94,33 @@ def stored_dtype(folder: Path) -> str:
 
 
 def seal(folder: Path, *, step: int, metrics: bytes) -> None:
-    """Write the manifest of a folder in which weights, and all that belongs beside them, are saved.
+    """Write the manifest of a folder in which weights and their companion files are saved.
 
     Args:
-        step, metrics: as `manifest.write`.
+        step, metrics: as for `manifest.write`.
     """
     manifest.write(folder, step=step, finite=not not_finite(read_weights(folder)), metrics=metrics)
 
 
 def not_finite(weights: Mapping[str, Tensor]) -> list[str]:
-    """The names of weights in which there is a NaN or an infinity."""
-    # The extremes of a tensor with a NaN are NaN; one pass, where `isfinite` makes a mask of it first.
+    """The names of weights that contain NaN or infinity."""
+    # The extremes of a tensor with a NaN are NaN. This is one pass; `isfinite` would build a mask first.
     filled = [(name, weight) for name, weight in weights.items() if weight.numel()]
     return [name for name, weight in filled if not torch.stack(weight.aminmax()).isfinite().all()]
 
 
 def shards_in(index: Path) -> list[str]:
-    """The names of the weight files that an index lists, each in the index's folder or below it."""
+    """The weight files that an index lists, each in the index's folder or below it."""
     with _reading(index, "an index of weights"):
         names: list[object] = list(parse(index.read_bytes())["weight_map"].values())
         for name in names:
             if not _is_below(name):
-                raise ValueError(f"it names {shortened(repr(name))}, which is no file beside it")
+                raise ValueError(f"it names {shortened(repr(name))}, which is not a file in its folder")
         return sorted({str(name) for name in names})
 
 
 def _is_below(name: object) -> bool:
-    """Whether a name leads to a file in its folder or below; a link there may lead anywhere."""
+    """Whether a name points to a file in its folder or below; a link there may point anywhere."""
     if not isinstance(name, str) or not name.isprintable():
         return False
     parts = PurePath(name).parts
@@ -125,7 +128,7 @@ def _is_below(name: object) -> bool:
 
 
 def _files(folder: Path) -> tuple[bool, list[Path]]:
-    """Whether a directory's weights are in pickles alone, and the files that they are in."""
+    """Whether a directory's weights are pickles, and their files."""
     for single, index in ((SAFE, SAFE_INDEX), (PICKLE, PICKLE_INDEX)):
         if (folder / single).is_file():
             return single == PICKLE, [folder / single]
@@ -135,25 +138,24 @@ def _files(folder: Path) -> tuple[bool, list[Path]]:
             if missing:
                 raise CheckpointError(
                     f"{folder} is not a whole checkpoint: {len(missing)} of the {len(shards)} weight files "
-                    f"that {index} names are missing, first {missing[0]}"
+                    f"that {index} names are missing, first {missing[0]}",
+                    "copy or download them again",
                 )
             return single == PICKLE, shards
     return False, []
 
 
 def _read_pickle(file: Path) -> dict[str, Tensor]:
-    with _reading(file, "a whole pickle"):
-        # Mapped, a file is not held in memory twice; the format of before 2020 cannot be.
+    with _reading(file, "a complete pickle"):
+        # Mapping avoids a second copy in memory; the format from before 2020 cannot be mapped.
         mapped = zipfile.is_zipfile(file)
         try:
             content: object = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
-        except UnpicklingError as error:  # torch says mostly how to run the code anyway
-            raise ValueError("damaged, or with more in it than numbers; nothing in it was run") from error
+        except UnpicklingError as error:  # torch's message mostly explains how to run the code anyway
+            raise ValueError("damaged, or it contains more than tensors; nothing in it was run") from error
     # Training scripts write `{"state_dict": ..., "epoch": 3}` and the like.
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise CheckpointError(
-            f"{file} holds more than tensors by name; expected a state dict, saved by itself"
-        )
+        raise CheckpointError(f"{file} contains more than named tensors; expected a state dict alone")
     return {str(name): tensor for name, tensor in content.items()}
 
 
@@ -164,10 +166,10 @@ def _read_safetensors(file: Path) -> dict[str, Tensor]:
 
 @contextmanager
 def _safetensors(file: Path) -> Iterator[safe_open]:
-    """A safetensors file, opened: its names without its tensors."""
-    # Opened by Python first, which says why a file cannot be; the library says that it does not exist.
-    with _reading(file, "a whole safetensors file"), file.open("rb") as held:
-        # The library takes no name that is not UTF-8.
+    """Open a safetensors file, which reads its names but not its tensors."""
+    # Python opens it first because it reports the reason of a failure; the library says "does not exist".
+    with _reading(file, "a complete safetensors file"), file.open("rb") as held:
+        # The library accepts only UTF-8 names.
         name = file if str(file).isprintable() else f"/dev/fd/{held.fileno()}"
         with safe_open(name, "pt") as opened:
             yield opened
@@ -175,12 +177,12 @@ def _safetensors(file: Path) -> Iterator[safe_open]:
 
 @contextmanager
 def _reading(file: Path, what: str) -> Iterator[None]:
-    """What goes wrong while a file is read, as a `CheckpointError` that names it and what was expected."""
+    """Turn any failure to read a file into a `CheckpointError` that names it and what was expected."""
     try:
         yield
     except OSError as error:
         raise CheckpointError(f"{file} cannot be read: {error.strerror or first_line(error)}") from error
-    except Exception as error:  # bytes that are no pickle make torch's reader fail in any way
+    except Exception as error:  # torch's reader may raise anything on bytes that are not a pickle
         instead = but(file) or f" ({first_line(error)}); copy or download it again"
         raise CheckpointError(f"{file} is not {what}{instead}") from error
 

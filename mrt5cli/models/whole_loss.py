@@ -1,6 +1,7 @@
-"""The whole training loss, for trainers that take a model's `loss` as it is: cross-entropy + alpha * gate
-loss + beta * score loss (paper, section 3.2 and appendix D) + what a shortener has of its own. Runs of
-recipes add up theirs in `training.losses`.
+"""The complete training loss, for trainers that minimise a model's `loss`.
+
+It is cross-entropy + alpha * gate loss + beta * score loss (paper, section 3.2 and appendix D) + the
+shortener's auxiliary loss. Runs of recipes compute theirs in `training.losses`.
 
 Legend: B batch, L input bytes, T target bytes. Gate values run from `scale` (delete) to 0 (keep); counted
 positions are those whose input id is not padding, EOS included.
@@ -19,18 +20,18 @@ from mrt5cli.models.shorteners.base import Deletion
 
 
 class DeletionControl(Protocol):
-    """What sets alpha while a model is trained, from what the model deletes."""
+    """Sets alpha during training, from the observed deletion rate."""
 
     @property
     def alpha(self) -> Tensor:
-        """The coefficient of the gate loss in force now, 0-dim."""
+        """The current coefficient of the gate loss, 0-dim."""
 
     def count(self, counts: Tensor) -> None:
-        """See how many positions of a micro-batch are deleted, and of how many: (2,) float32."""
+        """Receive a micro-batch's numbers of deleted and of counted positions, (2,) float32."""
 
 
 def counted_positions(input_ids: Tensor | None, attention_mask: Tensor | None, gate_BL: Tensor) -> Tensor:
-    """(B, L) bool, the source positions that hold input; of embeddings, the mask alone says so."""
+    """(B, L) bool, the source positions that contain input; for embeddings, according to the mask."""
     if input_ids is not None:
         return input_ids != PAD
     if attention_mask is not None and attention_mask.shape == gate_BL.shape:
@@ -39,15 +40,15 @@ def counted_positions(input_ids: Tensor | None, attention_mask: Tensor | None, g
 
 
 def mean_over(values_BL: Tensor, counted_BL: Tensor) -> Tensor:
-    """The mean of counted positions. Masked by a product: an index would make a GPU's host wait."""
+    """The mean over counted positions; it multiplies by the mask, because an index would wait for a GPU."""
     return (values_BL * counted_BL).sum() / counted_BL.sum()
 
 
 def deletion_counts(found: Deletion, counted_BL: Tensor, threshold: float) -> Tensor:
-    """(2,) float32: counted positions whose gate is below the threshold, or that were pooled away; all."""
+    """(2,) float32: counted positions with a gate below the threshold, or pooled away; and all of them."""
     deleted = counted_BL.new_zeros(())
     if found.delete_gate_output is not None:
-        # Hard deletion removes a gate exactly at the threshold too; not counting it is the published rule.
+        # Hard deletion also removes a gate exactly at the threshold; the published rate does not count it.
         deleted = ((found.delete_gate_output < threshold) & counted_BL).sum()
     elif found.keep_mask is not None:
         deleted = (counted_BL & ~found.keep_mask).sum()
@@ -63,21 +64,19 @@ def regularizers(
     penalty: ScorePenalty | None,
     control: DeletionControl | None,
 ) -> Tensor | None:
-    """What is added to a micro-batch's mean cross-entropy, a scalar, or None for nothing.
+    """The scalar to add to a micro-batch's mean cross-entropy, or None.
 
     Args:
-        found: what the encoder says of its deletion.
+        found: the encoder's deletion.
         counted_BL: None without a gate.
         penalty: the score loss of this pass, or None.
-        control: takes the place of the configured alpha.
+        control: overrides the configured alpha.
     """
     terms = []
+    alpha = config.gate_loss if control is None else control.alpha
     gate_BL, learned = found.delete_gate_output, found.delete_gate_logits is not None
-    if gate_BL is not None and counted_BL is not None and learned:
-        if control is not None:
-            terms.append(control.alpha * mean_over(gate_BL, counted_BL))
-        elif config.gate_loss:
-            terms.append(config.gate_loss * mean_over(gate_BL, counted_BL))
+    if gate_BL is not None and counted_BL is not None and learned and (control is not None or alpha):
+        terms.append(alpha * mean_over(gate_BL, counted_BL))
     if penalty is not None and config.score_loss:
         terms.append(config.score_loss * penalty.mean())
     if found.auxiliary_loss is not None:
@@ -86,5 +85,5 @@ def regularizers(
 
 
 def share_of_step(labels: Tensor, count: Tensor | int | None) -> Tensor | float:
-    """How much of an optimizer step's targets a micro-batch has: what its regularisers count for there."""
+    """A micro-batch's fraction of an optimizer step's targets, which scales its regularisers."""
     return 1.0 if count is None else labels.ne(IGNORED_LABEL).sum() / count

@@ -1,4 +1,4 @@
-"""How far a plan is, on stderr: live on a terminal, plain lines elsewhere."""
+"""Displays the progress of a plan on stderr: live on a terminal, as plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from mrt5cli.text import columns, duration, one_line_if_wide, wrapped
 LIVE_SECONDS = 0.5
 PLAIN_SECONDS = 60.0
 TAIL = 4096
-"""Bytes at the end of metrics.jsonl in which its last line is."""
+"""Bytes read from the end of metrics.jsonl to find its last line."""
 
 
 class Display:
-    """A line for each job that has ended; of those that run, bars on a terminal, else a line now and then.
+    """A line for each finished job; for running jobs, bars on a terminal or occasional lines elsewhere.
 
     Args:
-        seconds: between two looks at what runs.
+        seconds: interval between updates of the running jobs.
     """
 
     def __init__(self, plan: SuitePlan, console: Console | None = None, seconds: float | None = None) -> None:
@@ -59,13 +59,13 @@ class Display:
         self.say(f"{how:<8} {job.id}{why}  [{self.ended_jobs}/{self.total}]")
 
     def done_elsewhere(self, job: Job) -> None:
-        """Another host has done it, since the plan was made."""
+        """Show that another host has done the job since the plan was made."""
         self.ended_jobs += 1
         self.bars.update(self.whole, completed=self.ended_jobs)
         self.say(f"{'done':<8} {job.id}, by another host  [{self.ended_jobs}/{self.total}]")
 
     def tick(self) -> None:
-        """Show how far the jobs that run have got, if it is time to."""
+        """Update the running jobs, if the interval has passed."""
         if time.monotonic() - self.shown < self.seconds:
             return
         self.shown = time.monotonic()
@@ -86,11 +86,11 @@ class Display:
 
 
 def last_metrics(job: Job) -> Json:
-    """The newest whole line of a training's metrics; empty before there is one, and for other jobs."""
+    """The last complete line of a training's metrics; empty if there is none, and for other jobs."""
     if not isinstance(job, TrainJob) or not job.run.metrics_path.is_file():
         return {}
     with job.run.metrics_path.open("rb") as file:
         file.seek(max(0, file.seek(0, 2) - TAIL))
         lines = file.read().split(b"\n")[:-1]
-    # None where the line is longer than what was read, or was cut short by a kill.
+    # None if the line is longer than what was read, or was cut off by a kill.
     return (metrics_row(lines[-1]) if lines else None) or {}

@@ -1,7 +1,7 @@
-"""What a plan will take, before any of it is done: hours of a GPU or of a CPU's core, and disk.
+"""Estimates the cost of a plan: hours of a GPU or of a CPU core, and disk space.
 
-Trainings are estimated as a single one is (`training.estimates`). Of evaluations, decoding of answers one
-token at a time is not counted.
+Each training is estimated as in `training.estimates`. The token-by-token decoding of answers in evaluations
+is not counted.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from mrt5cli.training.estimates import (
     step_flops,
 )
 
-PASSES = 6  # of a timed batch, beside the one that is measured
+PASSES = 6  # additional forward passes of each timed batch
 
 
 def machine_for(plan: SuitePlan, device: str, tflops: float | None = None) -> Machine:
-    """Whose hours a plan will take: of what its jobs will run on, as far as that is said.
+    """The kind of machine that a plan's hours refer to.
 
     Args:
-        device: as `--device` says it.
-        tflops: given where the hours are to be a GPU's.
+        device: the value of `--device`.
+        tflops: the value of `--gpu-tflops`, which implies a GPU.
     """
     if tflops is not None or device.startswith("cuda"):
         return "gpu"
@@ -41,12 +41,12 @@ def machine_for(plan: SuitePlan, device: str, tflops: float | None = None) -> Ma
 
 
 def estimate(plan: SuitePlan, tflops: float | None = None, machine: Machine = "gpu", gpu: str = "") -> None:
-    """Give every job its hours on one GPU or core, and what it leaves on disk.
+    """Set every job's hours on one GPU or core, and its disk space.
 
     Args:
-        tflops: sustained by the GPU, in either precision; by default what `throughput` says of its kind.
-        machine: `machine_for` says which.
-        gpu: its name.
+        tflops: sustained TFLOP/s of the GPU in either precision; by default from `analysis.throughput`.
+        machine: the result of `machine_for`.
+        gpu: name of the GPU.
     """
     plan.machine = machine
     shapes: dict[Job, Shape] = {}
@@ -72,18 +72,15 @@ def estimate(plan: SuitePlan, tflops: float | None = None, machine: Machine = "g
 
 
 def assumption(machine: Machine, tflops: float | None = None, gpu: str = "") -> str:
-    """What the hours rest on, in words."""
-    return f"{_rates(machine, tflops, gpu)}; a training takes at least {LEAST}"
-
-
-def _rates(machine: Machine, tflops: float | None, gpu: str) -> str:
+    """The assumptions behind the hours, as text."""
     if machine == "cpu":
         kinds = {"narrow": NARROW_SHARED, "wide": WIDE}
         listed = ", ".join(f"{rate} for {kind} models ({rate.origin})" for kind, rate in kinds.items())
-        return f"hours are estimates for one core, at {listed}; --gpu-tflops estimates those of a GPU"
-    if tflops is not None:
-        return f"hours are estimates, at an assumed {tflops:g} TFLOP/s"
-    precisions: tuple[Precision, ...] = get_args(Precision)
-    rates = [(gpu_rate(each, gpu), each) for each in precisions]
-    listed = " and ".join(f"{rate} in {precision} ({rate.origin})" for rate, precision in rates)
-    return f"hours are estimates for one {described(gpu)}, at {listed}; --gpu-tflops sets another"
+        rates = f" for one core, at {listed}; --gpu-tflops estimates those of a GPU"
+    elif tflops is not None:
+        rates = f", at an assumed {tflops:g} TFLOP/s"
+    else:
+        found = [(gpu_rate(each, gpu), each) for each in get_args(Precision)]
+        listed = " and ".join(f"{rate} in {precision} ({rate.origin})" for rate, precision in found)
+        rates = f" for one {described(gpu)}, at {listed}; --gpu-tflops sets another rate"
+    return f"hours are estimates{rates}; a training takes at least {LEAST}"

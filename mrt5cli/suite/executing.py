@@ -1,10 +1,11 @@
-"""Doing what a plan leaves to do: each job in its own process, as soon as what it needs is done.
+"""Executes a plan: runs each job in its own process as soon as its dependencies are done.
 
-A job that fails, or is killed, takes only those along that need it. Nothing is remembered between two calls
-but what the jobs themselves leave behind, so that stopping at any moment and starting again loses nothing.
+A failed or killed job skips only its dependents. The only state is what the jobs themselves leave on disk, so
+stopping at any moment and starting again loses nothing.
 
-Hosts that share the folder of the runs share the jobs: who does one holds its lock, and who finds a lock held
-does another job and looks again later; that of a host that died is free a minute after its last beat.
+Hosts that share the folder of runs share the jobs. The host that runs a job holds its lock; a host that finds
+a lock held tries another job and checks again later. The lock of a host that died is released a minute after
+its last heartbeat.
 """
 
 from __future__ import annotations
@@ -33,17 +34,19 @@ from mrt5cli.writing import naming
 
 POLL_SECONDS = 0.05
 ELSEWHERE_SECONDS = 2.0
-"""Between two looks at a job that another host does."""
+"""Seconds between two checks of a job that another host runs."""
 LOGS = "logs"
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A job that could not be done.
+    """A failed job.
 
     Attributes:
-        error: the first line of what its log says.
-        blocked: ids of the jobs that needed it.
+        job: id of the job.
+        error: the error in one line.
+        log: the job's log file.
+        blocked: ids of the jobs that depend on it.
     """
 
     job: str
@@ -54,10 +57,13 @@ class Failure:
 
 @dataclass
 class SuiteOutcome:
-    """What came of a plan.
+    """The result of executing a plan.
 
     Attributes:
-        signal: that stopped it, or 0.
+        done: ids of the jobs that are done.
+        failures: the failed jobs.
+        signal: number of the signal that stopped the execution, or 0.
+        seconds: duration of the execution.
     """
 
     done: list[str] = field(default_factory=list)
@@ -68,12 +74,13 @@ class SuiteOutcome:
 
 @contextmanager
 def only_one(root: Path) -> Iterator[None]:
-    """Be this host's only `mrt5 reproduce` in a folder of runs; the lock of one that was killed is free.
+    """Hold this host's lock on a folder of runs, so that only one `mrt5 reproduce` works there.
 
-    Jobs that a killed one has left behind save and end by themselves, and a run is held by who trains it.
+    A killed process releases its lock. Jobs that it left behind save and end on their own, and each training
+    locks its run directory.
 
     Raises:
-        UserError: another process holds the folder, or it cannot be written to.
+        UserError: another process holds the lock, or the folder is not writable.
     """
     path = root / LOGS / f"reproduce-{locks.HOST}.lock"
     try:
@@ -82,12 +89,12 @@ def only_one(root: Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(
             f"cannot write to {root}: {error.strerror}",
-            "choose another folder with --runs, or --report-only for a report on the results that exist",
+            "choose another folder with --runs, or report on existing results with --report-only",
         ) from error
     if isinstance(lock, Holder):
         raise UserError(
-            f"another `mrt5 reproduce` works in {root}: {lock}",
-            f"wait for it, {lock.how_to_stop}, or give this one another folder with --runs",
+            f"another `mrt5 reproduce` is working in {root}: {lock}",
+            f"wait for it, {lock.how_to_stop}, or choose another folder with --runs",
         )
     try:
         yield
@@ -96,10 +103,10 @@ def only_one(root: Path) -> Iterator[None]:
 
 
 def execute(plan: SuitePlan, launcher: Forks, display: Display) -> SuiteOutcome:
-    """Do every job of a plan that is to be done; the statuses of its jobs follow.
+    """Run every unfinished job of a plan, and update the jobs' statuses.
 
-    The first Ctrl-C, or another signal to stop, starts nothing more and lets trainings save; a Ctrl-C after
-    it ends all at once.
+    After the first Ctrl-C or termination signal, no job starts, and trainings save; another Ctrl-C ends all
+    jobs immediately.
     """
     begin, signals = time.monotonic(), list[int]()
     with taken_by(lambda number, frame: signals.append(number)):
@@ -118,12 +125,12 @@ def execute(plan: SuitePlan, launcher: Forks, display: Display) -> SuiteOutcome:
 
 
 def log_of(plan: SuitePlan, job: Job) -> Path:
-    """Where a job's output goes."""
+    """The log file of a job."""
     return plan.root / LOGS / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', job.id)}.log"
 
 
 class _Running(NamedTuple):
-    """A job that this host has, in a process since some moment of the monotonic clock."""
+    """A job that runs on this host, since a time of the monotonic clock."""
 
     job: Job
     lock: Lock
@@ -132,13 +139,13 @@ class _Running(NamedTuple):
 
 
 class _Execution:
-    """A plan that is being executed: what runs in which slot, and what has come of the rest."""
+    """The state of an execution: the job in each slot, and the outcome of the others."""
 
     def __init__(self, plan: SuitePlan, launcher: Forks, display: Display, signals: Sequence[int]) -> None:
         self.plan, self.launcher, self.display, self.signals = plan, launcher, display, signals
         self.running: dict[int, _Running] = {}
         self.started: set[Job] = set()
-        self.elsewhere: dict[Job, float] = {}  # what other hosts do, and when to look again
+        self.elsewhere: dict[Job, float] = {}  # jobs of other hosts, with the time of the next check
         self.heeded = 0
         self.outcome = SuiteOutcome()
 
@@ -149,7 +156,7 @@ class _Execution:
         first = len(new) == len(self.signals)
         if first:
             again = "Ctrl-C again" if signal.SIGINT in new else "Ctrl-C"
-            self.display.say(f"stopping: trainings save where they stand; {again} ends them at once")
+            self.display.say(f"stopping: trainings save a checkpoint; {again} ends them immediately")
         for running in self.running.values():
             if first:
                 running.process.terminate()
@@ -157,7 +164,7 @@ class _Execution:
                 kill(running.process)
 
     def fill_slots(self) -> None:
-        """Start, in the plan's order, what has all that it needs."""
+        """Start jobs whose dependencies are done, in the plan's order."""
         for slot in set(range(self.launcher.slots)) - self.running.keys():
             found = None if self.signals else next(self._ready(), None)
             if found is None:
@@ -173,7 +180,7 @@ class _Execution:
             self.display.started(job)
 
     def _ready(self) -> Iterator[tuple[Job, Lock]]:
-        """The jobs that can be done, in the plan's order, each once it is this host's."""
+        """Yield the jobs that can start, in the plan's order, each with the lock that this host has taken."""
         for job in self.plan.jobs:
             if not job.to_do or job in self.started or any(need.status != "done" for need in job.needs):
                 continue
@@ -190,7 +197,7 @@ class _Execution:
             self.elsewhere.pop(job, None)
             for folder in (job.output.parent.parent, job.output.parent):
                 if folder.is_dir():
-                    os.listdir(folder)  # over NFS, what others have made there may show only then
+                    os.listdir(folder)  # makes NFS show files that other hosts have created
             job.status, job.reason = state_of(job)
             if job.status != "done":
                 yield job, lock
@@ -208,10 +215,10 @@ class _Execution:
                 self.display.ended(job, time.monotonic() - since, error)
 
     def _settle(self, job: Job, code: int) -> str | None:
-        """Give a job that has ended its status, and those that need it; returns what went wrong."""
+        """Set the status of an ended job and its dependents, and return the error, if any."""
         stopping = bool(self.signals)
         if code == 0 or stopping:
-            # What it left counts, though by other code than ours if files were edited meanwhile.
+            # The job counts even if source files were edited while it ran.
             job.status, job.reason = state_of(job, keep_changed=True)
         if code == 0 and job.status == "done":
             self.outcome.done.append(job.id)
@@ -219,26 +226,26 @@ class _Execution:
         if code and stopping:
             return "interrupted"
         log = log_of(self.plan, job)
-        error = _error(log, code) if code else f"it ended well, and is {job.status}: {job.reason}"
+        error = _error(log, code) if code else f"it exited with 0 but is {job.status}: {job.reason}"
         job.status, job.reason = "failed", error
         self.outcome.failures.append(Failure(job.id, error, log, tuple(_block(self.plan, job))))
         return error
 
 
 def _block(plan: SuitePlan, failed: Job) -> list[str]:
-    """Mark what cannot be done any more, and name it."""
-    gone = [failed]
+    """Mark the jobs that depend on a failed one as blocked, and return their ids."""
+    lost = [failed]
     for job in plan.jobs:
-        if job.to_do and any(need in gone for need in job.needs):
+        if job.to_do and any(need in lost for need in job.needs):
             job.status, job.reason = "blocked", f"needs {failed.id}, which failed"
-            gone.append(job)
-    return [job.id for job in gone[1:]]
+            lost.append(job)
+    return [job.id for job in lost[1:]]
 
 
 def _error(log: Path, code: int) -> str:
-    """What the log says last of why a job failed, or how it was ended."""
+    """The last error in the log, or the signal that ended the job."""
     if code < 0:
         return how_it_ended(code)
     _, *lines = log.read_text(encoding="utf-8", errors="replace").rpartition("== ")[2].splitlines()
     errors = [line.removeprefix("error:").strip() for line in lines if line.startswith("error:")]
-    return errors[-1] if errors else f"ended with code {code}: {lines[-1] if lines else 'it said nothing'}"
+    return errors[-1] if errors else f"ended with code {code}: {lines[-1] if lines else 'no output'}"

@@ -1,4 +1,4 @@
-"""From experiments to jobs: what must be trained, evaluated and analysed, each once, needs first."""
+"""Turns experiments into jobs: what to train, evaluate and analyze, each listed once, dependencies first."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ def build_plan(
     *,
     smoke: bool = False,
 ) -> SuitePlan:
-    """Every job of the experiments, in an order in which they can be done; nothing is looked at on disk.
+    """Every job of the experiments, in an executable order, without reading the disk.
 
-    A recipe that several experiments show is trained once. One that starts from `runs/<name>-seed<seed>`
-    needs the recipe of that name, in whatever folder the runs are; if its file has `{seed}` there, each seed
-    that it is repeated with needs the run of that seed.
+    A recipe that several experiments show is trained once. A recipe that starts from `runs/<name>-seed<seed>`
+    depends on the recipe of that name, in whichever folder the runs are; if its file contains `{seed}` there,
+    each repetition with another seed depends on the run with that seed.
 
     Args:
-        known: recipes, or their files, by their names; no two train into one directory.
+        known: recipes, or their files, by name; no two may train into the same directory.
         root: folder of the runs.
-        smoke: shrink every recipe; then all start from nothing, and none needs another.
+        smoke: shrink every recipe; all then start from random weights, without dependencies.
 
     Raises:
-        UserError: a recipe starts from a run that no recipe makes.
+        UserError: a recipe starts from a run that no recipe trains.
     """
     graph = _Graph(SuitePlan(suite, root, list(experiments), smoke=smoke), known)
     for experiment in experiments:
@@ -45,7 +45,7 @@ def build_plan(
 
 
 def shrunk(recipe: Recipe) -> Recipe:
-    """A recipe for smoke: as `mrt5 pretrain --smoke` has it, and text that is not there yet stands in too."""
+    """The smoke version of a recipe, as in `mrt5 pretrain --smoke`, with embedded text for missing files."""
     small = recipes.smoke(recipe)
     match small.task:
         case SpanCorruptionTask(source=FilesSource(path=path)) as task if not Path(path).exists():
@@ -55,8 +55,6 @@ def shrunk(recipe: Recipe) -> Recipe:
 
 
 class _Graph:
-    """A plan that is being filled."""
-
     def __init__(self, plan: SuitePlan, known: Mapping[str, Path | Recipe]) -> None:
         self.plan = plan
         self.known = known
@@ -87,13 +85,13 @@ class _Graph:
             )
 
     def _train(self, name: str, seed: int) -> TrainJob:
-        """The job that trains a recipe, after what it starts from."""
+        """The job that trains a recipe, added after the job that trains its start."""
         id_ = f"train {name} seed {seed}"
         there = self.jobs.get(id_)
         if isinstance(there, TrainJob):
             return there
         own = seed == self.recipes[name].seed
-        # Read again for another seed, which what it starts from may follow.
+        # Load the file again for another seed, because `model.start` may contain it.
         recipe = self.recipes[name] if own else recipes.load(self.known[name], [f"seed={seed}"])
         start = Path(recipe.model.start)
         needs: tuple[Job, ...] = ()
@@ -111,14 +109,14 @@ class _Graph:
         return job
 
     def _maker(self, name: str, start: Path) -> TrainJob:
-        """The job that makes a start below `runs/`."""
+        """The job that trains a start below `runs/`."""
         maker, seed = name_and_seed("".join(start.parts[1:2]))
         if maker not in self.by_own_name or seed < 0:
-            raise UserError(f"recipe {name} starts from {start}, which no shipped recipe makes")
+            raise UserError(f"recipe {name} starts from {start}, which no shipped recipe trains")
         return self._train(self.by_own_name[maker], seed)
 
     def _evaluate(self, train: TrainJob, evaluation: Evaluation) -> Job:
-        """The job that evaluates a run."""
+
         settings, task = train.recipe.evaluation, train.recipe.task
         limit = evaluation.limit or settings.examples
         if evaluation.task is not None:

@@ -1,8 +1,8 @@
-"""What `mrt5 reproduce` works with: experiments, the jobs they need, and the plan those make.
+"""The types of `mrt5 reproduce`: experiments, the jobs they need, and the plan of all jobs.
 
-A suite is a list of experiments in the order of the report: `suites/paper.yaml` is the paper, and
-`suites/miniature.yaml` the paper's claims on small models and real text. An experiment is what one table or
-figure shows. A job is one thing to do for it: train a recipe, evaluate the run, or analyse several runs.
+A suite lists experiments in the order of the report: `suites/paper.yaml` covers the paper, and
+`suites/miniature.yaml` its claims with small models and real text. An experiment is the content of one table
+or figure. A job is one unit of work for it: train a recipe, evaluate the run, or analyze several runs.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from mrt5cli.rundir import RunDir
 
 Machine = Literal["cpu", "gpu"]
 Status = Literal["done", "half done", "missing", "changed", "failed", "blocked", "left out"]
-"""Of a job. "changed": done, by another recipe or other code. "blocked": something it needs failed.
-"left out": not asked for, or beyond the budget."""
+"""The status of a job. "changed": done with another recipe or other code. "blocked": a dependency failed.
+"left out": not requested, or beyond the budget."""
 
 Text = Annotated[str, Field(min_length=1)]
 Id = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
@@ -36,10 +36,10 @@ class Evaluation:
     """One `mrt5 evaluate` of each run of an experiment.
 
     Attributes:
-        task: shipped recipe whose task is measured; None is the run's own.
-        runtime: also time forward passes, by the paper's protocol.
+        task: shipped recipe whose task is measured; None: the run's own.
+        runtime: also time forward passes with the paper's protocol.
         constrained: also choose among the possible targets (xnli).
-        limit: examples a language; None is the recipe's.
+        limit: examples per language; None: the recipe's.
     """
 
     task: Text | None = None
@@ -49,7 +49,7 @@ class Evaluation:
 
     @property
     def label(self) -> str:
-        """What sets its results' file apart from that of `mrt5 evaluate RUN`; empty where it is the same."""
+        """Suffix that separates its results from those of a plain `mrt5 evaluate RUN`; may be empty."""
         task = self.task and self.task.replace("/", ".")
         parts = [task, self.runtime and "runtime", self.limit and f"first-{self.limit}"]
         return "-".join(part for part in parts if part)
@@ -57,21 +57,21 @@ class Evaluation:
 
 @checked(frozen=True, config=CLOSED)
 class Experiment:
-    """What one table or figure shows, as suites write it.
+    """The content of one table or figure, as written in a suite.
 
     Attributes:
         id: names files and jobs, e.g. "multilingual_v3".
-        title: of its section in the report.
-        version: of the paper, or None where nothing was published.
-        about: what the paper says, or what is asked, in a sentence or two.
-        recipes: shipped names, in the order of the table.
-        seeds: that each recipe is trained with; empty is each recipe's own.
-        baseline: the recipe that losses are compared with (ByT5's), or None.
-        evaluations: of each run.
-        analyses: names in `across_runs.ANALYSES`, of all runs together.
+        title: title of its section in the report.
+        version: version of the paper, or None if nothing was published.
+        about: the paper's statement, or the question, in a sentence or two.
+        recipes: names of shipped recipes, in the order of the table.
+        seeds: seeds to train each recipe with; empty: each recipe's own.
+        baseline: the recipe whose losses are the reference (ByT5's), or None.
+        evaluations: evaluations of each run.
+        analyses: names in `across_runs.ANALYSES`, each over all runs.
         figures: names in `report.figures.FIGURES`.
-        claims: names in `claims.CLAIMS`; what must come out for the paper to be right, in miniature.
-        machine: what it is made for; None is the suite's, and then a GPU.
+        claims: names in `claims.CLAIMS`, the paper's claims to verify at toy scale.
+        machine: the intended machine; None: the suite's, which defaults to a GPU.
     """
 
     id: Id
@@ -90,17 +90,17 @@ class Experiment:
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class Job:
-    """One thing to do.
+    """One unit of work.
 
     Attributes:
         id: e.g. "train multilingual_v3/mrt5_50 seed 40", unique in a plan.
         name: the shipped recipe, or for an analysis "experiment:analysis".
-        output: the file that says it is done.
-        needs: the jobs that must be done before.
-        experiments: ids of those that show it; none where only other jobs need it.
-        reason: why it is not done, in words; None when it is.
-        hours: of the plan's machine that it will take, an estimate.
-        gigabytes: that it will leave on disk, an estimate.
+        output: the file whose existence indicates that the job is done.
+        needs: the jobs it depends on.
+        experiments: ids of the experiments that show it; empty if only other jobs need it.
+        reason: why it is not done, as text; None if it is.
+        hours: estimated hours of the plan's machine.
+        gigabytes: estimated disk space of its results.
     """
 
     kind: ClassVar[Literal["train", "evaluate", "analyse"]]
@@ -124,8 +124,8 @@ class TrainJob(Job):
     """Train a recipe.
 
     Attributes:
-        recipe: as it is trained: shrunk for smoke, its start in the plan's folder.
-        own_seed: the seed is the shipped recipe's, not one that an experiment repeats it with.
+        recipe: the recipe to train, shrunk in a smoke plan, with its start in the plan's folder.
+        own_seed: whether the seed is the shipped recipe's, and not from an experiment's `seeds`.
     """
 
     kind = "train"
@@ -139,8 +139,8 @@ class EvaluateJob(Job):
     """Evaluate a run.
 
     Attributes:
-        train: the job that makes it.
-        task: recipe section of the task that is measured.
+        train: the job that trains the run.
+        task: recipe section of the task to measure.
     """
 
     kind = "evaluate"
@@ -152,7 +152,7 @@ class EvaluateJob(Job):
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class AnalyseJob(Job):
-    """Look at all runs of an experiment."""
+    """Analyze all runs of an experiment."""
 
     kind = "analyse"
     experiment: Experiment
@@ -161,12 +161,12 @@ class AnalyseJob(Job):
 
 @dataclasses.dataclass
 class SuitePlan:
-    """Everything a suite needs, in an order in which it can be done.
+    """All jobs of a suite, in an executable order.
 
     Attributes:
         root: the folder of the runs; analyses go to `<root>/analyses/<experiment>/<analysis>.json`.
-        smoke: every recipe shrunk to seconds; the numbers mean nothing.
-        machine: whose hours the jobs' are: of one GPU, or of one core of a CPU.
+        smoke: whether every recipe is shrunk to seconds, so that the numbers mean nothing.
+        machine: unit of the jobs' hours: one GPU, or one CPU core.
     """
 
     suite: str
@@ -177,7 +177,7 @@ class SuitePlan:
     machine: Machine = "gpu"
 
     def job(self, id_: str) -> Job:
-        """The job of that id, which the plan must have."""
+        """The job with an id, which must exist."""
         return next(job for job in self.jobs if job.id == id_)
 
     @property
@@ -185,7 +185,7 @@ class SuitePlan:
         return [job for job in self.jobs if isinstance(job, TrainJob)]
 
     def runs(self, experiment: Experiment) -> dict[tuple[str, int], TrainJob]:
-        """The training jobs of an experiment's runs, by (recipe, seed), in its order."""
+        """The training jobs of an experiment by (recipe, seed), in the experiment's order."""
         found = [
             job
             for job in self.trainings
@@ -196,7 +196,7 @@ class SuitePlan:
         return {(job.name, job.recipe.seed): job for job in found}
 
     def experiment_runs(self, experiment: Experiment) -> ExperimentRuns:
-        """What analyses are given of an experiment: each run, with the evaluations first that it shows."""
+        """The input of an experiment's analyses: each run, with the experiment's own evaluations first."""
         runs = []
         for (name, _), train in self.runs(experiment).items():
             found = [job for job in self.jobs if isinstance(job, EvaluateJob) and job.train is train]
@@ -209,5 +209,5 @@ class SuitePlan:
         )
 
     def analysis(self, experiment: Experiment, name: str) -> Path:
-        """Where an analysis of an experiment is written."""
+        """The output file of an experiment's analysis."""
         return self.root / "analyses" / experiment.id / f"{name}.json"

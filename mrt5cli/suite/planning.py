@@ -1,4 +1,4 @@
-"""What of a plan is done, what is left, and what of that is wanted."""
+"""Determines which jobs of a plan are done, which remain, and which of those are requested."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from mrt5cli.suite.graph import build_plan
 from mrt5cli.suite.jobs import AnalyseJob, Experiment, Job, SuitePlan, TrainJob
 from mrt5cli.suite.states import state_of, was_continued
 
-NOT_ASKED_FOR = "not asked for"
-NOT_NEEDED = "only needed by what is done"
+NOT_ASKED_FOR = "not requested"
+NOT_NEEDED = "needed only by jobs that are done"
 
 
 def make_plan(
@@ -32,13 +32,13 @@ def make_plan(
     """The plan of a suite, every job with its status.
 
     Args:
-        only: globs of experiment ids and recipe names; what these need comes along.
-        keep_changed: let finished runs and results of other code, or of starts that changed, stand. Analyses
-            of other code never do: they take minutes, and a report reads their fields by name.
+        only: globs of experiment ids and recipe names; their dependencies are included.
+        keep_changed: accept finished runs and results of other code or of changed starts. Analyses of other
+            code are always repeated: they take minutes, and a report reads their fields by name.
         known: recipes, or their files, by name; by default the shipped ones.
 
     Raises:
-        UserError: a glob matches nothing, or a recipe starts from what no recipe makes.
+        UserError: a glob matches nothing, or a recipe starts from a run that no recipe trains.
     """
     plan = build_plan(suite, experiments, shipped() if known is None else known, root, smoke=smoke)
     for job in plan.jobs:
@@ -54,23 +54,23 @@ def make_plan(
 
 
 def check_nothing_continued(plan: SuitePlan) -> None:
-    """Refuse to replace a run that somebody has trained on.
+    """Refuse a plan that would replace a run trained further with --continue-for.
 
     Raises:
-        UserError: the plan would.
+        UserError: there is such a run.
     """
     for job in plan.jobs:
         if isinstance(job, TrainJob) and job.status == "changed" and was_continued(job):
             path = job.run.path
             there, kept = shlex.quote(str(path)), shlex.quote(f"{path.name}-continued")
             raise UserError(
-                f"{path} was trained on with --continue-for, and would be replaced by a run of {job.name}",
+                f"{path} was trained further with --continue-for, but a run of {job.name} would replace it",
                 f"keep it under another name: mrt5 runs mv {there} {kept}",
             )
 
 
 def _wanted(plan: SuitePlan, only: Sequence[str]) -> set[Job]:
-    """The jobs that are named, without what they need."""
+    """The requested jobs, without their dependencies."""
     names = {experiment.id for experiment in plan.experiments} | {job.name for job in plan.jobs}
     for glob in only:
         if not fnmatch.filter(names, glob):
@@ -97,9 +97,9 @@ def _leave_out(plan: SuitePlan, chosen: set[Job], reason: str) -> list[Job]:
 
 
 def keep_to_budget(plan: SuitePlan, hours: float) -> list[Job]:
-    """Leave out what does not fit into so many hours, in the plan's order; returns what that is.
+    """Leave out jobs that exceed a budget of hours, in the plan's order, and return them.
 
-    What a job needs is counted with it. What is shown nowhere is done only for something that fits.
+    A job counts together with its dependencies. Jobs that no experiment shows run only as dependencies.
     """
     chosen: set[Job] = set()
     for job in plan.jobs:
@@ -111,5 +111,5 @@ def keep_to_budget(plan: SuitePlan, hours: float) -> list[Job]:
 
 
 def closure(job: Job) -> set[Job]:
-    """A job and everything still to be done for it."""
+    """A job and its unfinished dependencies, direct and indirect."""
     return {job}.union(*(closure(need) for need in job.needs if need.to_do))

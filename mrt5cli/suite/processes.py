@@ -1,6 +1,6 @@
-"""Processes that do jobs: forks of one that has imported everything, one a GPU, or all for one training.
+"""Processes for jobs: forks of one that has imported everything, with one GPU each or all for one training.
 
-All are in groups of their own, so that Ctrl-C reaches only who started them; all end when that one is gone.
+Each has its own process group, so that Ctrl-C reaches only the parent; all end when the parent ends.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from mrt5cli.suite.work import JobOrder, carry_out
 from mrt5cli.text import counted
 
 MOST_SMOKE_JOBS = 8
-"""Jobs at a time by default for smoke runs, each with one thread and some hundred MB of its own."""
+"""Default number of parallel smoke jobs, each with one thread and some hundred MB."""
 SHUTDOWN_SECONDS = 24 * 3600
-"""How long torchrun lets the processes of a group save: the second Ctrl-C ends them, not a clock."""
+"""How long torchrun lets the processes of a group save; a second Ctrl-C ends them, not this limit."""
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    """The GPUs available to this process, named as in CUDA_VISIBLE_DEVICES."""
     import torch
 
     named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
@@ -40,22 +40,23 @@ def visible_gpus() -> list[str]:
 
 
 def kill(process: BaseProcess) -> None:
-    """End a job and the processes that it has started at once."""
+    """Kill a job and the processes that it has started."""
     if process.exitcode is None and process.pid is not None:
-        with suppress(ProcessLookupError):  # it has just ended, or has no group of its own yet
+        with suppress(ProcessLookupError):  # it has just ended, or has no process group yet
             os.killpg(process.pid, signal.SIGKILL)
     process.kill()
 
 
 @dataclass(frozen=True)
 class Forks:
-    """Starts jobs, each in a fork of a process that has imported torch and all that jobs need.
+    """Starts jobs, each in a fork of a process that has imported torch and everything else.
 
     Attributes:
-        slots: jobs at a time.
-        threads: of each; None leaves them to torch.
-        gpus: in place of the CPU: the job in slot i takes the i-th; in a single slot, a training takes all.
-        device: that jobs are given.
+        slots: maximum number of parallel jobs.
+        threads: threads per job; None leaves the choice to torch.
+        gpus: GPUs to use; the job in slot i uses the i-th, but in a single slot a training uses all of them.
+            Empty: the CPU.
+        device: the device passed to jobs.
     """
 
     slots: int
@@ -65,13 +66,13 @@ class Forks:
 
     @property
     def together(self) -> bool:
-        """Whether a training takes several GPUs."""
+        """Whether one training uses several GPUs."""
         return self.slots == 1 and len(self.gpus) > 1
 
     def start(self, order: JobOrder, slot: int, log: Path) -> BaseProcess:
-        """Start a job in one of the slots, numbered from 0; its output goes to the end of the log.
+        """Start a job in a slot, counted from 0, and append its output to the log.
 
-        A termination signal has it end in its own time: a training saves first.
+        On a termination signal, the job ends in an orderly way: a training saves first.
         """
         order = replace(order, device=self.device)
         gpus = self.gpus[slot : slot + 1]
@@ -82,28 +83,29 @@ class Forks:
         process = context.Process(
             target=_forked, args=(_packed(order), log, self.threads, gpus), name=order.job.id
         )
-        with kept_from_children(spawned=True):  # from the server that forks, too
+        with kept_from_children(spawned=True):  # also from the fork server
             process.start()
         return process
 
     def __str__(self) -> str:
-        """How many jobs run where."""
+        """The number of parallel jobs and their devices, as text."""
         if not self.gpus:
             jobs = f"{counted(self.slots, 'job')} at a time"
             return f"on the CPU, {jobs}, {counted(self.threads or 1, 'thread')} each"
         if self.together:
-            return f"one training at a time on {len(self.gpus)} GPUs"
+            return f"one training at a time, on {len(self.gpus)} GPUs"
         return f"{counted(self.slots, 'job')} at a time, one GPU each"
 
 
 def launcher_for(plan: SuitePlan, device: str, jobs: int | None) -> Forks:
-    """What starts a plan's jobs on this machine.
+    """The launcher for a plan's jobs on this machine.
 
     Args:
-        device, jobs: as the command line has them.
+        device: the value of `--device`.
+        jobs: the value of `--jobs`.
 
     Raises:
-        UserError: a device that is not there, or more jobs than GPUs.
+        UserError: the device does not exist, or there are more jobs than GPUs.
     """
     if runtime.device(device).type != "cuda":
         cores = runtime.usable_cpus()
@@ -114,12 +116,12 @@ def launcher_for(plan: SuitePlan, device: str, jobs: int | None) -> Forks:
         gpus = [gpus[int(device.split(":")[1])]]
     number = jobs or len(gpus)
     if number > len(gpus):
-        raise UserError(f"--jobs {number}: a job takes a GPU, and there are {len(gpus)}", "lower --jobs")
+        raise UserError(f"--jobs {number}: each job needs a GPU, and there are {len(gpus)}", "lower --jobs")
     return Forks(number, None, gpus if number == 1 else gpus[:number], device="cuda")
 
 
 Packed = tuple[list[Path], bytes]
-"""The user's own files, which must be imported first, and a pickled order, whose recipes may need them."""
+"""User-defined files to import first, and a pickled order, whose recipes may need them."""
 
 
 def _packed(order: JobOrder) -> Packed:
@@ -136,7 +138,7 @@ def _unpacked(packed: Packed) -> JobOrder:
 
 def _forked(packed: Packed, log: Path, threads: int | None, gpus: Sequence[str]) -> None:
     """Do a job in this process, or in a group of processes that it starts."""
-    os.setsid()  # Ctrl-C is for who started us, who passes it on, once
+    os.setsid()  # Ctrl-C then reaches only the parent, which forwards it once
     target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     for descriptor in (1, 2):
         os.dup2(target, descriptor)
@@ -145,7 +147,7 @@ def _forked(packed: Packed, log: Path, threads: int | None, gpus: Sequence[str])
         with raised():
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             code = _carried_out(packed, threads, gpus)
-    except KeyboardInterrupt as error:  # before the job had begun
+    except KeyboardInterrupt as error:  # before the job started
         code = exit_code(error)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -166,7 +168,7 @@ def _carried_out(packed: Packed, threads: int | None, gpus: Sequence[str]) -> in
 
 
 def _end_with_parent() -> None:
-    """Wait for the end of the process that started this one, then stop as a termination signal does."""
+    """Wait for the parent process to end, then send this one a termination signal."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
@@ -174,7 +176,7 @@ def _end_with_parent() -> None:
 
 
 def _together(order: JobOrder) -> int:
-    """Do a training in a group of processes, as torchrun starts them; the end of one is the end of all."""
+    """Train in a group of processes, as torchrun starts them; if one ends, all end."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -191,7 +193,7 @@ def _together(order: JobOrder) -> int:
         max_restarts=0,
     )
     job = order.job
-    # Decided before the group starts: a slower process must not resume what the first one has just begun.
+    # Decide before the group starts, so that a slow process does not resume what the first has just started.
     there = isinstance(job, TrainJob) and job.run.is_run and not order.overwrite
     try:
         elastic_launch(config, _rank)(_packed(replace(order, resume=there)))
@@ -203,7 +205,6 @@ def _together(order: JobOrder) -> int:
 
 
 def _rank(packed: Packed) -> None:
-    """One process of a group."""
     prepare()
     code = carry_out(_unpacked(packed))
     if code:

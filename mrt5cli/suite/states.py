@@ -1,7 +1,7 @@
-"""What the disk shows of a job.
+"""Determines the state of a job from the disk.
 
-A job is done when what it made is there, whole, made by the same recipe and the same code, and from the same
-things as are there now. Nothing else is trusted: no list of what was done is kept.
+A job is done if its results exist, are complete, and were made with the same recipe and code from inputs that
+have not changed since. Nothing else is recorded or trusted.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from mrt5cli.suite.jobs import EvaluateJob, Job, Status, TrainJob
 from mrt5cli.text import first_line
 
 MADE = "made"
-"""Key of an analysis' document: what it was made by and from."""
+"""Key in an analysis document for the code and the inputs that it was made with."""
 
 State = tuple[Status, str | None]
-"""A job's status and, where it is not done, the reason in words."""
+"""A job's status and, if it is not done, the reason as text."""
 
 
 def state_of(job: Job, *, keep_changed: bool = False) -> State:
-    """What the disk shows of a job, those it needs having their statuses already."""
+    """The state of a job on disk; its dependencies must already have their statuses."""
     match job:
         case TrainJob():
             return _run_state(job, keep_changed)
@@ -36,22 +36,22 @@ def state_of(job: Job, *, keep_changed: bool = False) -> State:
 
 
 def identity(job: Job) -> str | None:
-    """What distinguishes what a job made from what the same job makes later; None while there is nothing."""
+    """Identifies a job's current results, and changes when the job runs again; None without results."""
     if isinstance(job, TrainJob):
         return job.run.meta().get("ended")
     return hashlib.sha256(job.output.read_bytes()).hexdigest()[:16] if job.output.is_file() else None
 
 
 def made_of(job: Job) -> Json:
-    """What an analysis says of how it was made."""
+    """The code version and inputs of an analysis, to store in its document."""
     return {"code": code_version("analyse"), "from": {need.id: identity(need) for need in job.needs}}
 
 
 def was_continued(job: TrainJob) -> bool:
-    """Whether a run was trained beyond its recipe, by --continue-for; not where that cannot be read."""
+    """Whether a run was trained further with --continue-for; False if its recipe cannot be read."""
     try:
         return job.run.recipe().training.continues_from > 0
-    except UserError:  # as `state_of` says
+    except UserError:  # `state_of` reports it
         return False
 
 
@@ -61,7 +61,7 @@ def _run_state(job: TrainJob, keep_changed: bool) -> State:
         return "missing", "not trained yet"
     try:
         before, meta = run.recipe(), run.meta()
-    except UserError as error:  # of another version of the toolkit, say
+    except UserError as error:  # for example because another version of the toolkit wrote it
         return "changed", f"the run cannot be read: {first_line(error)}"
     changed = [
         f"{key}: {text}"
@@ -70,7 +70,7 @@ def _run_state(job: TrainJob, keep_changed: bool) -> State:
     ]
     if changed:
         more = f", and {len(changed) - 1} more" if len(changed) > 1 else ""
-        return "changed", f"another recipe: {changed[0]}{more}"
+        return "changed", f"trained with another recipe: {changed[0]}{more}"
     finished = meta.get("status") == "finished" and (run.model / "config.json").is_file()
     if not (finished and keep_changed) and (stale := _stale(job, meta)):
         return "changed", stale
@@ -84,19 +84,19 @@ def _run_state(job: TrainJob, keep_changed: bool) -> State:
 
 
 def _stale(job: TrainJob, meta: Json) -> str | None:
-    """Why a run of this recipe is not what training it now would make, or None."""
+    """Why training the recipe now would give another run than the existing one, or None."""
     codes = {session.get("code") for session in meta.get("sessions", [{}])}
     now = code_version("train")
     if codes != {now}:
         of = ", ".join(sorted(code or "unknown" for code in codes - {now}))
-        return f"trained by other code ({of}; now {now})"
+        return f"trained with other code ({of}; now {now})"
     if not own_code.unchanged(meta):
-        return "trained by other code of yours"
+        return "trained with another version of your own code"
     for start in job.needs:
         if start.status != "done":
-            return f"what it starts from is {start.status}: {start.name}"
+            return f"its start is {start.status}: {start.name}"
         if (identity(start) or "") > meta.get("started", ""):
-            return f"what it starts from was trained anew: {start.name}"
+            return f"its start was trained again: {start.name}"
     return None
 
 
@@ -109,9 +109,9 @@ def _evaluation_state(job: EvaluateJob, keep_changed: bool) -> State:
         found = SavedEvaluation.read(job.output)
         [model] = found.models
     except (UserError, ValueError):
-        return "changed", "the results are not those of this version of the toolkit"
+        return "changed", "another version of the toolkit wrote the results"
     if model.run_ended != identity(job.train):
-        return "changed", "an earlier training of its run was evaluated"
+        return "changed", "its run was trained again after the evaluation"
     settings = {
         "task": (found.settings, job.task.model_dump(mode="json")),
         "examples": (found.limit, job.options.limit),
@@ -121,18 +121,18 @@ def _evaluation_state(job: EvaluateJob, keep_changed: bool) -> State:
     }
     for what, (before, now) in settings.items():
         if before != now:
-            return "changed", f"another {what}" + ("" if what == "task" else f": {before} then, {now} now")
+            return "changed", f"{what} changed" + ("" if what == "task" else f": {before} before, {now} now")
     if job.options.runtime and any(row.ms_per_example is None for row in model.rows):
         return "changed", "not timed"
     code = code_version("evaluate")
     if found.code != code and not keep_changed:
-        return "changed", f"evaluated by other code ({found.code}; now {code})"
+        return "changed", f"evaluated with other code ({found.code}; now {code})"
     return "done", None
 
 
 def _analysis_state(job: Job, keep_changed: bool) -> State:
     if not job.output.is_file():
-        return "missing", "not analysed yet"
+        return "missing", "not analyzed yet"
     for need in job.needs:
         if need.status != "done":
             return "changed", f"{need.id} is {need.status}"
@@ -144,5 +144,5 @@ def _analysis_state(job: Job, keep_changed: bool) -> State:
     if not isinstance(before, dict) or before.get("from") != now["from"]:
         return "changed", "made from earlier runs or evaluations"
     if before.get("code") != now["code"] and not keep_changed:
-        return "changed", f"made by other code ({before.get('code')}; now {now['code']})"
+        return "changed", f"made with other code ({before.get('code')}; now {now['code']})"
     return "done", None

@@ -1,7 +1,7 @@
-"""One job, done in a process of its own.
+"""Does one job in a separate process.
 
-Everything it prints belongs to its log. It ends with 0 when the job is done, 1 or 2 with an `error:` line
-when it failed, 128 + its number when a signal stopped it; a training saves before that.
+Everything it prints goes to the job's log. The exit code is 0 if the job is done, 1 or 2 after an `error:`
+line, or 128 + the number of the signal that stopped it; a training saves first.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from mrt5cli.writing import write_json
 
 @dataclass(frozen=True)
 class JobOrder:
-    """A job to do, and how.
+    """A job and how to do it.
 
     Attributes:
-        device: as `--device`.
-        overwrite: a run that is there is replaced, not resumed.
-        processes: that train together.
-        resume: resume a run that is there.
+        device: as for `--device`.
+        overwrite: replace an existing run instead of resuming it.
+        processes: number of processes that train together.
+        resume: resume an existing run.
     """
 
     plan: SuitePlan
@@ -38,7 +38,7 @@ class JobOrder:
 
 
 def carry_out(order: JobOrder) -> int:
-    """Do a job; what goes wrong is written to stderr. Returns the exit code."""
+    """Do a job, write any error to stderr, and return the exit code."""
     try:
         match order.job:
             case TrainJob() as job:
@@ -79,7 +79,7 @@ def _evaluate(order: JobOrder, job: EvaluateJob) -> None:
     comparison = compare([subject], job.task, job.options, device=device, progress=_examples_done)
     [line] = comparison.save()
     if line != f"saved {job.output}":
-        raise RunFailed(f"the results should be in {job.output}: {line}")
+        raise RunFailed(f"expected the results in {job.output}, but {line}")
     _say(line)
 
 

@@ -1,4 +1,4 @@
-"""A recipe's training section in the words of transformers' Trainer."""
+"""Translates a recipe's training section into arguments of transformers' Trainer."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_
 
 @dataclass
 class OneDeviceArguments(TrainingArguments):
-    """Arguments for one device a process.
+    """Arguments for exactly one device per process.
 
-    The base class takes the first GPU whichever was requested, and when it sees several it spreads each batch
-    over all of them from one process, which changes the batch size behind the recipe's back.
+    The base class ignores which GPU was requested, and if it sees several, it spreads each batch over all of
+    them from one process, which multiplies the batch size.
 
     Args:
-        gpu_index: the GPU to use when this process is not one of a launched group.
+        gpu_index: the GPU to use if this process is not part of a launched group.
     """
 
     gpu_index: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()  # type: ignore[no-untyped-call]
-        self.report_to = []  # which the base class adds to by itself in Kubeflow; see `trackers`
+        self.report_to = []  # the base class adds to it under Kubeflow; we report in `trackers`
 
     @cached_property
     def _setup_devices(self) -> torch.device:
@@ -46,11 +46,12 @@ class OneDeviceArguments(TrainingArguments):
 def training_arguments(
     recipe: Recipe, runtime: Runtime, at_once: int, micro_batches: int, output_dir: Path
 ) -> TrainingArguments:
-    """The base class's arguments for a recipe; everything that costs time and that we do not use is off.
+    """The arguments for a recipe, with every costly feature that we do not use turned off.
 
     Args:
-        at_once: examples of a batch of the stream, of which an optimizer step takes `micro_batches`.
-        output_dir: a folder in the run's directory, whose name trackers show.
+        at_once: examples per batch of the stream.
+        micro_batches: batches per optimizer step.
+        output_dir: a folder in the run directory; trackers show the directory's name.
     """
     training = recipe.training
     return OneDeviceArguments(
@@ -76,14 +77,14 @@ def training_arguments(
         save_strategy="steps",
         save_steps=training.save_steps,
         eval_strategy="no",
-        # Our stream knows where it stopped; the base class would read and discard what was seen.
+        # Our stream restores its own position; the base class would read and discard earlier batches.
         ignore_data_skip=True,
-        # In a hard step before the regulariser starts, the gate takes part in nothing.
+        # In a hard-deletion step before the gate loss starts, the gate receives no gradient.
         ddp_find_unused_parameters=recipe.loss.hard_delete_probability > 0,
-        # The saved model's configuration must not say that it generates without a cache.
+        # Otherwise the saved configuration would disable the cache in generation.
         use_cache=True,
         remove_unused_columns=False,
-        logging_nan_inf_filter=False,  # reads the loss at every step; we look at logging steps
+        logging_nan_inf_filter=False,  # would read the loss at every step; we check at logging steps
         include_num_input_tokens_seen="no",
         disable_tqdm=True,
         report_to="none",

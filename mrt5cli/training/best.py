@@ -1,4 +1,4 @@
-"""The best model of a run so far: by which number, at which step, and when to stop waiting for a better."""
+"""Tracks the best weights of a run so far, and when to stop waiting for better ones."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from mrt5cli.metrics.catalog import METRICS
 
 @dataclass
 class Best:
-    """What is known after each evaluation; the same in all processes.
+    """The state after each evaluation, identical in all processes.
 
     Attributes:
-        metric: `training.best_metric`, the name of a number of an evaluation's row. None contains alpha, so
-            all steps of a run compare.
-        patience: evaluations without a better value after which training stops; None: never.
-        value, step: the best so far and when it was measured, in optimizer steps; None before the first.
-        waited: evaluations since then.
+        metric: `training.best_metric`, a metric of an evaluation row. No such metric depends on alpha, so all
+            steps of a run are comparable.
+        patience: number of evaluations without improvement after which training stops; None: never.
+        value: the best value so far; None before the first.
+        step: optimizer step of the best value.
+        waited: number of evaluations since then.
     """
 
     metric: str
@@ -28,10 +29,10 @@ class Best:
     waited: int = 0
 
     def offer(self, step: int, value: float) -> bool:
-        """Take note of an evaluation; returns whether it is the best so far. Of equals, the first stays.
+        """Record an evaluation, and return whether it is the best so far. Ties keep the earlier step.
 
         Args:
-            value: not finite where there is none, which is never better.
+            value: the metric's value; NaN or infinite if it could not be measured, which is never better.
         """
         sign = -1 if METRICS[self.metric].better == "lower" else 1
         if math.isfinite(value) and (self.value is None or sign * value > sign * self.value):
@@ -42,18 +43,18 @@ class Best:
 
     @property
     def exhausted(self) -> bool:
-        """Whether patience is at its end."""
+        """Whether training should stop for lack of improvement."""
         return self.patience is not None and self.waited >= self.patience
 
     def document(self) -> dict[str, str | float | int | bool | None]:
-        """What meta.json says."""
+        """The entry in meta.json."""
         early = self.exhausted
         return {"metric": self.metric, "value": self.value, "step": self.step, "stopped_early": early}
 
     def state_dict(self) -> dict[str, float | int | None]:
-        """What a checkpoint holds. Metric and patience are the recipe's, which a resume must not change."""
+        """The state for a checkpoint, without metric and patience, which the recipe specifies."""
         return {"value": self.value, "step": self.step, "waited": self.waited}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Resume from `state_dict`."""
+        """Restore from `state_dict`."""
         self.value, self.step, self.waited = state["value"], state["step"], state["waited"]

@@ -1,4 +1,4 @@
-"""What teaches a boundary predictor during training: labels of where segments end, beside every batch."""
+"""Supervises a boundary predictor: adds labels of segment ends to every training batch."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from mrt5cli.recipe.shorteners import BoundaryPredictor
 
 FITTING_SEED = 20230704
-"""Of the pass over training examples that labels are fitted to: whatever the seed of the run, because where
-segments end is a matter of the data."""
+"""Seed of the pass over the training examples that the labels are fitted to. It does not depend on the run's
+seed, because segment ends are a property of the data."""
 READ_AT_ONCE = 50
 
 
 class LabelledStream(BatchStream):
-    """A stream whose batches also hold `segment_ends`, (B, L) bool, True at the last byte of each segment."""
+    """Adds `segment_ends` to a stream's batches: (B, L) bool, True at the last byte of each segment."""
 
     def __init__(self, stream: BatchStream, labeller: BoundaryLabeller) -> None:
         super().__init__()
@@ -55,17 +55,17 @@ class LabelledStream(BatchStream):
 def with_labels(
     stream: BatchStream, task: Task, shortener: BoundaryPredictor, path: Path, may_fit: bool, say: Tell
 ) -> BatchStream:
-    """The stream with the labels that a shortener learns from.
+    """Add the labels that a shortener learns from to a stream.
 
-    The leading process fits them to training examples once in the life of a run and leaves them in its
-    directory, where all processes and every resume read them.
+    The leading process fits the labeller to training examples once per run and saves it in the run directory,
+    from where all processes and every resumed session read it.
 
     Args:
-        path: where labels are kept.
-        may_fit: labels that are missing may be made, because this process leads and the run begins at step 0.
+        path: file of the fitted labeller.
+        may_fit: fit the labeller if the file is missing: this process leads, and the run starts at step 0.
 
     Raises:
-        UserError: a run that is resumed has lost its labels.
+        UserError: a resumed run has lost the file.
     """
     if may_fit and not path.is_file():
         _fit(task, shortener, say).save(path)
@@ -76,14 +76,14 @@ def with_labels(
 
 def _fit(task: Task, shortener: BoundaryPredictor, say: Tell) -> BoundaryLabeller:
     kind = shortener.labels
-    assert kind is not None, "only what learns from labels is fitted"
+    assert kind is not None, "only supervised predictors need labels"
     say(f"fitting {kind} boundaries to {shortener.label_examples:,} training examples ...")
     started = time.monotonic()
     rows = source_rows(task, shortener.label_examples)
     try:
         labeller = LABELLERS[kind].fit(rows, vocabulary=shortener.vocabulary)
     except ValueError as error:
-        raise UserError(f"no {kind} boundaries: {error}", "see model.shortener") from error
+        raise UserError(f"cannot fit {kind} boundaries: {error}", "see model.shortener") from error
     some = rows[:READ_AT_ONCE]
     segment = (some != PAD).sum() / labeller.label(some).sum()
     say(f"fitted in {duration(time.monotonic() - started)}; a segment has {segment:.1f} bytes on average")
@@ -91,7 +91,7 @@ def _fit(task: Task, shortener: BoundaryPredictor, say: Tell) -> BoundaryLabelle
 
 
 def source_rows(task: Task, number: int) -> NDArray[np.int64]:
-    """(number, L) source ids of training examples, padded with 0, from a pass of their own."""
+    """Source ids of training examples, (number, L), padded with 0, read in a separate pass."""
     stream = iter(task.train_stream(batch_size=min(number, READ_AT_ONCE), seed=FITTING_SEED))
     rows: list[torch.Tensor] = []
     while len(rows) < number:

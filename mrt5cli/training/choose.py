@@ -1,4 +1,4 @@
-"""Decides a run before anything is spent on it, from the cheapest check to the dearest. Writes nothing."""
+"""Plans a run before time is spent on it, from the cheapest check to the most expensive; writes nothing."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
 
 
 def choose(recipe: Recipe, options: RunOptions) -> TrainingPlan:
-    """Check a run, and have its task and model ready.
+    """Check a run, and load its task and model.
 
     Raises:
-        UserError: whatever would keep the run from starting.
+        UserError: anything that would keep the run from starting.
     """
     if recipe.training.lora is not None and importlib.util.find_spec("peft") is None:
         raise UserError(
@@ -47,7 +47,7 @@ def choose(recipe: Recipe, options: RunOptions) -> TrainingPlan:
     if lacking := recipe.training.lacks():
         raise UserError(f"training.report_to {lacking[0]}", lacking[1])
     run = RunDir(options.out)
-    # Of a fresh start the leading process alone judges the directory, and may have begun to fill it.
+    # On a fresh start only the leading process checks the directory; it may already have written to it.
     judges = options.resume or machine.leads()
     if machine.leads():
         run.check_free()
@@ -58,7 +58,7 @@ def choose(recipe: Recipe, options: RunOptions) -> TrainingPlan:
     if begins:
         notes = [f"{key}: {text}" for key, text in changed.items()]
     else:
-        notes = _continued(run, recipe, before, options.resume)
+        notes = _resumption(run, recipe, before, options.resume)
     finished = before.finished and not begins
     if judges and not finished:
         run.check_not_foreign()
@@ -69,7 +69,7 @@ def choose(recipe: Recipe, options: RunOptions) -> TrainingPlan:
         options.device, precision=training.precision, sharding=training.sharding, seed=recipe.seed
     )
     if training.sharding == "fsdp" and runtime.world_size == 1:
-        notes.append("training.sharding: fsdp shares nothing out, because this process trains alone")
+        notes.append("training.sharding: fsdp has no effect with a single process")
     if finished:
         return TrainingPlan(recipe, options, runtime, before, None, notes)
     step, damaged = _place_to_resume(run, recipe, before, runtime.world_size, notes)
@@ -78,7 +78,7 @@ def choose(recipe: Recipe, options: RunOptions) -> TrainingPlan:
     prepared = _prepare(plan)
     expected = forecast(recipe, prepared.start.model, runtime, prepared.attention, done=step or 0)
     plan = replace(plan, prepared=prepared, forecast=expected, facts=facts(plan, prepared, expected))
-    # The task's remarks are on what its description has read.
+    # The task has remarks only after its description, made by `facts`, has read data.
     notes += [*prepared.task.remarks(), *prepared.start.notes, *expected.advice(), *expected.notes()]
     return plan
 
@@ -86,28 +86,28 @@ def choose(recipe: Recipe, options: RunOptions) -> TrainingPlan:
 # --- the directory ------------------------------------------------------------------------------------------
 
 
-def _continued(run: RunDir, recipe: Recipe, before: RunState, resume: bool) -> list[str]:
-    """Notes on a run that is to be continued; refuses one that may not be."""
+def _resumption(run: RunDir, recipe: Recipe, before: RunState, resume: bool) -> list[str]:
+    """Notes on resuming an existing run; refuses one that may not be resumed."""
     if not before.meta:
         return [f"nothing to resume in {run.path}; starting at step 0"] if resume else []
     if not resume:
         away = f"choose another directory with --out, or delete this one: rm -r {shlex.quote(str(run.path))}"
         if before.finished:
-            raise UserError(f"{run.path} holds a finished run", away)
+            raise UserError(f"{run.path} contains a finished run", away)
         last = f"saved at step {before.saved[-1]}" if before.saved else "without a checkpoint"
         hint = f"to resume: {run.resume_command}\n      or {away}"
-        raise UserError(f"{run.path} holds an unfinished run, {last}", hint)
+        raise UserError(f"{run.path} contains an unfinished run, {last}", hint)
     notes = _changes(run, recipe)
     if before.finished:
         notes.append(f"{run.path} is finished; nothing to do")
     elif not before.saved:
-        # The first one is saved at `save_steps`, and what cannot be saved ends the run there.
+        # A run that cannot save its first checkpoint ends there, so later metrics mean that one existed.
         logged = max((row["step"] for row in run.metrics()), default=0)
         if logged > (every := run.recipe().training.save_steps):
             raise UserError(
-                f"{run.path} has lost its checkpoints: its metrics go to step {logged}, and one was saved "
-                f"every {every} steps",
-                "bring them back from a copy; to train anew, choose another directory with --out, or delete "
+                f"{run.path} has lost its checkpoints: its metrics reach step {logged}, and a checkpoint was "
+                f"saved every {every} steps",
+                "restore them from a backup; to start over, choose another directory with --out, or delete "
                 f"this one: rm -r {shlex.quote(str(run.path))}",
             )
         notes.append(f"{run.path} has no checkpoint; starting at step 0")
@@ -115,104 +115,94 @@ def _continued(run: RunDir, recipe: Recipe, before: RunState, resume: bool) -> l
 
 
 def _segment(run: RunDir, recipe: Recipe) -> dict[str, str]:
-    """The keys that a finished run which is continued changes, each with both values.
+    """The keys that the new segment of a finished run changes, each with both values.
 
     Raises:
-        UserError: among them are some that would make another model of it, or other data.
+        UserError: some of them would change the model or the data.
     """
     before = run.recipe()
     changed = differences(before, recipe)
     refused = {key: refused_in_a_segment(key, before, recipe) for key in changed}
     if fixed := [f"  {key}: {changed[key]}; {why}" for key, why in refused.items() if why]:
-        raise UserError(f"{run.path} cannot go on with these settings changed", _from_weights(run), fixed)
-    told = ("training.max_steps", "training.continues_from", "training.warmup_steps", "description")
-    return {key: text for key, text in changed.items() if key not in told}
+        raise UserError(f"{run.path} cannot continue with these settings changed", _from_weights(run), fixed)
+    expected = ("training.max_steps", "training.continues_from", "training.warmup_steps", "description")
+    return {key: text for key, text in changed.items() if key not in expected}
 
 
 def _from_weights(run: RunDir) -> str:
-    """The hint for a run that cannot go on as itself."""
-    recipe = (
-        f"{run.recipe_path} --set training.continues_from=0" if run.segments.exists() else run.recipe_path
-    )
-    return f"as another run, from its weights: mrt5 finetune {recipe} --from {run.path} --out DIR"
+    """The hint for a run that cannot continue in its own directory."""
+    continued = " --set training.continues_from=0" if run.segments.exists() else ""
+    start = f"--from {run.path} --out DIR"
+    return f"train another run from its weights: mrt5 finetune {run.recipe_path}{continued} {start}"
 
 
-def _no_end(run: RunDir, step: int, why: str | None = None) -> UserError:
-    """The error for a run that has lost what it would go on from.
-
-    Args:
-        why: that checkpoint is damaged; None: it is not there.
-    """
-    lost = why or f"{run.path} has no checkpoint of step {step}, from which it would go on"
+def _last_checkpoint_lost(run: RunDir, step: int, why: str | None = None) -> UserError:
+    """The error for a finished run whose last checkpoint is damaged (`why`) or missing."""
+    lost = why or f"{run.path} has no checkpoint of step {step}, from which to continue"
     return UserError(
-        f"{lost}: optimizer, controller and place in the data are lost",
-        f"bring the checkpoint back from a copy; or train, {_from_weights(run)}",
+        f"{lost}: optimizer, controller and position in the data are lost",
+        f"restore the checkpoint from a backup; or {_from_weights(run)}",
     )
 
 
 def _learning_rate_note(plan: TrainingPlan) -> list[str]:
-    """A note where a segment begins, and the learning rate jumps."""
+    """A note if a new segment makes the learning rate jump."""
     now, run = plan.recipe.training, plan.run
     if plan.resume_step is None or not plan.begins_segment:
         return []
     rates = [row["learning_rate"] for row in run.metrics() if "learning_rate" in row]
     if not rates or (rates[-1] == now.learning_rate and not now.warmup_steps):
         return []
-    how = f"is {now.learning_rate:g} again at once; --set training.warmup_steps=N has it rise in N steps"
+    how = f"jumps to {now.learning_rate:g}; --set training.warmup_steps=N raises it over N steps instead"
     if now.warmup_steps:
-        how = f"rises again from 0 to {now.learning_rate:g} in {now.warmup_steps} steps"
-    return [f"the learning rate was {rates[-1]:g} in the end, and {how}"]
+        how = f"rises again from 0 to {now.learning_rate:g} over {now.warmup_steps} steps"
+    return [f"the learning rate ended at {rates[-1]:g}, and {how}"]
 
 
 def _place_to_resume(
     run: RunDir, recipe: Recipe, before: RunState, processes: int, notes: list[str]
 ) -> tuple[int | None, list[str]]:
-    """The step to resume from, None for a fresh start; and what is damaged of the run, a sentence each.
-
-    Args:
-        notes: to which these sentences are added, and one where other processes wrote the checkpoint.
-    """
+    """The step to resume from (None: a fresh start), and a sentence, also for `notes`, on each damage."""
     from mrt5cli.training.whole import newest_whole
 
     if not before.saved and (since := recipe.training.continues_from):
         if before.meta:
-            raise _no_end(run, since)
+            raise _last_checkpoint_lost(run, since)
         raise UserError(
-            f"training.continues_from: {since} is of a finished run that goes on, and {run.path} holds none",
-            "to train it anew, --set training.continues_from=0, or take a recipe from its run's segments/",
+            f"training.continues_from: {since} continues a finished run, and {run.path} contains none",
+            "to start over, --set training.continues_from=0, or use a recipe from that run's segments/",
         )
     if not before.saved:
         return None, []
     step, wrote, passed_over = newest_whole(run)
     assert step is not None, "there are checkpoints"
     if step < (since := recipe.training.continues_from):
-        raise _no_end(run, since, passed_over.get(since))
+        raise _last_checkpoint_lost(run, since, passed_over.get(since))
     damaged = [
-        f"{why}; the run goes on from step {step}, and this is kept as {DAMAGED}{run.checkpoint(later).name}"
+        f"{why}; resuming from step {step}, and keeping this one as {DAMAGED}{run.checkpoint(later).name}"
         for later, why in passed_over.items()
     ]
-    beside = run.recipe_changed(), run.metrics_lost(step)
-    damaged += [sentence for sentence in beside if sentence]
+    damaged += [sentence for sentence in (run.recipe_changed(), run.metrics_lost(step)) if sentence]
     notes += damaged
     if wrote != processes:
         notes.append(
-            f"{counted(wrote, 'process', 'processes')} wrote the checkpoint, {processes} resume: data and "
-            "curve go on; dropout, noise and which batches are deleted hard are drawn anew"
+            f"{counted(wrote, 'process', 'processes')} wrote the checkpoint, and {processes} resume it: data "
+            "and loss curve continue; dropout, noise and hard-deleted batches use new random numbers"
         )
     return step, damaged
 
 
 def _changes(run: RunDir, recipe: Recipe) -> list[str]:
-    """Notes on keys that may change; those that would make another run of it are refused."""
+    """Notes on changed keys; refuses those that determine the run's numbers."""
     before = run.recipe()
     if before.training.continues_from != recipe.training.continues_from and not machine.leads():
-        return []  # the leading process has checked it, and is writing the other one
+        return []  # the leading process has checked the recipe and is writing the new one
     changed = differences(before, recipe)
     fixed = [f"  {key}: {text}" for key, text in changed.items() if decides_numbers(key, recipe)]
     if fixed:
         raise UserError(
             f"{run.path} was started with another recipe",
-            f"resume it with its own: {run.resume_command}\n      or train the new one elsewhere with --out",
+            f"resume with its own recipe: {run.resume_command}\n      or choose another directory with --out",
             fixed,
         )
     return [f"{key}: {text}" for key, text in changed.items() if key != "description"]
@@ -222,7 +212,6 @@ def _changes(run: RunDir, recipe: Recipe) -> list[str]:
 
 
 def _prepare(plan: TrainingPlan) -> Prepared:
-    """The task and the model."""
     from mrt5cli.models.compiling import compile_blocks
     from mrt5cli.models.recomputation import recompute
     from mrt5cli.training.lora import add_lora
@@ -251,7 +240,7 @@ def _prepare(plan: TrainingPlan) -> Prepared:
 
 
 def _attention(config: MrT5Config, plan: TrainingPlan) -> Choice:
-    """What attention runs by in training; on a GPU our kernels are checked here."""
+    """The attention implementation for training; on a GPU, this checks our kernels."""
     import torch
 
     from mrt5cli.models.fast import choice
@@ -264,18 +253,18 @@ def _attention(config: MrT5Config, plan: TrainingPlan) -> Choice:
 
 
 def _other_attention(config: MrT5Config, plan: TrainingPlan, now: Choice) -> list[str]:
-    """A note where a resumed run will drop other attention weights than it would have."""
+    """A note if a resumed run changes its attention implementation, and with it the dropped weights."""
     before = "" if plan.resume_step is None else plan.before.meta.get("attention", "")
     if not before or not config.drops_weights or before.split()[0] == now.implementation:
         return []
     return [
-        f"attention ran by {before} and now runs by {now}: dropout drops other weights, so this run will not "
-        "come to the numbers that it would have come to"
+        f"attention was computed by {before} and is now computed by {now}: dropout drops other weights, so "
+        "the numbers will differ from those of an uninterrupted run"
     ]
 
 
 def _task(plan: TrainingPlan, say: Tell) -> tuple[Task, tuple[str, str]]:
-    """The task, with the data that the run began with, and a training example of it."""
+    """The task, with the data that the run started with, and one training example."""
     section = plan.recipe.task
     commits = {} if plan.resume_step is None else plan.before.meta.get("data", {})
     try:
@@ -292,17 +281,20 @@ def _task(plan: TrainingPlan, say: Tell) -> tuple[Task, tuple[str, str]]:
     for name, commit in task.commits().items():
         if commits.get(name, commit) != commit:
             lone = getattr(section, "source", None) is not None
-            pinned = "--set task.source.revision=" if lone else "in task.sources, revision: "
+            pinned = "--set task.source.revision=" if lone else "set revision in task.sources to "
             raise UserError(
-                f"{name} is at another commit than when the run began: {commit}, not {commits[name]}",
-                f"{pinned}{commits[name]}, or start anew with --out",
+                f"{name} is at commit {commit}, but the run started with {commits[name]}",
+                f"{pinned}{commits[name]}, or start another run with --out",
             )
     return task, example
 
 
 def _division(training: TrainingSection, world_size: int, *, resumed: bool) -> tuple[int, int]:
-    """How many examples a process takes from its stream at once, and how often in an optimizer step; a rest
-    is refused."""
+    """The examples that a process reads at a time, and how many times per optimizer step.
+
+    Raises:
+        UserError: the processes cannot divide `batch_size` without a remainder.
+    """
     by_tokens = training.batch_tokens is not None
     whole, size = training.batch_size, 1 if by_tokens else training.device_batch_size
     at_once = size * world_size
@@ -317,16 +309,16 @@ def _division(training: TrainingSection, world_size: int, *, resumed: bool) -> t
         hint = f"--set training.device_batch_size={fits}"
     else:
         hint = "resume with a number of processes that divides training.batch_size"
-    share = "an equal share each" if by_tokens else f"device_batch_size {size} each"
+    share = "" if by_tokens else f" times device_batch_size {size}"
     raise UserError(
-        f"training.batch_size {whole} is not a multiple of {at_once}, the examples that "
-        f"{world_size} processes take at once ({share})",
+        f"training.batch_size {whole} is not a multiple of {at_once} "
+        f"({counted(world_size, 'process', 'processes')}{share})",
         hint,
     )
 
 
 def _at_commit(section: TaskSection, commits: dict[str, str]) -> TaskSection:
-    """The task with its Hub datasets at the commits that the run began with, where the recipe names none."""
+    """The task with its Hub datasets pinned to the run's commits, unless the recipe names a revision."""
     if mixture := getattr(section, "sources", ()):
         return section.model_copy(update={"sources": [_at_one(one, commits) for one in mixture]})
     source = getattr(section, "source", None)
@@ -341,13 +333,13 @@ def _at_one(source: Any, commits: dict[str, str]) -> Any:
 
 
 def _check_validation(training: TrainingSection, section: TaskSection, task: Task) -> None:
-    """Refuse a validation, or a later evaluation, that could not be made, before hours go into training."""
+    """Refuse validation or metrics that could not be computed, before hours go into training."""
     metric = training.best_metric
     can = partial(is_measured, measures=task.measures, choices=task.choices is not None)
     measured = [name for name, each in METRICS.items() if each.chooses and can(name)]
     if metric is not None and metric not in measured:
         raise UserError(
-            f"training.best_metric: {metric} is not measured in {section.kind}", f"use {either(measured)}"
+            f"training.best_metric: task {section.kind} does not measure {metric}", f"use {either(measured)}"
         )
     check_scripts(task.measures)
     if training.eval_steps:
@@ -355,12 +347,12 @@ def _check_validation(training: TrainingSection, section: TaskSection, task: Tas
 
 
 def _check_room(path: Path, training: TrainingSection, model: MrT5ForConditionalGeneration) -> None:
-    """Refuse a disk without room for the checkpoints that are kept, one being written, and the model."""
+    """Refuse a disk without room for the kept checkpoints, the one being written, and the model."""
     weights, checkpoint = (saved_bytes(model, moments=moments) for moments in (False, True))
     kept = min(training.keep_checkpoints, -(-training.max_steps // training.save_steps)) + 1
     needed, free = checkpoint * kept + weights, room(path)
     if free < needed:
         raise UserError(
-            f"{path}: checkpoints will need {byte_size(needed)}, {byte_size(free)} are free",
-            "choose another disk with --out, or keep fewer: --set training.keep_checkpoints=1",
+            f"{path}: checkpoints will need {byte_size(needed)}, and only {byte_size(free)} are free",
+            "choose another disk with --out, or keep fewer checkpoints: --set training.keep_checkpoints=1",
         )

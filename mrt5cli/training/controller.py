@@ -1,9 +1,9 @@
-"""Controllers: formulas that set the deletion coefficient alpha from the deletion rate seen in training.
+"""Controllers, which set the coefficient alpha of the gate loss from the deletion rate (paper, section 3.2).
 
-Pure arithmetic, one class a formula. A rate may be a Python float or a 0-dim float32 tensor: every operation
-is one that both have, so on a GPU alpha stays on the device and no step waits for it.
+One class per formula, with plain arithmetic. A rate may be a Python float or a 0-dim float32 tensor: both
+support every operation used here, so on a GPU alpha stays on the device and no step waits for it.
 
-Legend: e error = target - rate, fractions of non-pad bytes; p, i the proportional and the integral part.
+Legend: e error, target - rate, a fraction of non-pad bytes (-1 to 1); p, i proportional and integral part.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ def build_controller(section: ControllerSection, number: Callable[[float], Numbe
     """The controller of a recipe's `controller` section.
 
     Args:
-        number: makes the state from Python floats; the trainer passes one that makes tensors on its device.
+        number: converts the initial state from Python floats; the trainer creates tensors on its device.
     """
     return CONTROLLERS[section.kind](section, number)
 
 
 class Controller:
-    """Base of the formulas, and the one that never moves.
+    """Base class of all controllers, and the constant controller.
 
     Attributes:
-        alpha: the coefficient of the gate loss in force now.
-        target: deletion rate, or None where alpha stays.
-        per_micro_batch: alpha is set after every micro-batch, as in the reference, instead of every step.
+        alpha: current coefficient of the gate loss.
+        target: target deletion rate, 0 to 1, or None if alpha is constant.
+        per_micro_batch: update after every micro-batch, as in the reference, instead of every step.
     """
 
     state_names: tuple[str, ...] = ("alpha",)
@@ -52,37 +52,39 @@ class Controller:
         self.per_micro_batch: bool = getattr(section, "update_per", "optimizer_step") == "micro_batch"
         for name in self.state_names:
             setattr(self, name, number(0.0))
-        # Of a controller that moves, what is in force until its first update.
+        # `alpha_start` of a steering controller applies until its first update.
         self.alpha = number(getattr(section, "alpha", getattr(section, "alpha_start", 0.0)))
 
     def due(self, step: int) -> bool:
-        """Whether alpha is set at this optimizer step, the first one being 0."""
+        """Whether alpha is updated at this optimizer step, counted from 0."""
         return self.section.kind != "constant" and step % self.section.every_steps == 0
 
     def error(self, rate: Number) -> Number:
-        """What the rate lacks to the target."""
-        assert self.target is not None, "without a target nothing is steered"
+        """The target minus the rate."""
+        assert self.target is not None, "only controllers with a target are updated"
         return self.target - rate
 
     def update(self, rate: Number) -> None:
-        """Set alpha for the steps that follow; the step whose rate this is has used the one before."""
+        """Set alpha for the following steps; the step with this rate used the previous alpha."""
 
     def state_dict(self) -> Mapping[str, str | float]:
-        """What a checkpoint must hold, as plain numbers (float32 values are exact in them)."""
+        """The state for a checkpoint as Python numbers, which represent float32 values exactly."""
         return {"kind": self.section.kind} | {name: float(getattr(self, name)) for name in self.state_names}
 
     def numbers(self) -> list[Tensor]:
-        """All of its state, as tensors."""
+        """The state as tensors."""
         return [torch.as_tensor(getattr(self, name)) for name in self.state_names]
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """Resume from `state_dict`'s numbers."""
+        """Restore from `state_dict`."""
         for name in self.state_names:
             setattr(self, name, self.number(state[name]))
 
     def take_over(self, state: Mapping[str, float]) -> None:
-        """Go on from the numbers of a controller with other settings, or of another kind: alpha does not
-        jump, unless it is a setting."""
+        """Continue from the state of a controller with other settings or of another kind.
+
+        Alpha does not jump, except to that of a constant controller.
+        """
         if self.section.kind == "constant":
             return
         known = {name: state[name] for name in self.state_names if name in state}
@@ -95,7 +97,7 @@ class Controller:
 class ProportionalController(Controller):
     """`p`, v1 of the paper: alpha <- max(0, alpha + k_p e).
 
-    It adds up errors, so by its mathematics it is an integral controller; the name is the paper's.
+    The name is the paper's; because it sums errors, it is mathematically an integral controller.
     """
 
     section: recipe.PController
@@ -105,11 +107,10 @@ class ProportionalController(Controller):
 
 
 class PIController(Controller):
-    """`pi`, the camera-ready's: p <- 0.9 p + 0.1 k_p e; i <- i + k_i e; alpha = max(0, p + i).
+    """`pi`, camera-ready: p <- 0.9 p + 0.1 k_p e; i <- i + k_i e; alpha = max(0, p + i) (section 3.2).
 
-    No anti-windup, as in the paper: while alpha is held at 0 the integral keeps falling, and has to
-    come all the way back before alpha moves again. `alpha_start` is in force until the first update and then
-    forgotten.
+    Like the paper's, it has no anti-windup: while alpha is clipped to 0, the integral keeps falling, and must
+    rise all the way back before alpha moves again. `alpha_start` applies until the first update only.
     """
 
     section: recipe.PIController
@@ -125,19 +126,19 @@ class PIController(Controller):
 
 
 class TwoSidedPIController(Controller):
-    """`pi_two_sided`: PI whose alpha may turn negative, to -alpha_max, and then makes deleting costly.
+    """`pi_two_sided`: a PI controller whose alpha may become negative (to -alpha_max) and penalize deletion.
 
-    The paper's formula can only push towards deletion; when the cross-entropy itself comes to favour
-    deletion, as it does in small models, nothing pushes back and the rate runs away with alpha at 0.
+    The paper's formula can only push toward deletion. If the cross-entropy itself comes to favor deletion, as
+    it does in small models, nothing pushes back, and the rate runs away with alpha at 0.
 
-    Anti-windup: while p + i is beyond a bound, errors that would take it further are not integrated, errors
-    that bring it back are: no gain to tune, and exactly PI as long as no bound is reached.
+    Anti-windup: while p + i is beyond a bound, only errors that bring it back are integrated. This needs no
+    gain, and within the bounds it is exactly PI.
 
-    Damping, with k_d above 0: alpha = p + i - k_d * slope, where the slope is what the rate rises an update,
-    smoothed twice over 5 updates. Where the deletion rate hardly changes the cross-entropy, the gates
-    integrate alpha, some 20 updates late (10 for Adam's momentum, 10 for the running mean in p), and PI on an
-    integrator with a delay swings unless its gain is very low. The slope takes the push back while the rate
-    is still on its way; 20 times k_p makes up for the delay.
+    Damping, if k_d > 0: alpha = p + i - k_d * slope, where slope is the increase of the rate per update,
+    smoothed twice over 5 updates. Where the deletion rate hardly affects the cross-entropy, the gates
+    integrate alpha with a delay of about 20 updates (10 from Adam's momentum, 10 from the running mean in p),
+    and PI control of a delayed integrator oscillates unless its gain is very low. The slope reduces the push
+    while the rate is still approaching the target; k_d = 20 k_p compensates for the delay.
     """
 
     section: recipe.TwoSidedPIController
@@ -158,13 +159,13 @@ class TwoSidedPIController(Controller):
         self.p = 0.9 * self.p + 0.1 * self.section.k_p * error
         pushed = self.p - k_d * self._slope(rate) if k_d else self.p
         wanted = pushed + (self.i + self.section.k_i * error)
-        # | and &, not `or` and `and`: the same line has to work on tensors without reading them.
+        # | and & instead of `or` and `and`, so that the line also works on tensors without reading them.
         free = (wanted <= bound) & (wanted >= -bound) | (wanted * error < 0)
         self.i = self.i + (self.section.k_i * error) * free
         self.alpha = _between(pushed + self.i, -bound, bound)
 
     def _slope(self, rate: Number) -> Number:
-        """How much the rate rises an update, smoothed twice; 0 at the first one."""
+        """The increase of the rate per update, smoothed twice; 0 at the first update."""
         ahead = rate - self.smoothed
         rise = 0.2 * ahead * self.seen
         self.smoothed = self.smoothed + rise + ahead * (1.0 - self.seen)

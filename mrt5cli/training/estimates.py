@@ -1,9 +1,9 @@
-"""What a training will take, from its recipe alone: sizes of its model, lengths, arithmetic, disk.
+"""Estimates the cost of a training from its recipe alone: model sizes, lengths, arithmetic and disk.
 
-Hours are the exact multiply-accumulates of the matrices (`analysis.compute`) over the throughput of
-`analysis.throughput`, which also says what a step takes at least. Lengths are the longest that a recipe
-allows, so tasks whose rows are mostly shorter come out too high; loading and data are not counted, so small
-models come out too low.
+Time is the exact number of multiply-accumulates of the matrices (`analysis.compute`) divided by a throughput
+(`analysis.throughput`), with a minimum per step. Lengths are the longest that a recipe allows, which
+overestimates tasks with mostly shorter rows; loading and data are not counted, which underestimates small
+models.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ SHAPES: Mapping[str, Shape] = {
     "base": Shape(d_model=1536, d_ff=3968, num_heads=12, num_layers=18, num_decoder_layers=6),
     "large": Shape(d_model=1536, d_ff=3840, num_heads=16, num_layers=36, num_decoder_layers=12),
 }
-"""ByT5's; models of the Hub are known by the end of their name, and taken for small where it says nothing."""
+"""The shapes of ByT5. Hub models are recognized by the end of their name; any other counts as small."""
 
 XNLI_TARGET = 14  # the longest label and EOS
-ANSWER = 32  # most answers are far shorter than what may be generated
+ANSWER = 32  # most answers are far shorter than the limit of generation
 
 
 class Lengths(NamedTuple):
-    """Positions of one example, at most: of the source, of what is left of it, of the target."""
+    """Maximum positions of one example: of the source, the shortened source, and the target."""
 
     source: int
     kept: int
@@ -41,10 +41,10 @@ class Lengths(NamedTuple):
 
 
 def step_flops(recipe: Recipe, sizes: Sizes) -> int:
-    """Floating-point operations of an optimizer step, over all devices.
+    """Floating-point operations of an optimizer step, over all devices; a multiply-accumulate is two.
 
-    A multiply-accumulate is two. Backward takes twice what forward does, once where LoRA leaves nearly all
-    weights without a gradient, and forward once more where blocks are computed again.
+    The backward pass costs twice the forward pass, or as much as it with LoRA, under which nearly all weights
+    have no gradient; recomputing blocks costs another forward pass.
     """
     training = recipe.training
     passes = (2 if training.lora else 3) + (training.recompute == "blocks")
@@ -53,13 +53,13 @@ def step_flops(recipe: Recipe, sizes: Sizes) -> int:
 
 
 def least_seconds(recipe: Recipe, sizes: Sizes, devices: int = 1) -> float:
-    """Seconds that an optimizer step takes at least, on so many devices, however fast they compute."""
+    """Minimum seconds of an optimizer step on `devices` devices, however fast they compute."""
     passes = math.ceil(recipe.training.batch_size / devices / longest_batch(recipe, devices))
     return STEP_SECONDS + passes * (sizes.encoder_layers + sizes.decoder_layers) * BLOCK_SECONDS
 
 
 def longest_batch(recipe: Recipe, processes: int = 1) -> int:
-    """Examples of a forward pass on one device where all are as long as the recipe allows."""
+    """Examples per forward pass on one device if all are as long as the recipe allows."""
     training = recipe.training
     if training.batch_tokens is None:
         return training.device_batch_size
@@ -74,7 +74,7 @@ def forward_macs(sizes: Sizes, lengths: Lengths) -> int:
 
 
 def shape_of(recipe: Recipe, trained: Shape | None = None) -> Shape:
-    """The sizes of the model that a recipe trains; `trained`: those of the run that it starts from."""
+    """The shape of the model that a recipe trains; `trained` is that of the run it starts from, if known."""
     start = recipe.model.start
     if start == "scratch":
         return recipe.model.shape or SHAPES["small"]
@@ -82,8 +82,8 @@ def shape_of(recipe: Recipe, trained: Shape | None = None) -> Shape:
 
 
 def sizes_of(recipe: Recipe, shape: Shape | MrT5Config) -> Sizes:
-    """The sizes that a count depends on."""
-    assert shape.num_decoder_layers is not None  # a configuration fills it in
+    """The sizes that the arithmetic depends on."""
+    assert shape.num_decoder_layers is not None  # configurations always set it
     return Sizes(
         d_model=shape.d_model,
         d_ff=shape.d_ff,
@@ -96,7 +96,7 @@ def sizes_of(recipe: Recipe, shape: Shape | MrT5Config) -> Sizes:
 
 
 def parameters(sizes: Sizes) -> int:
-    """Weights of the matrices, embeddings and head; norms, biases and gates hardly count."""
+    """Parameters of matrices, embeddings and head; norms, biases and gates are negligible."""
     attention, feed_forward = 4 * sizes.d_model * sizes.inner, 3 * sizes.d_model * sizes.d_ff
     encoder = sizes.encoder_layers * (attention + feed_forward)
     decoder = sizes.decoder_layers * (2 * attention + feed_forward)
@@ -104,25 +104,24 @@ def parameters(sizes: Sizes) -> int:
 
 
 def disk(recipe: Recipe, weights: int) -> int:
-    """Bytes a finished run takes: the model, and checkpoints of weights and Adam's two moments, which LoRA
-    has next to none of."""
+    """Bytes on disk of a finished run: the model, and checkpoints of weights and Adam's two moments."""
     kept, one = recipe.training.keep_checkpoints, 4 * weights
-    moments = 0 if recipe.training.lora else 2
-    # A kept checkpoint may come with best weights of its own, without the moments.
+    moments = 0 if recipe.training.lora else 2  # with LoRA, they are negligible
+    # Each kept checkpoint may refer to its own best weights, which have no moments.
     best = 0 if recipe.training.best_metric is None else (1 + kept) * one
     return (1 + moments) * one * kept + one + best
 
 
 def saved_bytes(model: MrT5ForConditionalGeneration, *, moments: bool) -> int:
-    """Bytes of a model's weights on disk; `moments`: and of Adam's two, of those that are trained."""
+    """Bytes of a model's weights on disk, and with `moments` also of Adam's two moments."""
     return 4 * model.num_parameters() + 8 * moments * model.num_parameters(only_trainable=True)
 
 
 def lengths_of(recipe: Recipe, task: TaskSection, *, hard: bool) -> Lengths:
-    """Lengths of an example of a task, as a recipe's model shortens it.
+    """Lengths of a task's example after shortening by a recipe's model.
 
     Args:
-        hard: positions are deleted for real; pooling always does.
+        hard: assume hard deletion; pooling always shortens.
     """
     source, target = task_lengths(task)
     shortener = recipe.model.shortener
@@ -135,7 +134,7 @@ def lengths_of(recipe: Recipe, task: TaskSection, *, hard: bool) -> Lengths:
 
 
 def task_lengths(section: TaskSection) -> tuple[int, int]:
-    """Source and target positions of an example at most, before anything is deleted."""
+    """Maximum source and target positions of an example before deletion."""
     from mrt5cli.data.span_noise import plan_lengths
 
     if isinstance(section, SpanCorruptionTask):

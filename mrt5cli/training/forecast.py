@@ -1,5 +1,4 @@
-"""What a run will take on its device, said before it starts: hours and memory, and what to do where a GPU has
-too little of it."""
+"""Estimates a run's hours and memory before it starts, and suggests settings that fit a small GPU."""
 
 from __future__ import annotations
 
@@ -21,20 +20,20 @@ if TYPE_CHECKING:
     from mrt5cli.models.fast.choice import Choice
 
 NEAR = 0.9
-"""Share of a GPU's memory from which a step may not fit after all: libraries and gaps take some, too."""
+"""Fraction of a GPU's memory above which a step may not fit: libraries and fragmentation need some, too."""
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a run will take.
+    """The time and memory that a run needs.
 
     Attributes:
-        rate: what a GPU, or one core of a CPU, sustains.
-        seconds: that are left of the run, on all its GPUs, or of one core.
-        least: of them, if arithmetic took no time.
-        bytes_per_second: of source text, in the same.
-        step: a micro-batch.
-        available: bytes of memory that the device has.
+        rate: sustained throughput of one GPU, or of one CPU core.
+        seconds: remaining time of the run, on all its GPUs or on one core.
+        least: lower bound of `seconds`, as if arithmetic took no time.
+        bytes_per_second: source text trained on, in bytes per second of `seconds`.
+        step: the micro-batch whose memory is counted.
+        available: memory of the device, in bytes.
     """
 
     runtime: Runtime
@@ -51,35 +50,34 @@ class Forecast:
 
     @property
     def is_tiny(self) -> bool:
-        """Whether arithmetic is not what takes the time."""
+        """Whether fixed costs, not arithmetic, determine the time."""
         return self.seconds <= self.least
 
     @property
     def device(self) -> str:
-        """Whose hours these are."""
+        """The name of the device that the hours refer to."""
         if not self.on_gpu:
             return "one core"
         of = f"{self.runtime.world_size} x " if self.runtime.world_size > 1 else ""
         return of + described(machine.device_name(self.runtime.device))
 
     def facts(self) -> dict[str, str]:
-        """Lines of a plan."""
+        """The plan's lines on time and memory."""
         where = self.device if not self.on_gpu or self.runtime.world_size > 1 else f"one {self.device}"
         takes = (
-            f"about {duration(self.seconds)} on {where}, {self.bytes_per_second:,.0f} bytes a second "
+            f"about {duration(self.seconds)} on {where}, {self.bytes_per_second:,.0f} bytes per second "
             f"({LEAST if self.is_tiny else f'{self.rate}, {self.rate.origin}'})"
         )
         threads = self.runtime.describe()["threads"]
-        if (
-            self.rate is WIDE and threads > 1 and not self.is_tiny
-        ):  # steps of narrow models take as long on one thread
-            takes += f"; {counted(threads, 'thread')} take at best 1/{threads} of that"
+        # More threads do not speed up narrow models.
+        if self.rate is WIDE and threads > 1 and not self.is_tiny:
+            takes += f"; {counted(threads, 'thread')} need at least 1/{threads} of that"
         memory = self.step.memory()
         parts = {
             "weights, gradients and Adam's moments": memory.weights,
             "copies of weights": memory.copies,
-            f"held for backward of {counted(self.step.batch, 'example')}": memory.held,
-            "made in backward": memory.temporary,
+            f"activations of {counted(self.step.batch, 'example')}": memory.held,
+            "temporary in the backward pass": memory.temporary,
         }
         listed = ", ".join(f"{byte_size(size)} {what}" for what, size in parts.items() if size)
         return {
@@ -88,7 +86,7 @@ class Forecast:
         }
 
     def document(self) -> dict[str, Any]:
-        """For scripts."""
+        """The JSON form, for scripts."""
         memory = self.step.memory()
         return {
             "device": self.device,
@@ -101,40 +99,41 @@ class Forecast:
         }
 
     def advice(self) -> Iterator[str]:
-        """A sentence where another precision is far faster."""
+        """Yield a note if another precision is much faster."""
         if self.on_gpu and self.runtime.precision == "fp32" and not self.is_tiny:
             half = gpu_rate("bf16", machine.device_name(self.runtime.device))
             seconds = max(self.least, self.seconds * self.rate.flops / half.flops)
             yield (
-                "exact float32 products do without a GPU's matrix units; with --set training.precision=bf16 "
-                f"this takes about {duration(seconds)} ({half.origin})"
+                "float32 products do not use the GPU's matrix units; with --set training.precision=bf16 "
+                f"the run takes about {duration(seconds)} ({half.origin})"
             )
 
     def notes(self) -> Iterator[str]:
-        """A sentence where memory may not do.
+        """Yield a note if memory may not suffice.
 
         Raises:
-            UserError: a GPU has too little of it.
+            UserError: the step cannot fit on the GPU.
         """
         needed, name = self.step.memory().total, str(self.runtime.device)
         if needed <= (NEAR if self.on_gpu else 1.0) * self.available:
             return
-        told = (
-            f"a training step of {counted(self.step.batch, 'example')} takes about {byte_size(needed)}; "
+        problem = (
+            f"a training step of {counted(self.step.batch, 'example')} needs about {byte_size(needed)}, and "
             f"{name} has {byte_size(self.available)}"
         )
         ways = " or ".join(self.ways_to_fit()) or "no smaller batch fits: use a GPU with more memory"
         if self.on_gpu and needed > self.available:
-            raise UserError(told, ways)
-        yield f"{told}; if memory runs out: {ways}" if self.on_gpu else told
+            raise UserError(problem, ways)
+        yield f"{problem}; if memory runs out: {ways}" if self.on_gpu else problem
 
     def ways_to_fit(self) -> Iterator[str]:
-        """Settings with which the step fits well, each alone, or else the two together."""
+        """Yield settings that each make the step fit with room to spare, or else one combination of both."""
         training, lengths = self.step.recipe.training, self.step.lengths
         at_once = training.batch_size // self.step.processes
         by_tokens = training.batch_tokens is not None
         smaller = [size for size in range(self.step.batch - 1, 0, -1) if by_tokens or at_once % size == 0]
-        recomputing = replace(self.step, recipe=_recomputing(self.step.recipe))
+        blocks = {"training": training.model_copy(update={"recompute": "blocks"})}
+        recomputing = replace(self.step, recipe=self.step.recipe.model_copy(update=blocks))
         key, unit = (
             ("batch_tokens", lengths.source + lengths.target) if by_tokens else ("device_batch_size", 1)
         )
@@ -145,27 +144,22 @@ class Forecast:
         if self._fits(recomputing):
             yield "--set training.recompute=blocks"
         elif found is None:
-            fits = (size for size in smaller if self._fits(replace(recomputing, batch=size)))
-            for size in list(fits)[:1]:
-                yield f"{batches}{size * unit} --set training.recompute=blocks"
+            both = next((size for size in smaller if self._fits(replace(recomputing, batch=size))), None)
+            if both is not None:
+                yield f"{batches}{both * unit} --set training.recompute=blocks"
 
     def _fits(self, step: Step) -> bool:
         return step.memory().total <= NEAR * self.available
 
 
-def _recomputing(recipe: Recipe) -> Recipe:
-    training = recipe.training.model_copy(update={"recompute": "blocks"})
-    return recipe.model_copy(update={"training": training})
-
-
 def forecast(
     recipe: Recipe, model: MrT5ForConditionalGeneration, runtime: Runtime, attention: Choice, done: int
 ) -> Forecast:
-    """What a run will take.
+    """Estimate the remaining time of a run and the memory of its step.
 
     Args:
-        attention: what it runs by.
-        done: steps of it that are made.
+        attention: the attention implementation that the run uses.
+        done: optimizer steps already completed.
     """
     on_gpu, training = runtime.device.type == "cuda", recipe.training
     sizes = sizes_of(recipe, model.config)

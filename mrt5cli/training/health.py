@@ -1,7 +1,7 @@
-"""What goes wrong with deletion while a training runs on, told when it begins and when it is over.
+"""Reports when a problem with deletion begins and ends during training.
 
-Gates keep everything at first, alpha may stand at its bound for a third of a run that ends well, and rates
-swing; so what is told has lasted: `LINES` lines of metrics, and a share of the run.
+Even in a good run, gates keep everything at first, alpha may stay at its bound for a third of the steps, and
+rates oscillate. A problem is therefore reported only after `LINES` lines of metrics and a share of the run.
 """
 
 from __future__ import annotations
@@ -20,25 +20,26 @@ from mrt5cli.training.record import ON_TARGET
 
 LINES = 10
 LONG = 0.5, 2000
-"""How long alpha must be at a bound, off target: a share of the run's steps, and steps at most."""
+"""How long alpha must be at a bound and off target: a fraction of the run's steps, and a maximum of steps."""
 FULLY = 0.999
-"""float32 does not hold every bound exactly."""
+"""Fraction of a bound that counts as reaching it: float32 cannot represent every bound exactly."""
 NEVER, ALWAYS = 0.001, 0.99
-"""Deletion rates up to which nothing is deleted, and from which everything is."""
+"""Deletion rates up to which nothing counts as deleted, and from which everything does."""
 Row = Mapping[str, Any]
 
 
 @dataclass
 class Sign:
-    """Something that should not last.
+    """A symptom that should not last.
 
     Attributes:
         hint: what to change.
-        share: of the run's steps that it must have lasted to be told of, but not above `at_most` steps.
-        holds: of a line of metrics.
-        since: the step of the line since which it holds, or does not hold any more.
-        lines: without a break for which it holds.
-        said: whether it has been told of.
+        share: fraction of the run's steps that the symptom must last to be reported.
+        at_most: upper limit of that duration, in steps.
+        holds: whether a line of metrics shows the symptom.
+        since: step of the line where the symptom began, or ended.
+        lines: number of consecutive lines that show it.
+        said: whether it has been reported.
     """
 
     hint: str
@@ -50,7 +51,7 @@ class Sign:
     said: bool = False
 
     def see(self, row: Row, steps: int) -> bool:
-        """Whether this line makes it something to be told of, or the end of that; `steps`: of the run."""
+        """Whether this line makes the symptom reportable, or ends a reported one, in a run of `steps`."""
         step, before = row["step"], self.said
         if not self.holds(row):
             self.since, self.lines, self.said = step, 0, False
@@ -65,11 +66,11 @@ class Sign:
 
 @dataclass
 class Health(TrainerCallback):
-    """Sees each line of metrics, names in its `health` what is wrong, and tells of what begins and ends.
+    """Lists the current problems in `health` of each line of metrics, and reports when one begins or ends.
 
     Args:
-        run: whose lines so far are seen at the beginning: what they were told of is not told again.
-        tell: where to.
+        run: the run, whose earlier lines are read first, so that a resumed run repeats no report.
+        tell: receives the reports.
     """
 
     recipe: Recipe
@@ -88,49 +89,44 @@ class Health(TrainerCallback):
                 self._see(row)
 
     def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: Any = None,
-        **_: object,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        for line in self._see(logs):
+        for line in self._see(kwargs["logs"]):
             self.tell(line)
-        if wrong := [name for name, sign in self.signs.items() if sign.said]:
-            logs["health"] = wrong
+        if problems := [name for name, sign in self.signs.items() if sign.said]:
+            kwargs["logs"]["health"] = problems
 
     def _see(self, row: Row) -> list[str]:
-        """What is to be told of after this line."""
-        told: list[str] = []
+        """The reports that this line of metrics causes."""
+        reports: list[str] = []
         if row["step"] <= self.recipe.loss.regularizer_delay:
-            return told
+            return reports
         for name, sign in self.signs.items():
             if sign.see(row, self.recipe.training.max_steps):
                 aim = "" if row["target"] is None else f", target {100 * row['target']:g} %"
                 now = f"({100 * row['deletion_rate']:.1f} % of the bytes deleted{aim})"
                 if sign.said:
-                    told.append(f"note: since step {sign.since} {name} {now}\n  {sign.hint}")
+                    reports.append(f"note: since step {sign.since}, {name} {now}\n  {sign.hint}")
                 else:
-                    told.append(f"note: over since step {sign.since}: {name} {now}")
-        return told
+                    reports.append(f"note: resolved at step {sign.since}: {name} {now}")
+        return reports
 
 
 def _signs(recipe: Recipe) -> dict[str, Sign]:
-    """What may go wrong in a run of a recipe; nothing where nothing asks for deletion."""
+    """The symptoms to watch for in a run of a recipe; none if nothing pushes toward deletion."""
     section = recipe.controller
     wanted = recipe.target_deletion_rate or max(0.0, getattr(section, "alpha", 0.0))
     if not wanted or not recipe.model.shortener.steered:
         return {}
     lower, raised = f"lower {gains(section)}", f"raise {gains(section)}"
     one_sided = section.kind in ("p", "pi")
-    back = "controller.kind: pi_two_sided, whose alpha may turn negative and push back"
+    back = "controller.kind: pi_two_sided, whose alpha may become negative and push back"
     signs = {
         "nothing is deleted": Sign(
             f"{raised}, or lower model.shortener.bias_init",
             0.2,
             2000,
-            # A target may be as low.
+            # The target itself may be that low.
             lambda row: row["deletion_rate"] <= min(NEVER, (row["target"] or 1.0) / 2),
         ),
         "everything is deleted": Sign(
@@ -154,7 +150,7 @@ def _signs(recipe: Recipe) -> dict[str, Sign]:
             lambda row: row["alpha"] >= FULLY * bound and row["deletion_rate"] < row["target"] - ON_TARGET,
         )
         signs["alpha is at its lower bound, minus controller.alpha_max"] = Sign(
-            f"{far}, or controller.target_deletion_rate",
+            f"{far}, or raise controller.target_deletion_rate",
             *LONG,
             lambda row: row["alpha"] <= -FULLY * bound and row["deletion_rate"] > row["target"] + ON_TARGET,
         )

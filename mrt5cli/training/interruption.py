@@ -1,4 +1,4 @@
-"""Signals that ask a training to stop: the step is finished, and a checkpoint saved to resume from."""
+"""Handles signals that ask a training to stop: the step is finished, and a checkpoint is saved."""
 
 from __future__ import annotations
 
@@ -15,32 +15,30 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from mrt5cli.runtime import leads
 from mrt5cli.stopping import Stopped, taken_by
 
-NOTICE = "{signal}: stopping after this step; {again} stops at once, without saving"
-
 
 def _on_stderr(notice: str) -> None:
-    """Say something from a handler, which may run in the middle of a print, which print does not survive."""
-    with suppress(OSError):  # nobody reads it any more
+    """Write from a signal handler, which may interrupt a print call; print is not reentrant."""
+    with suppress(OSError):  # stderr may be closed
         os.write(2, f"\n{notice}\n".encode())
 
 
 class Interruption(TrainerCallback):
     """A context manager that catches the signals, and the callback that acts on them between steps.
 
-    Alone, a Ctrl-C after the first signal raises `Stopped` at once. Processes of a group get the signal from
-    their launcher as well as from the terminal, so there repetitions mean nothing; and as they must stop at
-    the same step, they agree on it when they meet anyway, at logging steps. There they find, too, that
-    torchrun is gone, which a signal that it does not take ends: to them it is as if SIGTERM had come.
+    In a single process, Ctrl-C after the first signal raises `Stopped` at once. Processes of a group receive
+    each signal from their launcher and from the terminal, so repetition has no meaning there. Because they
+    must stop at the same step, they agree on it at logging steps, where they synchronize anyway. There they
+    also notice if torchrun was ended by a signal that it does not handle, and treat that as SIGTERM.
 
     Args:
-        alone: this process trains without others.
+        alone: this process is not part of a group.
 
     Attributes:
-        notify: says that a signal has come; it is called in the middle of anything.
-        waiting: says whether the training has been waiting for data: then the first signal raises
-            `Stopped`, and the trainer saves what it has.
-        number: of the first signal that came, 0 before; of a group's, the greatest.
-        stopped: the callback has ended the training because of it.
+        notify: reports a signal; called from the signal handler.
+        waiting: whether the training has been waiting for data. If so, the first signal raises `Stopped`, and
+            the trainer saves the last completed step.
+        number: number of the first signal received, or 0; in a group, the largest of all processes.
+        stopped: the callback has ended the training because of a signal.
     """
 
     def __init__(self, alone: bool = True) -> None:
@@ -57,7 +55,7 @@ class Interruption(TrainerCallback):
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.handlers.close()  # puts those before back
+        self.handlers.close()  # restores the previous handlers
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         at_once = self.number and number == signal.SIGINT
@@ -65,7 +63,8 @@ class Interruption(TrainerCallback):
             raise Stopped(number)
         if not self.number and leads():
             again = "Ctrl-C again" if number == signal.SIGINT else "Ctrl-C"
-            self.notify(NOTICE.format(signal=signal.Signals(number).name, again=again))
+            name = signal.Signals(number).name
+            self.notify(f"{name}: stopping after this step; {again} stops at once, without saving")
         self.number = self.number or number
 
     def on_step_end(

@@ -1,10 +1,9 @@
-"""LoRA (Hu et al. 2021, arXiv 2106.09685) by the package peft: small changes of some weight matrices are
-trained, and the shortener as a whole; every other weight stays as it is.
+"""LoRA (Hu et al. 2021, arXiv 2106.09685) with peft: trains low-rank changes and the whole shortener.
 
-The layers of peft take their places inside the model, which remains one of ours to all that trains it. What
-is saved is a model without them, each weight with its change added in, so that every command takes a
-checkpoint of such a run as it takes any other. To resume, a checkpoint also holds the changes, and the
-weights that they were added to: subtracting would not bring those back to the last bit.
+All other weights are frozen. peft's layers are inserted into our model, so nothing else changes in training.
+Saved models contain no such layers: the changes are merged into the weights, and every command reads them.
+For resuming, a checkpoint also stores the changes and the weights they were added to, because subtracting
+the changes again would not be exact.
 """
 
 from __future__ import annotations
@@ -25,32 +24,32 @@ if TYPE_CHECKING:
     from mrt5cli.recipe import LoraSection
 
 FILE = "lora.safetensors"
-"""In a checkpoint, beside the model: what resuming needs of it."""
+"""The file in a checkpoint with the changes and frozen weights that resuming needs."""
 
 
 def add_lora(
     model: MrT5ForConditionalGeneration, settings: LoraSection, checkpoint: Path | None = None
 ) -> None:
-    """Have changes of low rank trained, and the shortener, and nothing else of a model.
+    """Make low-rank changes and the shortener the only trainable parts of a model.
 
     Args:
-        checkpoint: of a run with the same settings, which the model was loaded from; its changes are taken
-            up. None begins with changes that change nothing.
+        checkpoint: checkpoint of a run with the same settings, from which the model was loaded and whose
+            changes are restored. None: the initial changes are zero.
 
     Raises:
-        UserError: the checkpoint has no such changes, or damaged ones.
+        UserError: the checkpoint's changes are missing or damaged.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
     config = LoraConfig(
         r=settings.rank,
-        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # it divides by the rank, and takes fractions
+        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # annotated int, but only divided by the rank
         lora_dropout=settings.dropout,
         target_modules=list(settings.targets),
         exclude_modules=[name for name, _ in model.named_modules() if of_a_shortener(name)],
     )
     with warnings.catch_warnings():
-        # Read from the configuration, where transformers says "tied" of every T5: here the head is its own.
+        # transformers marks every T5 configuration as tied, but our head is not.
         warnings.filterwarnings("ignore", "Model has `tie_word_embeddings=True`", UserWarning)
         inject_adapter_in_model(config, model)
     for name, weight in model.named_parameters():
@@ -62,7 +61,7 @@ def add_lora(
 
 @torch.no_grad()
 def merged(model: MrT5ForConditionalGeneration) -> dict[str, Tensor]:
-    """A model's weights by the names of one without LoRA, changes added in; those of the model stay."""
+    """A copy of the model's weights with the changes merged, under the names of a model without LoRA."""
     from peft.tuners.lora import Linear
 
     state = model.state_dict()
@@ -75,14 +74,14 @@ def merged(model: MrT5ForConditionalGeneration) -> dict[str, Tensor]:
 
 
 def save(model: MrT5ForConditionalGeneration, folder: Path) -> None:
-    """Write what `merged` hides into the folder of a checkpoint."""
+    """Write what `merged` leaves out into the folder of a checkpoint."""
     save_file(_hidden(model), folder / FILE)
 
 
 def _restore(model: MrT5ForConditionalGeneration, checkpoint: Path) -> None:
     if not (checkpoint / FILE).is_file():
         raise not_whole(checkpoint, f"it has no {FILE}")
-    with broken_by(checkpoint, f"{FILE} is damaged, or of another model"):
+    with broken_by(checkpoint, f"{FILE} is damaged or belongs to another model"):
         held, own = load_file(checkpoint / FILE), _hidden(model)
         if held.keys() != own.keys():
             raise ValueError(f"first {min(held.keys() ^ own.keys())}")
@@ -90,7 +89,7 @@ def _restore(model: MrT5ForConditionalGeneration, checkpoint: Path) -> None:
 
 
 def _hidden(model: MrT5ForConditionalGeneration) -> dict[str, Tensor]:
-    """What a merged model does not tell: by name, the changes and the weights that they are added to."""
+    """The weights that `merged` leaves out: the changes and the frozen weights they are added to."""
     return {name: weight for name, weight in model.state_dict().items() if _is_hidden(name)}
 
 

@@ -1,12 +1,11 @@
-"""Memory of a training step, counted before it is made.
+"""Counts the memory of a training step before it runs.
 
-What is held between forward and backward is counted part by part, as the model's parts save it: attention in
-full, the norms' inputs, two of the four tensors of a gated feed-forward layer, what dropout remembers. A test
-counts the bytes of a real step beside it. Batches are taken to be full of the longest examples, and soft:
-hard deletion needs less. With MRT5_FAST=0 more is held than is said here.
+The tensors held between the forward and the backward pass are counted module by module, as the model saves
+them: all of attention, the inputs of norms, two of the four tensors of a gated feed-forward layer, and the
+masks of dropout. A test compares the result with the bytes of a real step. Batches are assumed to contain
+only the longest examples, with soft deletion; hard deletion needs less. With MRT5_FAST=0 more is held.
 
-Legend: R source positions of a micro-batch, S those left where positions are pooled, T target positions, D
-    model width.
+Legend: R source positions of a micro-batch, S those left after pooling, T target positions, D model width.
 """
 
 from __future__ import annotations
@@ -19,18 +18,18 @@ from mrt5cli.recipe import Recipe
 from mrt5cli.training.estimates import Lengths, lengths_of
 
 TILES = {False: 2**20, True: 2**25}
-"""Scores that are made at once on a CPU and on a GPU where none are kept (`models/fast/fused.py`)."""
+"""Scores computed at a time on a CPU (False) and a GPU (True) if none are kept (`models/fast/fused.py`)."""
 
 
 @dataclass(frozen=True)
 class StepMemory:
-    """Bytes that a training step takes at its peak.
+    """Bytes that a training step needs at its peak.
 
     Attributes:
-        weights: in float32, with gradients and Adam's two moments of those that are trained.
-        copies: of weight matrices, that products read.
-        held: between forward and backward pass.
-        temporary: what backward makes on top, at most.
+        weights: float32 weights, with gradients and Adam's two moments of the trained ones.
+        copies: copies of weight matrices that matrix products read.
+        held: activations held between the forward and the backward pass.
+        temporary: maximum of additional tensors in the backward pass.
     """
 
     weights: int
@@ -48,11 +47,12 @@ class Step:
     """A micro-batch of a recipe on a device.
 
     Attributes:
-        sizes, parameters: of the model.
-        trained: parameters that are, where not all of them are.
-        batch: examples.
-        attention: what it runs by, a name of `models.attention.IMPLEMENTATIONS`.
-        processes: that train together.
+        sizes: sizes of the model.
+        parameters: number of its parameters.
+        batch: number of examples.
+        attention: implementation, a key of `models.attention.IMPLEMENTATIONS`.
+        processes: number of processes that train together.
+        trained: number of trained parameters; None: all.
     """
 
     recipe: Recipe
@@ -66,7 +66,7 @@ class Step:
 
     @cached_property
     def lengths(self) -> Lengths:
-        """Of an example in a soft step."""
+        """Lengths of an example with soft deletion."""
         found = lengths_of(self.recipe, self.recipe.task, hard=False)
         return found if self.recipe.model.shortener.pools else found._replace(kept=found.source)
 
@@ -77,7 +77,7 @@ class Step:
 
     @property
     def number(self) -> int:
-        """Bytes of a number that a product gives."""
+        """Bytes of a number returned by a matrix product."""
         return 2 if self.recipe.training.precision == "bf16" else 4
 
     @property
@@ -92,12 +92,12 @@ class Step:
 
     @property
     def by_flash(self) -> bool:
-        """Whether a CPU's own kernel attends."""
+        """Whether attention uses PyTorch's flash kernel for CPUs."""
         return not self.on_gpu and self.attention != "eager" and not self.drops_weights
 
     @property
     def changed(self) -> list[str]:
-        """Weights with changes by LoRA."""
+        """Names of the weights that LoRA changes."""
         lora = self.recipe.training.lora
         return [] if lora is None else [*lora.targets]
 
@@ -105,26 +105,28 @@ class Step:
     def scored(self) -> bool:
         return self.recipe.loss.score_coefficient > 0
 
-    # --- parts: bytes that backward needs of them -----------------------------------------------------------
+    # --- bytes that the backward pass needs of each part ----------------------------------------------------
 
     def norm(self, rows: int, *readers: str) -> int:
-        """Its input in float32, a number a row, and its output as the products that follow read it; autocast
-        casts it for each. A weight that is not trained needs none."""
+        """A norm's float32 input, one number per row, and its output as the following products read it.
+
+        Autocast casts the output once per product. A product with a frozen weight does not keep it.
+        """
         products = sum(self.recipe.training.lora is None or name in self.changed for name in readers)
         casts = products if self.number == 2 and not self.on_gpu else min(products, 1)
         return rows * (4 * self.sizes.d_model + 4 + casts * self.number * self.sizes.d_model)
 
     def dropped(self, rows: int) -> int:
-        """What dropout on (rows, D) in a block remembers: on a CPU its factors, on a GPU a seed."""
+        """What dropout on (rows, D) in a block keeps: its factors on a CPU, a seed on a GPU."""
         drops = self.recipe.model.dropout > 0 and not self.on_gpu
         return drops * rows * self.number * self.sizes.d_model
 
     def dropped_at_ends(self, rows: int) -> int:
-        """The same of float32 states before the first block or behind the last: on a GPU a mask."""
+        """The same for float32 states before the first or after the last block; on a GPU, a mask."""
         return (self.recipe.model.dropout > 0) * rows * (1 if self.on_gpu else 4) * self.sizes.d_model
 
     def attend(self, queries: int, keys: int, pairs: int, *, scored: bool) -> int:
-        """Queries, keys, values, output and, where scores are written out, those."""
+        """Queries, keys, values and output of attention, and its scores if they are materialized."""
         sizes, number = self.sizes, self.number
         held = 2 * number * sizes.inner * (queries + keys)
         if self.attention != "eager":
@@ -135,30 +137,29 @@ class Step:
 
     def feed_forward(self, rows: int) -> int:
         drops = self.recipe.model.dropout > 0
-        if (
-            "wo" in self.changed
-        ):  # then it is PyTorch's: activation and product are kept, and what dropped them
+        # With an adapter on wo, PyTorch's own layer runs, which keeps activation, product and dropout mask.
+        if "wo" in self.changed:
             return rows * self.sizes.d_ff * (4 * self.number + drops * (1 if self.on_gpu else self.number))
         return rows * self.sizes.d_ff * (2 * self.number + (drops and not self.on_gpu))
 
     def block(self, *, decodes: bool, rows: int, length: int, scored: bool) -> int:
-        """All that a block holds, without recomputation."""
+        """Everything that a block holds without recomputation."""
         held = self.norm(rows, *"qkv") + self.attend(rows, rows, rows * length, scored=scored and not decodes)
         held += self.norm(rows, "wi_0", "wi_1") + self.feed_forward(rows) + 2 * self.dropped(rows)
         if decodes:
             source = self.rows.kept
             held += self.norm(rows, "q") + self.dropped(rows)
             held += self.attend(rows, source, rows * self.lengths.kept, scored=scored)
-            if self.number == 2:  # the source's states, cast for keys and for values
+            if self.number == 2:  # the encoder's output, cast for keys and for values
                 held += (1 if self.on_gpu else 2) * 2 * source * self.sizes.d_model
         return held
 
     def products(self, *, decodes: bool, rows: int) -> int:
-        """What products with weights give in a block, and the CPU's attention kernel: kept by "selective"."""
+        """Results of a block's weight products and of the CPU's attention kernel, which "selective" keeps."""
         sizes = self.sizes
         widths = dict.fromkeys("qkv", sizes.inner) | dict.fromkeys(("o", "wo"), sizes.d_model)
         widths |= dict.fromkeys(("wi_0", "wi_1"), sizes.d_ff)
-        # A change is a product beside that with the weight.
+        # A LoRA change is a second product.
         widths = {name: width * (1 + (name in self.changed)) for name, width in widths.items()}
         numbers = rows * sum(widths.values())
         if decodes:
@@ -169,7 +170,7 @@ class Step:
     # --- the whole ------------------------------------------------------------------------------------------
 
     def blocks(self, *, decodes: bool) -> list[int]:
-        """What each block of the encoder or decoder holds if nothing is computed again."""
+        """The bytes that each block of the encoder or decoder holds without recomputation."""
         sizes, (source, kept, target) = self.sizes, self.rows
         if decodes:
             one = self.block(decodes=True, rows=target, length=self.lengths.target, scored=self.scored)
@@ -179,14 +180,14 @@ class Step:
         return [before] * sizes.gate_layer + [after] * (sizes.encoder_layers - sizes.gate_layer)
 
     def held(self, *, decodes: bool) -> int:
-        """What is held of the encoder, or of decoder and head, under the recipe's recomputation."""
+        """The bytes held by the encoder, or by decoder and head, under the recipe's recomputation."""
         sizes, (source, kept, target) = self.sizes, self.rows
         rows = [target] * sizes.decoder_layers
         if not decodes:
             rows = [source] * sizes.gate_layer + [kept] * (sizes.encoder_layers - sizes.gate_layer)
         blocks = self.blocks(decodes=decodes)
         if self.recompute != "none":
-            blocks = [4 * sizes.d_model * each for each in rows]  # what went into each
+            blocks = [4 * sizes.d_model * each for each in rows]  # the input of each block
             if self.recompute == "selective":
                 products = (self.products(decodes=decodes, rows=each) for each in rows)
                 blocks = [sum(both) for both in zip(blocks, products, strict=True)]
@@ -200,9 +201,8 @@ class Step:
         return sum(blocks) + ends + gate + outputs * 4 * last * sizes.d_model + self.bias(decodes=False)
 
     def copies(self) -> int:
-        """Of weights: autocast's in bf16, and on a GPU, in fp32, those of q|k|v and wi_0|wi_1 side by side.
-        Blocks that are computed again make them again."""
-        if self.recompute != "none":
+        """Copies of weights: autocast's in bf16; on a GPU in fp32, the concatenated q|k|v and wi_0|wi_1."""
+        if self.recompute != "none":  # copies are made again, and not held
             return 0
         if self.number == 2:
             return 2 * self.parameters
@@ -213,19 +213,24 @@ class Step:
         return 4 * numbers if self.on_gpu else 0
 
     def gathered(self) -> int:
-        """Of weights in shards, those that are whole meanwhile, see `training.sharding`: what is no half of a
-        block, with its gradients; one half at work with its gradients, and the next."""
+        """Sharded weights that are gathered at the same time, see `training.sharding`.
+
+        These are everything outside the sharded halves of blocks, with gradients, one half at work with its
+        gradients, and the prefetched next half.
+        """
         sizes = self.sizes
         feed_forward, attention = 3 * sizes.d_model * sizes.d_ff, 4 * sizes.d_model * sizes.inner
-        # The self-attention of each first block has the relative bias, and is whole.
+        # The self-attention of each first block contains the relative bias, and is not sharded separately.
         attentions = sizes.encoder_layers + 2 * sizes.decoder_layers - 2
         feed_forwards = sizes.encoder_layers + sizes.decoder_layers
         rest = self.parameters - feed_forwards * feed_forward - attentions * attention
         return 8 * rest + 12 * max(feed_forward, attention)
 
     def bias(self, *, decodes: bool) -> int:
-        """The position bias of all layers, and a second one where positions are pooled; our kernels look it
-        up. The decoder's comes with its buckets and a causal mask."""
+        """The position bias of all layers, and a second one after pooling; our kernels need none.
+
+        The decoder's is held together with its buckets and a causal mask.
+        """
         heads, (source, kept, target) = self.sizes.heads, self.lengths
         if self.attention == "triton":
             return 0
@@ -235,7 +240,7 @@ class Step:
         return number * heads * (source**2 + (kept**2 if kept < source else 0))
 
     def temporary(self, *, decodes: bool) -> int:
-        """The most that backward makes at once in a block, with what it computes again."""
+        """The maximum that a block's backward pass allocates at a time, recomputation included."""
         sizes, (source, kept, target) = self.sizes, self.lengths
         rows, keys = (target, max(target, kept)) if decodes else (source, source)
         scores, rows = self.batch * rows * keys * sizes.heads, self.batch * rows
@@ -245,20 +250,19 @@ class Step:
             of_attention = 0
         elif self.attention != "eager":
             of_attention = 16 * min(TILES[self.on_gpu], scores)
-        # Attention's turn comes when the feed-forward layer's is over.
+        # When attention's turn comes, the feed-forward layer has released its activations.
         most = max(of_feed_forward, of_attention - held)
         if self.recompute != "none":
-            most += max(self.blocks(decodes=decodes)) - 4 * sizes.d_model * rows  # its input is there
+            most += max(self.blocks(decodes=decodes)) - 4 * sizes.d_model * rows  # its input is held anyway
             if self.recompute == "selective":
                 most -= self.products(decodes=decodes, rows=rows)
         return most
 
     def memory(self) -> StepMemory:
-        """The step at its peak: in the decoder, with all held, or in the encoder's last block."""
+        """The step's peak memory: in the decoder with everything held, or in the encoder's last block."""
         encoder, decoder = self.held(decodes=False), self.held(decodes=True)
-        of_encoder = self.temporary(decodes=False)
-        of_decoder = self.temporary(decodes=True)
-        # Several processes reduce gradients in buckets of their own.
+        of_encoder, of_decoder = self.temporary(decodes=False), self.temporary(decodes=True)
+        # Several processes reduce gradients in additional buckets.
         trained = self.parameters if self.trained is None else self.trained
         weights, copies = 4 * self.parameters + (16 if self.processes > 1 else 12) * trained, self.copies()
         if self.recipe.training.sharding == "fsdp" and self.processes > 1:

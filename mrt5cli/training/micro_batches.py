@@ -1,8 +1,8 @@
-"""The micro-batches of an optimizer step where `training.batch_tokens` divides it: rows of like length.
+"""Divides an optimizer step into micro-batches of rows with similar length, for `training.batch_tokens`.
 
-A process has the rows of its whole step at once, sorts them by length, and divides them by a budget of byte
-tokens. Which rows a step has does not change, and its loss is a mean over all of them, so it is the step of
-`training.device_batch_size`, to rounding; nothing is kept from one step to the next, so runs resume as ever.
+A process reads all its rows of a step, sorts them by length, and divides them by a budget of byte tokens.
+The step contains the same rows, and its loss is a mean over all of them, so up to rounding it equals the step
+with `training.device_batch_size`. No state is kept between steps, so resuming needs nothing more.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from mrt5cli.tasks.base import Batch, batches_of
 
 
 def micro_batches(batch: Batch, budget: int) -> list[Batch]:
-    """The rows of a batch in micro-batches, the longest rows first, each as wide as its longest.
+    """Divide a batch into micro-batches, longest rows first, each padded to its own longest row.
 
     Args:
-        batch: input_ids and attention_mask (B, L), labels (B, T), and what else has a row for each.
-        budget: byte tokens of a micro-batch, see `batching.divided`.
+        batch: input_ids and attention_mask (B, L), labels (B, T), and other tensors with B rows.
+        budget: maximum byte tokens of a micro-batch, see `batching.divided`.
     """
     sources = batch["attention_mask"].sum(dim=1)
     targets = batch["labels"].ne(IGNORED_LABEL).sum(dim=1)
-    # Rows of one source length by their targets; equal rows keep their order.
+    # Rows with equal sources are sorted by target length; equal rows keep their order.
     longest_target = int(targets.max())
     order = torch.argsort(sources * (longest_target + 1) + targets, descending=True, stable=True)
     divisions = divided(sources[order].tolist(), targets[order].tolist(), budget)
@@ -31,7 +31,7 @@ def micro_batches(batch: Batch, budget: int) -> list[Batch]:
 
 
 def in_equal_number(batches: list[Batch], number: int) -> list[Batch]:
-    """As many micro-batches as the process with the most has: those with the most rows are halved."""
+    """Halve the micro-batches with the most rows until there are `number`, as many as in other processes."""
     batches = list(batches)
     while len(batches) < number:
         place = max(range(len(batches)), key=lambda each: len(batches[each]["labels"]))

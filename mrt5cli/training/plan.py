@@ -1,4 +1,4 @@
-"""A run that has been chosen: its options, its directory, and what is ready to train."""
+"""A planned run: its options, its directory, and the task and model that are ready to train."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a recipe is run, beside what it says itself.
+    """How to run a recipe: everything that the recipe itself does not specify.
 
     Attributes:
         out: the run directory.
-        resume: continue from the latest checkpoint; without any, start; a finished run is left as it is.
-        overwrite: replace a run that exists.
-        device: as `runtime.device`.
-        allow_pickle: start from weights in pickles too.
+        resume: continue from the latest checkpoint; without one, start; a finished run is left as it is.
+        overwrite: replace an existing run.
+        device: as accepted by `runtime.device`.
+        allow_pickle: also accept pickled weights as a start.
     """
 
     out: Path
@@ -38,15 +38,15 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a run trains, ready in memory.
+    """The loaded task and model of a run.
 
     Attributes:
         example: source and target text of one training example.
-        start: the model, and where its weights are from.
-        at_once: examples that the stream gives a process at once: a micro-batch, or with
-            `training.batch_tokens` a whole step, which is divided afterwards.
-        micro_batches: batches of so many that are an optimizer step on each process.
-        attention: what it is computed by.
+        start: the model and the origin of its weights.
+        at_once: examples per batch of a process's stream: a micro-batch, or with `training.batch_tokens` the
+            process's share of an optimizer step, which is divided later.
+        micro_batches: batches of the stream per optimizer step.
+        attention: the attention implementation.
     """
 
     task: Task
@@ -59,17 +59,17 @@ class Prepared:
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """One run, checked and ready.
+    """One run, checked and ready to train.
 
     Attributes:
-        before: how far the run is that this one continues; empty for a fresh start.
-        resume_step: the checkpoint to resume from, or None for a fresh start.
-        notes: what the user should know, a sentence each.
-        damaged: of the run that is resumed, a sentence each; they are among the notes.
-        changed: settings that a finished run goes on with others of, keys and both values in words.
-        prepared: None where the run is finished, and nothing is left to do.
-        forecast: what it will take; None likewise.
-        facts: what is trained in words: names, and a line or more each.
+        before: state of the run to resume; empty for a fresh start.
+        resume_step: step of the checkpoint to resume from, or None for a fresh start.
+        notes: one sentence for each thing that the user should know.
+        damaged: one sentence for each damaged part of the resumed run; also among the notes.
+        changed: keys that a new segment changes, each with both values as text.
+        prepared: task and model; None if the run is finished.
+        forecast: estimated time and memory; None if the run is finished.
+        facts: the plan's lines, each label with its text.
     """
 
     recipe: Recipe
@@ -86,7 +86,6 @@ class TrainingPlan:
 
     @property
     def run(self) -> RunDir:
-        """The directory of the run."""
         return RunDir(self.options.out)
 
     @property
@@ -96,29 +95,27 @@ class TrainingPlan:
 
     @property
     def begins_segment(self) -> bool:
-        """Whether a finished run goes on from its end."""
+        """Whether the run starts a new segment at the end of a finished run."""
         return self.before.finished and self.resume_step == self.recipe.training.continues_from
 
     @property
     def text(self) -> str:
-        """What is printed before a run starts."""
+        """The text printed before a run starts."""
         lines = [f"{name:<9}{fact}".replace("\n", f"\n{'':<9}") for name, fact in self.facts.items()]
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
     @property
     def document(self) -> dict[str, Any]:
-        """The plan for scripts."""
+        """The JSON form, for scripts."""
         ready = self.prepared
         return {
             "status": "finished" if ready is None else "planned",
             "run": str(self.run.path),
             "resume_step": self.resume_step,
             "continues_from": self.recipe.training.continues_from or None,
-            "parameters": None if ready is None else ready.start.model.num_parameters(),
-            "trained_parameters": None
-            if ready is None
-            else ready.start.model.num_parameters(only_trainable=True),
-            "attention": None if ready is None else str(ready.attention),
+            "parameters": ready and ready.start.model.num_parameters(),
+            "trained_parameters": ready and ready.start.model.num_parameters(only_trainable=True),
+            "attention": ready and str(ready.attention),
             **{name: fact for name, fact in self.facts.items() if name not in ("run", "output")},
             "estimate": None if self.forecast is None else self.forecast.document(),
             "notes": self.notes,

@@ -1,4 +1,4 @@
-"""A run in words, before it starts: what people are shown, and scripts get."""
+"""The human-readable lines of a training plan; `--json` contains them as well."""
 
 from __future__ import annotations
 
@@ -15,24 +15,22 @@ if TYPE_CHECKING:
     from mrt5cli.models import MrT5ForConditionalGeneration
 
 SHOWN = 100
-"""Characters of an example's source and of its target."""
+"""Longest excerpt, in characters, of the example's source and target."""
 
 
 def facts(plan: TrainingPlan, prepared: Prepared, expected: Forecast) -> dict[str, str]:
-    """A run in words: names, and a line or more each."""
+    """The plan's lines: each label with its text, which may span several lines."""
     recipe, training = plan.recipe, plan.recipe.training
     model, config, micro_batches = prepared.start.model, prepared.start.model.config, prepared.micro_batches
     accumulated = f", {micro_batches} x {training.device_batch_size} accumulated" if micro_batches > 1 else ""
     if training.batch_tokens is not None:
-        accumulated = f", {training.batch_tokens:,} byte tokens at once"
+        accumulated = f", at most {training.batch_tokens:,} byte tokens per forward pass"
     warmup = f" after {training.warmup_steps} warm-up steps" if training.warmup_steps else ""
     steps, since = f"{training.max_steps:,}", ""
     if before := training.continues_from:
-        steps, since = (
-            f"{before:,} before, now {training.max_steps - before:,} more",
-            f" from step {before:,} on",
-        )
-    shards = " with a shard each" * (training.sharding == "fsdp" and plan.runtime.world_size > 1)
+        steps = f"{training.max_steps - before:,} more after the first {before:,},"
+        since = f", starting at step {before:,}"
+    shards = " with one shard each" * (training.sharding == "fsdp" and plan.runtime.world_size > 1)
     source, target = (beginning(each, SHOWN) for each in prepared.example)
     found = {
         "run": f"{recipe.name}: {recipe.description}",
@@ -58,31 +56,31 @@ def _trained(recipe: Recipe, model: MrT5ForConditionalGeneration) -> str:
     lora, shortener = recipe.training.lora, recipe.model.shortener
     if lora is None:
         return ""
-    whole = f", and the {shortener.called}" if shortener.has_weights else ""
+    gate = f", and the {shortener.called}" if shortener.has_weights else ""
     return (
-        f"{model.num_parameters(only_trainable=True):,} of them: LoRA of rank {lora.rank} on "
-        f"{listed(lora.targets)}{whole}"
+        f"{model.num_parameters(only_trainable=True):,} of these parameters: LoRA of rank {lora.rank} on "
+        f"{listed(lora.targets)}{gate}"
     )
 
 
 def _loss(recipe: Recipe) -> str:
     loss, controller, shortener = recipe.loss, recipe.controller, recipe.model.shortener
+    terms, notes = ["cross-entropy"], []
     if not shortener.steered:
-        parts = ["cross-entropy" + (f" + {shortener.own_loss} loss" if shortener.own_loss else "")]
+        terms += [f"{shortener.own_loss} loss"] if shortener.own_loss else []
     elif controller.kind == "constant":
-        parts = [f"cross-entropy + {controller.alpha:g} * {loss.gate_loss}"]
+        terms.append(f"{controller.alpha:g} * {loss.gate_loss}")
     else:
-        parts = [
-            f"cross-entropy + alpha * {loss.gate_loss}, alpha set by {controller.kind} towards "
-            f"{100 * controller.target_deletion_rate:g} % deleted"
-        ]
+        terms.append(f"alpha * {loss.gate_loss}")
+        target = f"{100 * controller.target_deletion_rate:g} % deleted"
+        notes.append(f"alpha set by {controller.kind} toward {target}")
     if loss.score_coefficient:
-        parts.append(f"+ {loss.score_coefficient:g} * score loss")
+        terms.append(f"{loss.score_coefficient:g} * score loss")
     if shortener.steered and (loss.entropy_coefficient_1 or loss.entropy_coefficient_2):
-        parts.append("+ entropy terms")
+        terms.append("entropy terms")
     if shortener.steered and loss.regularizer_delay:
-        parts.append(f"from step {loss.regularizer_delay}")
-    return " ".join(parts)
+        notes.append(f"gate loss from step {loss.regularizer_delay}")
+    return "; ".join([" + ".join(terms), *notes])
 
 
 def _best(recipe: Recipe) -> str:
@@ -92,7 +90,7 @@ def _best(recipe: Recipe) -> str:
     metric = METRICS[training.best_metric]
     how = "hard deletion" if recipe.evaluation.hard_delete else "soft deletion"
     gates = f", {how}" if recipe.model.shortener.gates else ""
-    patience = f"; stops after {training.patience} without a better one" if training.patience else ""
+    patience = f"; stops after {training.patience} without improvement" if training.patience else ""
     which = "lowest" if metric.better == "lower" else "highest"
     often = f"measured every {training.eval_steps} steps"
     return f"{which} {metric.title} on validation data{gates}, {often}{patience}"

@@ -1,7 +1,7 @@
-"""How far a training is, on stderr: a live line on a terminal, now and then a plain line elsewhere.
+"""Training progress on stderr: a live line on a terminal, a plain line every few seconds elsewhere.
 
-Called loss is the cross-entropy alone, in nats a target token. What else is minimised stands beside it as it
-enters the sum, coefficients included, each where it is not 0.
+The displayed loss is the cross-entropy alone, in nats per target token. Every other nonzero term of the
+minimized sum is shown next to it, coefficient included.
 """
 
 from __future__ import annotations
@@ -30,21 +30,22 @@ if TYPE_CHECKING:
 LIVE_SECONDS = 0.25
 PLAIN_SECONDS = 10.0
 LONG = 2.0
-"""Seconds from which on it is said how long the first step took."""
+"""Report the duration of the first step only if it exceeds this, in seconds."""
 BETWEEN = "  "
 ROUNDING = 1e-9
-"""Of the whole loss, below which a part of it is a difference of floating point."""
+"""A remainder below this fraction of the loss is floating-point error."""
 
 
 class ProgressDisplay(TrainerCallback):
-    """A context manager and a callback: step, losses, deletion rate against target, speed, memory, time left;
-    how far a validation is, and what came of the last one.
+    """Displays step, losses, deletion rate and target, speed, memory, time left, and validation results.
+
+    Both a context manager and a callback.
 
     Args:
-        score_coefficient: what the score loss counts in the loss.
-        compiling: what the first step compiles; "" where it is a step as any other.
-        console: where to show it; by default stderr.
-        plain_seconds: time between plain lines; the last one always comes.
+        score_coefficient: weight of the score loss.
+        compiling: what the first step compiles; "" if nothing.
+        console: where to write; by default stderr.
+        plain_seconds: seconds between plain lines; the last line is always printed.
     """
 
     def __init__(
@@ -95,58 +96,48 @@ class ProgressDisplay(TrainerCallback):
                 compiled = f", {self.compiling} compiled" if self.compiling else ""
                 self._say(f"the first step took {duration(took)}{compiled}")
                 self.shown = now
-        # Where lines of metrics are far apart, how far it is comes without new ones.
+        # With rare logging steps, report the position even without new metrics.
         if not self.is_live and now - self.shown >= 2 * self.plain_seconds > 0:
             self._show()
 
     def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: Any = None,
-        **_: object,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.step = state.global_step
-        self.facts = facts_of(logs, self.score_coefficient, memory_in_use(args.device))
+        self.facts = facts_of(kwargs["logs"], self.score_coefficient, memory_in_use(args.device))
         over = self.step >= self.steps
         if not self.is_live and (over or time.monotonic() - self.shown >= self.plain_seconds):
             self._show()
 
     def note(self, text: str) -> None:
-        """Have the live line show this from its next moment on; prints nothing itself."""
+        """Add a line to the live display at its next refresh; safe inside a signal handler."""
         self.noted = text
 
     def validating(self, subset: str, done: int) -> None:
-        """So many examples of a subset have been measured."""
+        """Show how many examples of a subset have been measured."""
         self.under_way = f"validating, {subset}: {done:,} examples"
         if not self.is_live and time.monotonic() - self.shown >= self.plain_seconds:
             self._show()
 
     def on_evaluate(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        metrics: Any = None,
-        **_: object,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.under_way, self.validated = "", validation_of(metrics, state.global_step)
+        self.under_way, self.validated = "", validation_of(kwargs["metrics"], state.global_step)
         if not self.is_live:
             self._say(self.validated)
 
     def _parts(self) -> list[str]:
-        """What stands behind how many steps are done."""
+
         if self.step == self.first_step and self.step < self.steps:
             return [f"{self._first_step()}, {duration(time.monotonic() - self.started)}"]
         parts = [*(self.facts or ["no metrics yet"]), self._left(), self.under_way]
         return [part for part in [*parts, self.validated if self.is_live else ""] if part]
 
     def _first_step(self) -> str:
-        return f"the first step{f' compiles {self.compiling}' if self.compiling else ' is under way'}"
+        return f"the first step{f' compiles {self.compiling}' if self.compiling else ' is running'}"
 
     def _left(self) -> str:
-        """How long it will take, by the steps behind the first one, which may have compiled."""
+        """The time left, estimated without the first step, which may include compilation."""
         timed = self.step - self.first_step - 1
         if timed < 1 or self.step >= self.steps:
             return ""
@@ -163,7 +154,7 @@ class ProgressDisplay(TrainerCallback):
         )
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """The live line; where it does not fit, several, broken between parts."""
+        """The live line, wrapped between parts if it is too long."""
         width = options.max_width
         bar = 0 if width < WIDE else width // 8
         parts = [f"step {self.step}/{self.steps}", *self._parts()]
@@ -179,7 +170,7 @@ class ProgressDisplay(TrainerCallback):
 
 
 def broken(parts: list[str], room: int, width: int) -> list[list[str]]:
-    """Parts of a line in as many lines as they need; `room`: columns of the first."""
+    """Wrap parts into lines of `width` columns; the first line has `room` columns."""
     lines: list[list[str]] = [[]]
     for part in parts:
         if lines[-1] and len(BETWEEN.join([*lines[-1], part])) > (room if len(lines) == 1 else width):
@@ -189,10 +180,10 @@ def broken(parts: list[str], room: int, width: int) -> list[list[str]]:
 
 
 def facts_of(row: Mapping[str, Any], score_coefficient: float, memory: int | None = None) -> list[str]:
-    """A line of metrics in words, each number with its name.
+    """A line of metrics as text, each number with its name.
 
     Args:
-        memory: bytes in use.
+        memory: bytes in use; None omits it.
     """
     facts = [f"loss {row['cross_entropy']:.4g}"]
     facts += [f"{name} {value:.3g}" for name, value in terms(row, score_coefficient).items() if value]
@@ -206,7 +197,7 @@ def facts_of(row: Mapping[str, Any], score_coefficient: float, memory: int | Non
 
 
 def terms(row: Mapping[str, Any], score_coefficient: float) -> dict[str, float]:
-    """What else than the cross-entropy the loss of a line of metrics is the sum of."""
+    """The terms of a metrics line's loss other than the cross-entropy, by name."""
     gate, score = row["gate_loss"], score_coefficient * row["score_loss"]
     rest = row["loss"] - row["cross_entropy"] - gate - score
     auxiliary = rest if abs(rest) > ROUNDING * (abs(row["loss"]) + abs(row["cross_entropy"])) else 0.0
@@ -214,7 +205,7 @@ def terms(row: Mapping[str, Any], score_coefficient: float) -> dict[str, float]:
 
 
 def validation_of(line: Mapping[str, Any], step: int) -> str:
-    """A line of metrics from validation in words: the last of its rows, which is the total of several."""
+    """A validation line as text. Shows the last row, which is the total if there are several subsets."""
     *_, row = line["validation"].values()
     words = [] if row["loss"] is None else [f"loss {row['loss']:.4g}"]
     words += [f"deleted {100 * row['deletion_rate']:.1f} %"] if row["deletion_rate"] else []
@@ -229,7 +220,7 @@ def validation_of(line: Mapping[str, Any], step: int) -> str:
 
 
 def compiling(recipe: Recipe, attention: Choice) -> str:
-    """What the first step of a training compiles; "" for nothing."""
+    """What the first training step compiles, as text; "" if nothing."""
     blocks = "the blocks' feed-forward halves" if recipe.training.compile else ""
-    kernels = "Triton's kernels" if attention.implementation == "triton" else ""
+    kernels = "the Triton kernels" if attention.implementation == "triton" else ""
     return " and ".join(filter(None, (blocks, kernels)))

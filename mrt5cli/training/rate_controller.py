@@ -1,5 +1,4 @@
-"""The deletion controllers for trainers that are not ours: a callback of transformers' Trainer, or a few
-calls in a loop of one's own."""
+"""The deletion controllers for other trainers: a callback for transformers' Trainer, or for a custom loop."""
 
 from __future__ import annotations
 
@@ -26,32 +25,32 @@ if TYPE_CHECKING:
 
 
 class DeletionRateController(TrainerCallback, ExportableState):
-    """Steers alpha, the weight of the gate loss in a model's `loss`, until the wanted share is deleted.
+    """Steers alpha, the weight of the gate loss in a model's `loss`, toward a target deletion rate.
 
-    As a callback of a Trainer it needs no more than its place in `callbacks`. The model may be wrapped, have
-    adapters or be an exported one: in training mode the `loss` that it returns has the gate loss in it. Its
-    state goes into the Trainer's checkpoints, and a resumed training goes on with it. Logs get
-    `deletion_rate`, the mean since the log before, and the last step's `alpha`. Processes share one rate.
+    With a Trainer, just pass it in `callbacks`. The model may be wrapped, adapted or exported; in training
+    mode the `loss` that it returns then includes the gate loss. The Trainer's checkpoints contain the
+    controller's state, and resuming restores it. Logs receive `deletion_rate`, the mean since the previous
+    log, and the last step's `alpha`. All processes share one rate.
 
-    In another loop, `attach` it to the model and call `step` after each step of the optimizer;
-    `accelerator.register_for_checkpointing` takes it. `detach` takes it off, which a Trainer does at its end,
-    but not where it is interrupted.
+    In a custom loop, `attach` it to the model and call `step` after each optimizer step; it can be passed to
+    `accelerator.register_for_checkpointing`. `detach` removes it; a Trainer does so at the end of training,
+    but not when it is interrupted.
 
     Args:
-        target_deletion_rate: share of non-pad source bytes to delete, 0 to 1.
-        kind: the law, by its name in recipes: "pi" (the paper's, section 3.2), "p" (its first version's), or
-            "pi_two_sided", whose alpha may turn negative and push back.
-        delay: optimizer steps before the gate loss and the controller set in.
-        **settings: other keys of `controller` in a recipe, such as k_p, k_i, k_d, alpha_max and every_steps.
+        target_deletion_rate: fraction of non-pad source bytes to delete, 0 to 1.
+        kind: the controller, by its name in recipes: "pi" (the paper's, section 3.2), "p" (that of its first
+            version), or "pi_two_sided", whose alpha may become negative and push back.
+        delay: number of optimizer steps before the gate loss and the controller start.
+        **settings: other keys of a recipe's `controller`, such as k_p, k_i, k_d, alpha_max and every_steps.
 
     Attributes:
-        deletion_rate: share of positions deleted in the last optimizer step, over all processes; None before
-            the first one.
+        deletion_rate: fraction of positions deleted in the last optimizer step, over all processes; None
+            before the first step.
 
     Raises:
-        RecipeError: settings that the law has not, or beyond their bounds.
-        RunFailed: in a Trainer, alpha is not finite where it would be logged, or the model's weights are not
-            where they would be saved: the checkpoints before stay.
+        RecipeError: a setting is unknown to this kind, or out of bounds.
+        RunFailed: under a Trainer, alpha is not finite when it would be logged, or the weights are not when
+            they would be saved. Earlier checkpoints are kept.
     """
 
     def __init__(
@@ -76,35 +75,35 @@ class DeletionRateController(TrainerCallback, ExportableState):
         self._restart(torch.device("cpu"))
 
     def _restart(self, device: torch.device) -> None:
-        self._law = build_controller(self._section, _numbers_on(device))
+        self._controller = build_controller(self._section, _numbers_on(device))
         self._step = 0
-        # Deleted and counted: of this step, of this process; since the last log, of all.
+        # Deleted and counted positions: of this step in this process; since the last log in all of them.
         self._counts, self._window = torch.zeros(2, device=device), torch.zeros(2, device=device)
         self._of_step: Tensor | None = None
         self._saw = False
         self._nothing = self._used = torch.zeros((), device=device)
 
-    # --- what a model asks for ------------------------------------------------------------------------------
+    # --- called by the model --------------------------------------------------------------------------------
 
     @property
     def alpha(self) -> Tensor:
-        """The coefficient of the gate loss in force now, 0-dim, on the model's device."""
+        """The current coefficient of the gate loss, 0-dim, on the model's device."""
         return self._alpha()
 
-    # torch.compile would look into both, and compile anew whenever a number in here changes.
+    # torch.compile would trace both, and recompile whenever a number changes.
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _alpha(self) -> Tensor:
-        alpha = self._law.alpha if self._step >= self._delay else self._nothing
+        alpha = self._controller.alpha if self._step >= self._delay else self._nothing
         assert isinstance(alpha, Tensor)
         return alpha
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def count(self, counts: Tensor) -> None:
-        """See what a forward pass deletes, (2,): positions deleted, and all that are no padding."""
+        """Count a forward pass: (2,), the number of deleted positions and of all non-pad positions."""
         if counts.device != self._counts.device:  # the model was moved after `attach`
             self._move(counts.device)
         counts, self._used, self._saw = counts.detach(), self.alpha, True
-        if self._law.per_micro_batch:
+        if self._controller.per_micro_batch:
             counts = _over_processes(counts)
             self._steer(counts)
         self._counts = self._counts + counts
@@ -115,20 +114,20 @@ class DeletionRateController(TrainerCallback, ExportableState):
         self.load_state_dict(state)
 
     def _steer(self, counts: Tensor) -> None:
-        if self._step >= self._delay and self._law.due(self._step):
-            self._law.update(counts[0] / counts[1])
+        if self._step >= self._delay and self._controller.due(self._step):
+            self._controller.update(counts[0] / counts[1])
 
-    # --- in a loop of one's own -----------------------------------------------------------------------------
+    # --- called in a custom loop ----------------------------------------------------------------------------
 
     def attach(self, model: nn.Module) -> DeletionRateController:
-        """Put the gate loss into what the model returns in training mode, and begin at step 0.
+        """Add the gate loss to the loss that the model returns in training mode, and start at step 0.
 
         Raises:
-            UserError: there is no MrT5 in it, or one without a learned gate, or its gate is frozen.
+            UserError: the model contains no MrT5, or one whose gate is not learned or is frozen.
         """
         self.detach()
-        # By what its class has: by its name, an exported model, whose class is of its own files, would be
-        # missed; by what it has itself, PEFT's would be found, which hands on questions, but nothing set.
+        # Check an attribute of the class. Its name would miss exported models, whose class is in their own
+        # files; an attribute of the instance would match PEFT's wrapper, which forwards reads but not writes.
         found = (part for part in model.modules() if hasattr(type(part), "deletion_control"))
         self._model = next(found, None)
         if self._model is None:
@@ -152,23 +151,24 @@ class DeletionRateController(TrainerCallback, ExportableState):
         return self
 
     def step(self) -> None:
-        """Take note that the optimizer has made a step.
+        """Record an optimizer step and update alpha.
 
         Raises:
-            UserError: no `loss` of the model's was asked for since the step before.
+            UserError: the model has not computed its loss since the previous step.
         """
         if self._model is not None and self._model.deletion_control is not self:
             raise UserError(
-                "another DeletionRateController has taken this one's place on the model", "give it one only"
+                "another DeletionRateController has replaced this one on the model",
+                "attach only one to each model",
             )
         if not self._saw:
             raise UserError(
-                "DeletionRateController saw no deletion in this step: the model was not asked for its loss",
-                "pass labels in training mode, and minimise the loss that the model returns; with label "
-                "smoothing, or a loss function of its own, a Trainer does neither",
+                "DeletionRateController saw no deletion in this step, because the model computed no loss",
+                "pass labels in training mode, and minimize the loss that the model returns; a Trainer with "
+                "label smoothing or a custom loss function does neither",
             )
         self._saw = False
-        if self._law.per_micro_batch:
+        if self._controller.per_micro_batch:
             counts = self._counts
         else:
             counts = _over_processes(self._counts)
@@ -178,7 +178,7 @@ class DeletionRateController(TrainerCallback, ExportableState):
         self._step += 1
 
     def detach(self) -> None:
-        """Take the gate loss out of the model's `loss` again."""
+        """Remove the gate loss from the model's `loss`."""
         if self._model is not None and self._model.deletion_control is self:
             self._model.deletion_control = None
         self._model = None
@@ -188,40 +188,39 @@ class DeletionRateController(TrainerCallback, ExportableState):
         return None if self._of_step is None else _rate(self._of_step)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint must hold, as plain numbers."""
-        law = dict(self._law.state_dict())
+        """The state for a checkpoint, as Python numbers."""
+        law = dict(self._controller.state_dict())  # a key of existing checkpoints
         return {"law": law, "step": self._step, "window": self._window.tolist()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict`, attached to a model by then.
+        """Restore from `state_dict`, after `attach`.
 
         Raises:
-            UserError: it is of another law, or there is no model yet.
+            UserError: the state is that of another kind, or the controller is not attached.
         """
         if self._model is None:
-            raise UserError("the controller is at no model yet", "attach it, then load its state")
+            raise UserError("the controller is not attached to a model", "call attach, then load its state")
         own = self._section.kind
         if state["law"]["kind"] != own:
             raise UserError(
-                f"the checkpoint was made with a controller of kind {state['law']['kind']!r}, and this is "
-                f"{own!r}",
-                "give the controller that it was trained with",
+                f"the checkpoint's controller is of kind {state['law']['kind']!r}, but this one is {own!r}",
+                "use the controller that the model was trained with",
             )
-        self._law.load_state_dict(state["law"])
+        self._controller.load_state_dict(state["law"])
         self._step = state["step"]
         self._window = self._window.new_tensor(state["window"])
 
-    # --- as a callback --------------------------------------------------------------------------------------
+    # --- called by a Trainer --------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """What the Trainer keeps of it, in trainer_state.json."""
+        """The entry in the Trainer's trainer_state.json."""
         return {"args": self._given, "attributes": {}, "state": self.state_dict()}
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.attach(kwargs["model"])
-        # The Trainer would restore it only if asked to, and nobody wants alpha to begin at 0 again.
+        # The Trainer restores callbacks only on request, but alpha must never restart at 0.
         saved: Any = state.stateful_callbacks
         saved = saved.get(type(self).__name__) if saved else None
         if state.global_step > 0 and saved is None:
@@ -236,15 +235,15 @@ class DeletionRateController(TrainerCallback, ExportableState):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.step()
-        # The Trainer has decided by now; between, nothing waits for the device.
+        # Check only when the Trainer logs or saves, so that other steps do not wait for the device.
         if control.should_log or control.should_save:
             self._check_finite(kwargs["model"] if control.should_save else None, args.learning_rate)
 
     def _check_finite(self, model: nn.Module | None, learning_rate: float) -> None:
-        """End the training, in all processes at once, before the Trainer logs or saves what is not finite."""
+        """Fail in all processes at once before the Trainer logs or saves numbers that are not finite."""
         lower = gains(self._section, where="")
         found = [
-            ("the controller's alpha", self._law.numbers(), f"lower the gains: {lower}"),
+            ("the controller's alpha", self._controller.numbers(), f"lower the gains: {lower}"),
             (
                 "the model's weights",
                 [] if model is None else model.parameters(),
@@ -263,7 +262,7 @@ class DeletionRateController(TrainerCallback, ExportableState):
             return
         found = {"deletion_rate": _rate(self._window), "alpha": float(self._used)}
         self._window = torch.zeros_like(self._window)
-        logs.update(found)  # for callbacks that come after this one, such as the one that prints
+        logs.update(found)  # for later callbacks, such as the one that prints
         state.log_history[-1].update(found)
 
     def on_train_end(
@@ -277,7 +276,7 @@ class _Settings(BaseModel):
 
 
 def _numbers_on(device: torch.device) -> Callable[[float], Tensor]:
-    # No lambda: a model goes into a pickle with its controller.
+    # A partial instead of a lambda, because a model is pickled together with its controller.
     return partial(torch.full, (), dtype=torch.float32, device=device)
 
 

@@ -1,4 +1,4 @@
-"""What a run's directory says of it: with what it was made, when, how it ended and what it came to."""
+"""Writes meta.json and summarizes a run: its environment, sessions, status and final numbers."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from mrt5cli.writing import write_bytes, write_json
 
 LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "numpy", "safetensors")
 ROOM = 2**14
-"""Bytes; a meta.json has a tenth or two."""
+"""Bytes reserved for the final meta.json, which needs a tenth or two of them."""
 ON_TARGET = 0.03
-"""How far from its target a deletion rate may be at the end of a run without a word about it."""
+"""Largest distance between deletion rate and target that the summary of a run does not report."""
 
 
 def beginning(plan: TrainingPlan, prepared: Prepared) -> dict[str, Any]:
-    """What meta.json says of a run that begins, or continues."""
+    """The meta.json of a run that starts or resumes."""
     before, now = plan.before.meta, _now()
     commits = before.get("hub_commits", {})
     if prepared.start.commit is not None:
@@ -71,8 +71,10 @@ def beginning(plan: TrainingPlan, prepared: Prepared) -> dict[str, Any]:
 
 
 def _tracked(plan: TrainingPlan) -> dict[str, Any]:
-    """What trackers know a run by, and the last steps of which they were sent a line of training and one of
-    validation, which may be behind the step that it is resumed from."""
+    """The run's id for trackers, and the last steps whose training and validation metrics they have received.
+
+    Those steps may lie after the checkpoint that the run resumes from.
+    """
     before = [each["tracked"] for each in plan.before.meta.get("sessions", []) if "tracked" in each]
     if not before:
         name = re.sub(r"[^\w.-]", "-", plan.run.path.resolve().name, flags=re.ASCII)
@@ -83,12 +85,12 @@ def _tracked(plan: TrainingPlan) -> dict[str, Any]:
 
 
 def keep_room(run: RunDir) -> None:
-    """Have the disk hold room for what `end` writes; of random bytes, which no file system makes smaller."""
+    """Reserve disk space for what `end` writes, with random bytes, which no file system compresses."""
     write_bytes(run.kept_room, os.urandom(ROOM))
 
 
 def end(run: RunDir, status: str, **more: object) -> None:
-    """Write how a run has ended."""
+    """Record a run's final status in meta.json."""
     run.check_held()
     meta, rows = run.meta(), run.metrics()
     ended = {"ended": _now(), "status": status}
@@ -100,7 +102,7 @@ def end(run: RunDir, status: str, **more: object) -> None:
 
 
 def outcome(run: RunDir) -> dict[str, Any]:
-    """What a finished run came to, for scripts."""
+    """The results of a finished run, for scripts."""
     meta, rows = run.meta(), _logged(run)
     kept = ("name", "seed", "parameters", "device", "precision", "started", "ended")
     return {
@@ -116,11 +118,11 @@ def outcome(run: RunDir) -> dict[str, Any]:
 
 
 def summary(run: RunDir) -> str:
-    """What a finished run came to, a line each; the last says so if it ended off its target."""
+    """The results of a finished run as text; the last line reports a rate that missed its target."""
     rows = _logged(run)
     last, (rate, steps) = rows[-1], rate_at_end(rows)
     target = last["target"]
-    # Beside the loss, which is comparable, what was minimised, which moves with alpha.
+    # The cross-entropy is comparable between runs; the minimized total depends on alpha.
     parts = [f"loss {last['cross_entropy']:.4f} (cross-entropy)"]
     if f"{last['loss']:.4f}" != f"{last['cross_entropy']:.4f}":
         parts.append(f"total loss {last['loss']:.4f}")
@@ -142,16 +144,16 @@ def summary(run: RunDir) -> str:
         side = "above" if rate > target else "below"
         lines.append(
             f"off target: {100 * rate:.1f} % deleted at the end, {100 * abs(rate - target):.1f} points "
-            f"{side} the {100 * target:g} % that the controller aims at"
+            f"{side} the controller's target of {100 * target:g} %"
         )
     return "\n".join(lines)
 
 
 def rate_at_end(rows: Sequence[Mapping[str, Any]]) -> tuple[float, int]:
-    """The deletion rate at the end of a run, and over how many steps it was taken.
+    """The deletion rate at the end of a run, and the number of steps that it averages.
 
-    One line of metrics may cover a single step, and so few bytes that their rate says little; so as many
-    lines count as it takes to cover the last tenth of the run.
+    One line of metrics may cover too few bytes for a reliable rate, so the lines of the last tenth of the run
+    are averaged.
     """
     spans = [after - before for before, after in pairwise([0, *(row["step"] for row in rows)])]
     deleted, steps = 0.0, 0
@@ -163,7 +165,7 @@ def rate_at_end(rows: Sequence[Mapping[str, Any]]) -> tuple[float, int]:
 
 
 def health(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[int]]:
-    """What has gone wrong for long while a run trained, each with the first and the last step that say so."""
+    """The persistent problems of a run, each with the first and last step that reported it."""
     found: dict[str, list[int]] = {}
     for row in rows:
         for name in row.get("health", ()):
@@ -179,20 +181,20 @@ def _logged(run: RunDir) -> list[dict[str, Any]]:
     """
     rows = [row for row in run.metrics() if row.keys() >= {*COUNTED_WITH}]
     if not rows:
-        raise UserError(f"{run.metrics_path} holds no metrics of training", "bring it back from a copy")
+        raise UserError(f"{run.metrics_path} contains no training metrics", "restore it from a backup")
     return rows
 
 
 def _best(best: Mapping[str, Any]) -> str:
     name = METRICS[best["metric"]].title
     if best["step"] is None:
-        return f"no {name} could be measured on validation data: the model is that of the last step"
-    early = "; stopped early, nothing better came" if best["stopped_early"] else ""
+        return f"no {name} could be measured on validation data; the model is that of the last step"
+    early = "; stopped early, because nothing improved on it" if best["stopped_early"] else ""
     return f"best: {name} {best['value']:.4f} on validation data at step {best['step']:,}{early}"
 
 
 def _packages(plan: TrainingPlan, prepared: Prepared) -> dict[str, str]:
-    """The installed packages that bring what the run is made of, and their versions."""
+    """The versions of the installed packages that define the run's task, shortener and metrics."""
     own = [OWN[name] for name in prepared.task.measures if name in OWN]
     used = (type(prepared.task), type(plan.recipe.model.shortener), *own)
     found = (own_code.package_of(each.__module__) for each in used)

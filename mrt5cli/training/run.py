@@ -1,4 +1,4 @@
-"""Executes a plan: trains, and leaves a run directory that says what happened."""
+"""Executes a training plan and records the outcome in the run directory."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ from mrt5cli.writing import whole_directory, write_text
 
 
 def execute(plan: TrainingPlan) -> RunDir:
-    """Do what a plan says, and say on stderr what is done.
+    """Execute a plan, reporting progress on stderr.
 
     Raises:
         UserError: the run cannot start.
-        RunFailed: it started, and could not continue.
-        Stopped: a signal interrupted it, and after the first one it has saved where it stood.
+        RunFailed: the run started and could not continue.
+        Stopped: a signal interrupted the run; after the first signal a checkpoint has been saved.
     """
     say = text.say_on_stderr if plan.runtime.leads else text.say_nothing
     with losing_messages():
@@ -54,7 +54,7 @@ def execute(plan: TrainingPlan) -> RunDir:
 
 
 def _opened(plan: TrainingPlan, prepared: Prepared) -> AbstractContextManager[None]:
-    """The run's directory, which the leading process opens for all."""
+    """Hold the run directory open; the leading process does so for the whole group."""
     if not plan.runtime.leads:
         return nullcontext()
     found = None if plan.options.overwrite else plan.before
@@ -63,21 +63,21 @@ def _opened(plan: TrainingPlan, prepared: Prepared) -> AbstractContextManager[No
 
 
 def _train_and_record(plan: TrainingPlan, prepared: Prepared, say: text.Tell) -> None:
-    """Train in the run's directory, which is open, and leave it saying what happened."""
+    """Train in the opened run directory, and record how the training ended."""
     try:
         if plan.runtime.leads:
             record.keep_room(plan.run)
         ended = _train(plan, prepared, say)
     except BaseException as error:
         _record_failure(plan, error, say)
-        traceback.clear_frames(error.__traceback__)  # they hold the trainer
+        traceback.clear_frames(error.__traceback__)  # they keep the trainer alive
         raise
     finally:
         leave_group()
     if isinstance(ended, Stopped):
         saved = plan.run.saved_steps()[-1]
         if plan.runtime.leads:
-            record.end(plan.run, "interrupted", step=saved)  # which may be beyond the last logged line
+            record.end(plan.run, "interrupted", step=saved)  # may be later than the last logging step
         say(f"stopped and saved at step {saved}\n{_how_to_resume(plan)}")
         raise ended
     if plan.runtime.leads:
@@ -86,7 +86,7 @@ def _train_and_record(plan: TrainingPlan, prepared: Prepared, say: text.Tell) ->
 
 
 def _record_failure(plan: TrainingPlan, error: BaseException, say: text.Tell) -> None:
-    """Say and write why the training ended before its time, and how it can be resumed."""
+    """Record and report why the training ended early, and how to resume it."""
     plan.run.check_held()
     interrupted = isinstance(error, KeyboardInterrupt)
     if plan.runtime.leads:
@@ -94,7 +94,8 @@ def _record_failure(plan: TrainingPlan, error: BaseException, say: text.Tell) ->
         try:
             record.end(plan.run, "interrupted" if interrupted else "failed", **why)
         except OSError as refused:
-            say(f"note: {of_the_system(refused)[0]}; it says that the run goes on, and it does not")
+            problem = of_the_system(refused)[0]
+            say(f"note: {problem}; it still lists the run as running, but the run has ended")
     steps = plan.run.saved_steps()
     say(f"stopped; {f'the last checkpoint is step {steps[-1]}' if steps else 'there is no checkpoint yet'}")
     if isinstance(error, DataLost) and error.passes:
@@ -105,7 +106,7 @@ def _record_failure(plan: TrainingPlan, error: BaseException, say: text.Tell) ->
 
 def _how_to_resume(plan: TrainingPlan) -> str:
     number = plan.runtime.world_size
-    launched = f", launched as {number} processes again or as others" if number > 1 else ""
+    launched = f", with {number} processes or any other number" if number > 1 else ""
     return f"to resume{launched}: {plan.run.resume_command}"
 
 
@@ -113,16 +114,13 @@ def _train(plan: TrainingPlan, prepared: Prepared, say: text.Tell) -> dict[str, 
     """Train, and save the model unless interrupted.
 
     Returns:
-        What meta.json is to say of the best weights; or what interrupted the training, which has saved.
+        The entry on best weights for meta.json; or the interruption, after a checkpoint was saved.
     """
     recipe, run, runtime = plan.recipe, plan.run, plan.runtime
-    # Joins the processes to a group, which labels are passed on in.
+    # This also initializes the process group, which `with_labels` needs.
     arguments = training_arguments(recipe, runtime, prepared.at_once, prepared.micro_batches, run.checkpoints)
     stream = prepared.task.train_stream(
-        batch_size=prepared.at_once,
-        seed=recipe.seed,
-        rank=runtime.rank,
-        world_size=runtime.world_size,
+        batch_size=prepared.at_once, seed=recipe.seed, rank=runtime.rank, world_size=runtime.world_size
     )
     if recipe.model.shortener.labels is not None:
         shortener = cast(BoundaryPredictor, recipe.model.shortener)
@@ -134,7 +132,7 @@ def _train(plan: TrainingPlan, prepared: Prepared, say: text.Tell) -> dict[str, 
         if runtime.leads:
             callbacks.append(Health(recipe, run, say))
         if runtime.leads and recipe.training.report_to:
-            # Begun before the display, whose line what they say on beginning would tear.
+            # Entered before the display, because their start-up messages would break the live line.
             callbacks.append(stack.enter_context(Trackers(recipe, run, say)))
         seen: Progress = lambda subset, done: None
         if runtime.leads and not text.is_quiet():
@@ -142,7 +140,7 @@ def _train(plan: TrainingPlan, prepared: Prepared, say: text.Tell) -> dict[str, 
             display = stack.enter_context(ProgressDisplay(recipe.loss.score_coefficient, compiled))
             callbacks.append(display)
             seen = display.validating
-            if display.is_live:  # which would draw over what is written past it
+            if display.is_live:  # writing to stderr would corrupt the live line
                 interruption.notify = display.note
         trainer = DeletionTrainer(
             prepared.start.model, arguments, stream, recipe, run=run, callbacks=callbacks
@@ -167,9 +165,9 @@ def _train(plan: TrainingPlan, prepared: Prepared, say: text.Tell) -> dict[str, 
 
 
 def leave_group() -> None:
-    """End the threads of a group of processes, which must not outlive the interpreter.
+    """Destroy the process group, whose threads must not outlive the interpreter.
 
-    What the trainer wraps the model in refers to the group, in circles, and is freed first.
+    The wrapped model refers to the group through reference cycles, so those are collected first.
     """
     if dist.is_initialized():
         gc.collect()
@@ -177,7 +175,7 @@ def leave_group() -> None:
 
 
 def _save_model(plan: TrainingPlan, prepared: Prepared, trainer: DeletionTrainer) -> None:
-    """The run's model: the best weights where they are kept, else the last ones."""
+    """Write the run's model: the best weights if they are tracked, otherwise the last ones."""
     plan.run.check_held()
     best, leads = trainer.best, plan.runtime.leads
     needs = saved_bytes(prepared.start.model, moments=False)
@@ -195,11 +193,11 @@ def _save_model(plan: TrainingPlan, prepared: Prepared, trainer: DeletionTrainer
 
 
 def _copy_best(weights: Path, folder: Path) -> None:
-    """Copy the best weights to where the run's model goes, and see that it is them that arrive there."""
+    """Copy the best weights into the model's folder, and verify the copy."""
     shutil.copytree(weights, folder, dirs_exist_ok=True)
     if why := manifest.fault(folder):
-        last = RunDir(weights.parents[1]).saved_steps()[-1]
+        run = RunDir(weights.parents[1])
         raise RunFailed(
-            f"the best weights, {weights}, are not whole: {why}",
-            f"the last ones are: mrt5 convert {RunDir(weights.parents[1]).checkpoint(last)} DEST --to mrt5",
+            f"the best weights, {weights}, are incomplete or damaged: {why}",
+            f"use the last ones: mrt5 convert {run.checkpoint(run.saved_steps()[-1])} DEST --to mrt5",
         )

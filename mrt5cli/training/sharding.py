@@ -1,12 +1,11 @@
-"""Weights, gradients and Adam's moments in shards, one a process, by PyTorch's FSDP2 (`fully_shard`).
+"""Shards weights, gradients and Adam's moments over processes with PyTorch's FSDP2 (`fully_shard`).
 
-accelerate's plugin does not fit: it shards whole blocks, and the encoder reads weights of blocks from outside
-of them (the first block's relative bias, the shortener, the norm before it); it shards the embedding apart
-from the two stacks that share it; and among processes on CPUs it does not shard at all. So the model is
-sharded here, by the halves of its blocks, and accelerate is not told.
+accelerate's plugin does not suit this model: it shards whole blocks, but the encoder reads weights of blocks
+from outside of them (the first block's relative bias, the shortener, the norm before it); it shards the
+embedding separately from the two stacks that share it; and it does not shard over processes on CPUs at all.
+So the model is sharded here, by halves of blocks, without accelerate's knowledge.
 
-Checkpoints are whole: weights and optimizer state lie in them as one process writes them, and any number of
-processes resumes them, sharded or not.
+Checkpoints have the layout of unsharded ones, and any number of processes resumes them, sharded or not.
 """
 
 from __future__ import annotations
@@ -29,10 +28,9 @@ if TYPE_CHECKING:
 
 
 class Sharded(nn.Module):
-    """A sharded model under a name of its own, which transformers' Trainer takes for wrapped already.
+    """A wrapper around a sharded model, so that transformers' Trainer does not wrap it again.
 
-    Its gradients are in shards after every micro-batch: they are summed over processes each time, in place of
-    being held whole until the last one.
+    Gradients are reduced and sharded after every micro-batch, instead of being held unsharded until the last.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -44,13 +42,13 @@ class Sharded(nn.Module):
 
 
 def shard(model: MrT5ForConditionalGeneration) -> None:
-    """Leave a process its share of a model, in place; all processes of the group call it with the same one.
+    """Shard a model in place; all processes of the group call this with the same model.
 
-    A half of a block is gathered for its own forward and backward pass. What is read from outside of its
-    block, or small, or in use all the time, is gathered for the whole step: embeddings, head, shortener,
-    norms, the self-attention with the relative bias.
+    Half a block is gathered for its own forward and backward pass. Weights that are read from outside their
+    block, small, or in constant use are gathered for the whole step: embeddings, head, shortener, norms, and
+    the self-attention with the relative bias.
     """
-    # Views that a half hands on as it got them (the position bias), and outputs: nothing writes into either.
+    # The views are outputs and inputs passed through (the position bias); nothing writes to either.
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view", UserWarning)
     mesh = init_device_mesh(model.device.type, (torch.distributed.get_world_size(),))
     for stack in (model.encoder, model.decoder):
@@ -63,8 +61,10 @@ def shard(model: MrT5ForConditionalGeneration) -> None:
 
 @contextmanager
 def gathered(model: nn.Module) -> Iterator[None]:
-    """Have all weights of a sharded model in every process, so that one can compute alone; all processes call
-    it. To another model nothing happens."""
+    """Gather all weights of a sharded model in every process, so that one can compute alone.
+
+    All processes call this. It has no effect on an unsharded model.
+    """
     parts = [part for part in model.modules() if isinstance(part, FSDPModule)]
     for part in parts:
         part.set_reshard_after_forward(False, recurse=False)
@@ -74,27 +74,27 @@ def gathered(model: nn.Module) -> Iterator[None]:
     finally:
         for part in parts:
             part.reshard()
-            # The root keeps its own between forward and backward pass.
+            # The root keeps its weights between the forward and the backward pass.
             part.set_reshard_after_forward(part is not model, recurse=False)
 
 
 def whole_weights(model: nn.Module, keeps: bool) -> dict[str, Tensor]:
-    """The weights of a sharded model by their names, on the CPU; all processes call it.
+    """The unsharded weights of a sharded model by name, on the CPU; all processes call this.
 
     Args:
-        keeps: this process wants them; else they are let go of one by one, and nothing is returned.
+        keeps: return them in this process; otherwise they are discarded one at a time.
     """
     wholes: dict[int, Tensor] = {}
     names = {}
     for name, weight in model.state_dict(keep_vars=True).items():
-        if id(weight) not in wholes:  # what is shared is gathered once, and stays shared
+        if id(weight) not in wholes:  # tied weights are gathered once, and stay tied
             wholes[id(weight)] = _kept(weight, keeps)
         names[name] = wholes[id(weight)]
     return names if keeps else {}
 
 
 def whole_state(optimizer: Optimizer, keeps: bool) -> dict[str, Any]:
-    """An optimizer's state as it is without shards, with those gathered on the CPU; all processes call it.
+    """An optimizer's state with unsharded tensors on the CPU; all processes call this.
 
     Args:
         keeps: as in `whole_weights`.
@@ -104,15 +104,15 @@ def whole_state(optimizer: Optimizer, keeps: bool) -> dict[str, Any]:
 
 
 def shares_of(state: dict[str, Any], optimizer: Optimizer) -> dict[str, Any]:
-    """What a process of a sharded model loads of an optimizer's state that `whole_state` gave."""
+    """This process's shards of an optimizer state returned by `whole_state`."""
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
 
     def share(number: int, value: Tensor) -> Tensor:
         weight = weights[number]
         if not isinstance(weight, DTensor) or value.shape != weight.shape:
-            return value  # how many steps it has seen
+            return value  # the step counter
         on_device = value.to(weight.device)
-        # Every process has the whole, and takes its part without asking others.
+        # Every process has the complete tensor, and needs no communication.
         return distribute_tensor(on_device, weight.device_mesh, weight.placements, src_data_rank=None)
 
     return {**state, "state": _each(state["state"], share)}
@@ -128,7 +128,7 @@ def _each(
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """What a tensor's shards are together; all processes call it. Any other tensor stays as it is."""
+    """The unsharded tensor; all processes call this. An unsharded tensor is returned as it is."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 

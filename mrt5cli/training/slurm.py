@@ -1,5 +1,7 @@
-"""Trainings as jobs of Slurm, by the package submitit: checked before they are queued, queued again by
-themselves when their time ends or another job takes their place, resumed when they run again."""
+"""Runs trainings as Slurm jobs with submitit.
+
+Jobs are checked before they are queued, requeue themselves at a time limit or preemption, and then resume.
+"""
 
 from __future__ import annotations
 
@@ -27,24 +29,24 @@ if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
 
 FOLDER = "slurm"
-"""Beside the runs: what is submitted, and the logs."""
+"""Folder next to the runs, for submitted jobs and logs."""
 REQUEUES = 1000
-"""Of a job whose time has ended; one that never comes to a checkpoint ends at last."""
+"""Maximum number of requeues at the time limit, so that a job that never reaches a checkpoint ends."""
 DEFAULTS: dict[str, int | str | bool] = {"nodes": 1, "ntasks_per_node": 1, "signal_delay_s": 300}
-"""`signal_delay_s`: seconds before the end of its time at which a job is told to save."""
+"""`signal_delay_s`: how many seconds before its time limit a job is told to save."""
 OURS = {"additional_parameters", "array", "error", "map_count", "output", "signal", "srun_args", "use_srun"}
-"""Parameters that nobody else sets."""
+"""Parameters that users may not set."""
 EXAMPLE = "for example --slurm partition=gpu,time=12:00:00,gpus=8"
 
 
 @dataclass(frozen=True)
 class Request:
-    """What jobs ask Slurm for.
+    """The resources that jobs request.
 
     Attributes:
-        minutes: that they may run at a time.
-        parameters: of sbatch, by submitit's names; "gpus" is GPUs and processes on each node.
-        cluster: "local" runs them as processes of this machine.
+        minutes: time limit of a job between requeues.
+        parameters: parameters of sbatch, by submitit's names.
+        cluster: "slurm", or "local" to run the jobs as processes of this machine.
     """
 
     minutes: int
@@ -53,20 +55,20 @@ class Request:
 
     @classmethod
     def of(cls, texts: Sequence[str]) -> Request:
-        """What `--slurm KEY=VALUE,KEY=VALUE` says; it may be repeated.
+        """Parse the values of `--slurm KEY=VALUE,KEY=VALUE`, which may be repeated.
 
         Raises:
-            UserError: it is not of that form, or lacks the time.
+            UserError: a value does not have that form, or the time is missing.
         """
         found: dict[str, int | str | bool] = dict(DEFAULTS)
-        # A comma within a value, as in nodelist=a,b, has no KEY= behind it.
+        # A comma inside a value, as in nodelist=a,b, is not followed by KEY=.
         for text in (part for each in texts for part in re.split(r",\s*(?=[A-Za-z][\w-]*=)", each)):
             key, equals, value = text.partition("=")
             key = key.strip().replace("-", "_")
             if not (re.fullmatch(r"[a-z]\w*", key) and equals and value):
                 raise UserError(f"--slurm {text} is not KEY=VALUE", EXAMPLE)
             if key in OURS:
-                raise UserError(f"--slurm {key}: mrt5 sets it itself", "leave it out")
+                raise UserError(f"--slurm {key} cannot be set, because mrt5 sets it", "leave it out")
             found[key] = int(value) if value.isdecimal() else True if value == "true" else value
         cluster, minutes = found.pop("cluster", "slurm"), _minutes(str(found.pop("time", "")))
         if cluster not in ("slurm", "local"):
@@ -82,32 +84,32 @@ class Request:
 
     @property
     def processes(self) -> int:
-        """That train one recipe together."""
+        """The number of processes that train one recipe together."""
         return int(self.parameters["nodes"]) * int(self.parameters["ntasks_per_node"])
 
 
 def _minutes(text: str) -> int:
-    """Minutes of a time as Slurm writes it: minutes, minutes:seconds, hours:minutes:seconds, days-hours..."""
+    """Minutes of a time in Slurm's notation: minutes, minutes:seconds, hours:minutes:seconds, days-..."""
     match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text)
     if match is None:
-        raise UserError(
-            f"--slurm time={text} is not a time" if text else "--slurm lacks the time a job may take", EXAMPLE
-        )
+        raise UserError(f"--slurm time={text} is not a time" if text else "--slurm requires a time", EXAMPLE)
     days, first, *rest = (int(part or 0) for part in match.groups())
     if not any((days, first, *rest)):
-        raise UserError(f"--slurm time={text} is no time at all", EXAMPLE)
-    if match[1]:  # days-hours:minutes:seconds, of which the last may be missing
+        raise UserError(f"--slurm time={text}: expected a time above 0", EXAMPLE)
+    if match[1]:  # days-hours:minutes:seconds, where the later parts may be missing
         return max(1, 1440 * days + 60 * first + rest[0])
     return max(1, 60 * first + rest[0] if match[4] else first)
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Jobs that have been checked, and where they go.
+    """Checked jobs, ready to be queued.
 
     Attributes:
-        runs: a training's each.
-        folder: of logs.
+        jobs: one job per training.
+        runs: the run directory of each job.
+        folder: folder of the logs.
+        request: the resources that each job requests.
     """
 
     jobs: Sequence[Job]
@@ -117,17 +119,17 @@ class Prepared:
 
     @property
     def script(self) -> str:
-        """What sbatch will be given."""
+        """The script for sbatch."""
         executor = self._executor(shown=True)
         if len(self.jobs) > 1:
             executor.parameters["map_count"] = len(self.jobs)
         return str(executor._make_submission_file_text(executor._submitit_command_str, ""))
 
     def submit(self) -> list[str]:
-        """Queue the jobs, several as an array; returns their ids.
+        """Queue the jobs, several as an array, and return their ids.
 
         Raises:
-            UserError: there is no Slurm here, or it takes no such job.
+            UserError: Slurm is not installed, or sbatch rejects the jobs.
         """
         from submitit.core.utils import FailedJobError, FailedSubmissionError
 
@@ -137,10 +139,10 @@ class Prepared:
             with _outliving_us() if self.request.cluster == "local" else nullcontext():
                 return [job.job_id for job in executor.submit_array(self.jobs)]
         except (FailedJobError, FailedSubmissionError) as error:
-            raise UserError(f"sbatch refuses the job: {error}", "--dry-run shows what it is given") from error
+            raise UserError(f"sbatch rejects the job: {error}", "print its script with --dry-run") from error
 
     def log(self, id_: str) -> Path:
-        """Where the first process of a job says what it does."""
+        """The log of a job's first process."""
         return self.folder / f"{id_}_0_log.err"
 
     def _executor(self, *, shown: bool = False) -> Any:
@@ -159,16 +161,16 @@ class Prepared:
             return local
         if not shown and shutil.which("sbatch") is None:
             raise UserError(
-                "there is no Slurm here: no command sbatch",
-                "--dry-run prints the job; --slurm cluster=local runs it on this machine",
+                "Slurm is not available: the command sbatch was not found",
+                "print the job with --dry-run, or run it on this machine with --slurm cluster=local",
             )
         kind: Any = submitit.SlurmExecutor
-        if shown:  # where there is no Slurm, too
+        if shown:  # the script must be printable without Slurm
             kind = type("Shown", (kind,), {"affinity": classmethod(lambda cls: 1)})
         known = kind._valid_parameters()
         given: dict[str, Any] = {key: value for key, value in parameters.items() if key in known}
         given |= {key: [given[key]] for key in ("setup", "teardown") if key in given}
-        if cpus := parameters.get("cpus_per_task"):  # which srun no longer takes over from sbatch
+        if cpus := parameters.get("cpus_per_task"):  # srun no longer inherits it from sbatch
             given["srun_args"] = [f"--cpus-per-task={cpus}"]
         others = {key: value for key, value in parameters.items() if key not in known}
         name = self.runs[0].path.name if len(self.runs) == 1 else "mrt5"
@@ -182,8 +184,10 @@ class Prepared:
 
 @contextmanager
 def _outliving_us() -> Iterator[None]:
-    """Processes that start here hold neither our stdout nor our stderr open, for whose end a reader would
-    wait, and go on when the terminal is closed."""
+    """Let processes that start in this block survive us.
+
+    They ignore SIGHUP, and do not inherit our stdout and stderr, whose readers would wait for them to end.
+    """
     kept = [os.dup(descriptor) for descriptor in (1, 2)]
     nowhere = os.open(os.devnull, os.O_WRONLY)
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -200,10 +204,10 @@ def _outliving_us() -> Iterator[None]:
 
 
 def prepare(trainings: Sequence[Training], request: Request) -> Prepared:
-    """Check trainings as far as this machine can, and make them jobs.
+    """Check trainings as far as this machine allows, and turn them into jobs.
 
     Raises:
-        UserError: submitit is not installed, or something would keep one of them from starting.
+        UserError: submitit is not installed, or a training could not start.
     """
     if importlib.util.find_spec("submitit") is None:
         raise UserError("--slurm needs the package submitit", how_to_install("slurm"))
@@ -213,11 +217,11 @@ def prepare(trainings: Sequence[Training], request: Request) -> Prepared:
     runs: list[RunDir] = []
     for training in trainings:
         with environment_variables(**group):
-            plan = replace(training, device="cpu").plan()  # GPUs are elsewhere
+            plan = replace(training, device="cpu").plan()  # the GPUs are on other machines
         if plan.options.overwrite and plan.run.is_run:
-            raise UserError(f"{plan.run.path} holds a run", f"delete it: rm -r {plan.run.path}")
+            raise UserError(f"{plan.run.path} contains a run", f"delete it: rm -r {plan.run.path}")
         if plan.run in runs:
-            raise UserError(f"two recipes train into {plan.run.path}", "name one, or change its seed or name")
+            raise UserError(f"two recipes use {plan.run.path}", "change the name or seed of one, or omit it")
         runs.append(plan.run)
     folder = runs[0].path.absolute().parent / FOLDER
     return Prepared([Job.of(training) for training in trainings], runs, folder, request)
@@ -225,11 +229,11 @@ def prepare(trainings: Sequence[Training], request: Request) -> Prepared:
 
 @dataclass(frozen=True)
 class Job:
-    """What a job does, in each of its processes: it begins a training, or resumes it if it has begun.
+    """The work of a job in each of its processes: start a training, or resume it if it exists.
 
     Attributes:
-        code: the user's own files, which must be imported first.
-        pickled: the training, whose recipe may need them.
+        code: user-defined files to import first.
+        pickled: the pickled `Training`, whose recipe may need these files.
     """
 
     code: Sequence[Path]
@@ -257,23 +261,25 @@ class Job:
             say_on_stderr(f"error: {error.message}" + (f"\nhint: {error.hint}" if error.hint else ""))
             raise SystemExit(error.exit_code) from None
         except KeyboardInterrupt as error:
-            # All is saved. The warning of an end goes on to submitit, which queues the job again in the first
-            # process; after a lone SIGTERM Slurm does so if another job takes the place, not after scancel.
+            # A checkpoint is saved. A warning signal is passed to submitit, whose first process requeues the
+            # job. After SIGTERM alone, Slurm requeues the job itself if it was preempted, not after scancel.
             warning = JobEnvironment._usr_sig()
             if warning not in os.read(came, 4096):
                 raise SystemExit(exit_code(error)) from None
             signal.raise_signal(warning)
 
     def checkpoint(self) -> DelayedSubmission:
-        """What submitit queues again: the same."""
+        """The job for submitit to requeue: the same one."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
 
 
 def _signals() -> int:
-    """Where the numbers of all signals can be read that come from here on, whoever else takes them: before
-    another job takes the place Slurm sends SIGTERM, and what it warns with a moment later."""
+    """A pipe from which the numbers of all later signals can be read, whatever else handles them.
+
+    At a preemption, Slurm sends SIGTERM, and its warning signal a moment later.
+    """
     reader, writer = os.pipe()
     os.write(writer, b"\0")  # so that a read never waits
     os.set_blocking(writer, False)

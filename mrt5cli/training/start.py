@@ -1,4 +1,4 @@
-"""Where a training starts: random weights, another run, a checkpoint or a Hub model, and what it brings."""
+"""The starting point of a training: random weights, another run, a checkpoint or a Hub model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mrt5cli.recipe import ModelSection
 
 LARGEST_BYTE_VOCABULARY = 1024
-"""Entries: ByT5's 384, or what somebody rounds them up to; vocabularies of pieces of words are far larger."""
+"""Entries: ByT5 has 384, possibly rounded up; vocabularies of subwords are far larger."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class Start:
     """A model to train.
 
     Attributes:
-        model: in training mode.
-        origin: of its weights, in words; says so where those of the shortener are among them.
-        notes: on what the start has and the recipe has not, or the other way round, a sentence each.
-        commit: of the Hub model that it starts from, or None.
+        model: the model, in training mode.
+        origin: where the weights come from, as text; says whether they include the shortener's.
+        notes: one sentence for each difference between the start and the recipe.
+        commit: commit of the Hub model, or None.
     """
 
     model: MrT5ForConditionalGeneration
@@ -38,7 +38,7 @@ class Start:
 
 
 def checkpoint_to_resume(checkpoint: Path) -> Start:
-    """One of a run's own checkpoints.
+    """Load one of the run's own checkpoints.
 
     Raises:
         UserError: it cannot be loaded.
@@ -47,20 +47,20 @@ def checkpoint_to_resume(checkpoint: Path) -> Start:
     from mrt5cli.training.whole import not_whole
 
     try:
-        return Start(load(checkpoint).train(), f"checkpoint of step {RunDir.step_of(checkpoint)}")
+        return Start(load(checkpoint).train(), f"the checkpoint of step {RunDir.step_of(checkpoint)}")
     except UserError as error:
         why = error.message.removeprefix(f"{checkpoint} is not a whole checkpoint: ")
         raise not_whole(checkpoint, why.removeprefix(f"{checkpoint}: ")) from error
 
 
 def model_to_start(section: ModelSection, *, allow_pickle: bool = True) -> Start:
-    """What a recipe's `model` section starts from, downloaded if it is a Hub model.
+    """Load the model that a recipe's `model` section starts from; a Hub model is downloaded.
 
     Args:
-        allow_pickle: as `models.load`.
+        allow_pickle: also accept pickled weights, as in `models.load`.
 
     Raises:
-        UserError: there is no such start, or it does not fit the recipe.
+        UserError: the start does not exist, or it does not fit the recipe.
     """
     from mrt5cli.models import build
     from mrt5cli.models.checkpoint import read_config
@@ -74,7 +74,7 @@ def model_to_start(section: ModelSection, *, allow_pickle: bool = True) -> Start
     before, shortener = read_config(found.folder), section.shortener
     if before.has_absolute_position_embeddings and section.positions != "absolute":
         raise UserError(
-            f"{start} has learned {before.max_position_embeddings} absolute positions, and model.positions "
+            f"{start} has {before.max_position_embeddings} learned absolute positions, but model.positions "
             f"is {section.positions}",
             f"--set model.positions=absolute --set model.max_positions={before.max_position_embeddings}",
         )
@@ -92,30 +92,30 @@ def model_to_start(section: ModelSection, *, allow_pickle: bool = True) -> Start
                     f"--set model.shortener.{key}={old}, or start from another model",
                 )
     elif shortener.has_weights:
-        notes.append(f"the {shortener.called} starts fresh: {start} has none in its place")
+        notes.append(f"the {shortener.called} is randomly initialized: {start} has none at that layer")
     elif former.has_weights:
-        notes.append(f"the {former.called} of {start} is left out")
+        notes.append(f"the {former.called} of {start} is not used")
     if before.vocab_size > LARGEST_BYTE_VOCABULARY:
         notes.append(
-            f"{start} has a vocabulary of {before.vocab_size:,} entries, pieces of words, and MrT5 reads "
-            "bytes, which its embeddings know nothing of; google/byt5-small is a start that knows bytes"
+            f"{start} has a vocabulary of {before.vocab_size:,} subwords, but MrT5 reads bytes, which its "
+            "embeddings do not represent; google/byt5-small was trained on bytes"
         )
     model = build(section.model_copy(update={"start": str(found.folder), "revision": None}))
-    # Not where it is the gate's own, of another scale perhaps.
+    # A threshold that is the gate's own default needs no note, even if the scales differ.
     own = SHORTENERS[before.deletion_type].default_threshold(before) if kept and shortener.gates else None
     if own is not None and before.threshold not in (own, model.config.threshold):
         notes.append(
-            f"{start} deletes gate values up to {before.threshold:.4g}; the recipe's threshold, "
-            f"{model.config.threshold:g}, takes its place"
+            f"{start} deletes at gate values up to {before.threshold:.4g}; this run uses the recipe's "
+            f"threshold, {model.config.threshold:g}"
         )
     return Start(model, origin, notes, found.commit)
 
 
 def check_start(start: str) -> None:
-    """Refuse what is neither here nor a Hub id; nothing is downloaded.
+    """Refuse a start that neither exists here nor is a Hub id; downloads nothing.
 
     Raises:
-        UserError: if a shipped recipe makes it, the hint says which.
+        UserError: the hint names the shipped recipe that trains this start, if there is one.
     """
     try:
         if start != "scratch":
@@ -129,6 +129,6 @@ def check_start(start: str) -> None:
         maker = next((maker for maker, recipe in recipes.items() if recipe.name == name), None)
         if maker is None or seed < 0:
             raise UserError(message, error.hint, more) from error
-        hint = f"it is what the recipe {maker} trains: mrt5 pretrain {maker}"
+        hint = f"the recipe {maker} trains it: mrt5 pretrain {maker}"
         hint += "" if seed == recipes[maker].seed else f" --set seed={seed}"
         raise UserError(message, hint, more) from error

@@ -1,4 +1,4 @@
-"""How batches get from a stream to the trainer."""
+"""The data loader that passes a stream's batches to the trainer."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ from mrt5cli import stopping
 from mrt5cli.errors import RunFailed, UserError
 from mrt5cli.tasks.base import Batch, BatchStream
 
+END_SECONDS = 0.2
+"""How long to wait for a worker whose connection broke, until its exit code is known."""
+
 
 class _Handed(IterableDataset[Batch | UserError]):
-    """A stream whose errors that a user can understand come as the last batch.
+    """A stream that yields a `UserError` as its last batch instead of raising it.
 
-    A loader would make text of them on their way from a worker, traceback included.
+    A loader would turn an error raised in a worker into text, traceback included.
     """
 
     def __init__(self, stream: BatchStream) -> None:
@@ -34,7 +37,7 @@ class _Handed(IterableDataset[Batch | UserError]):
 
 
 class _Loader(DataLoader[Any]):
-    """Raises the errors that `_Handed` hands on, and says what became of a worker that was killed."""
+    """Raises the errors that `_Handed` yields, and explains the death of a worker."""
 
     def __iter__(self) -> Any:
         with stopping.kept_from_children(), _ends_heeded_between_batches():
@@ -42,14 +45,16 @@ class _Loader(DataLoader[Any]):
         while True:
             try:
                 batch = next(batches, None)
-            except RuntimeError as error:
-                codes = [worker.exitcode for worker in getattr(batches, "_workers", ())]
-                ended = [code for code in codes if code is not None]
+            except (RuntimeError, OSError, EOFError) as error:  # a worker may die while it sends a batch
+                workers = getattr(batches, "_workers", ())
+                for worker in workers:
+                    worker.join(END_SECONDS)
+                ended = [worker.exitcode for worker in workers if worker.exitcode is not None]
                 if not ended:
                     raise
                 raise RunFailed(
                     f"a process that prepares batches {stopping.how_it_ended(ended[0])}",
-                    "--resume goes on: with more memory, or with a lower training.data_workers",
+                    "resume with --resume, with more memory or a lower training.data_workers",
                 ) from error
             if batch is None:
                 return
@@ -60,10 +65,10 @@ class _Loader(DataLoader[Any]):
 
 @contextmanager
 def _ends_heeded_between_batches() -> Iterator[None]:
-    """Keep torch from raising the end of a worker in the middle of a step, or of writing a checkpoint.
+    """Keep torch from raising in the middle of a step or a checkpoint when a worker dies.
 
-    It does so from a handler of SIGCHLD. Without, it finds the end when it waits for the next batch, within
-    seconds; there the run can be saved as it stands.
+    torch raises from its SIGCHLD handler. Without the handler it notices within seconds, while waiting for
+    the next batch, where the run can still be saved.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -76,13 +81,13 @@ def _ends_heeded_between_batches() -> Iterator[None]:
 
 
 def stream_loader(stream: BatchStream, workers: int, *, pin: bool = False) -> DataLoader[Batch]:
-    """A loader that hands on a stream's whole batches.
+    """A loader that yields a stream's batches unchanged.
 
-    It is not passed through accelerate, which would deal out batches to processes again.
+    Do not pass it through accelerate, which would divide the batches among processes a second time.
 
     Args:
-        workers: processes that prepare batches beside this one.
-        pin: put batches into pinned memory, for copies to a GPU that do not wait.
+        workers: number of other processes that prepare batches.
+        pin: put batches into pinned memory, for asynchronous copies to a GPU.
     """
     return _Loader(
         _Handed(stream) if workers else stream,
@@ -91,11 +96,11 @@ def stream_loader(stream: BatchStream, workers: int, *, pin: bool = False) -> Da
         pin_memory=pin,
         worker_init_fn=_work_for_the_trainer if workers else None,
         persistent_workers=workers > 0,
-        # Its own generator: a loader draws a number when it starts, and a resumed run starts it once more.
+        # A separate generator: a loader draws a number when it starts, and resuming starts it once more.
         generator=torch.Generator().manual_seed(0),
     )
 
 
 def _work_for_the_trainer(_: int) -> None:
-    # Who stops a training sends signals to all its processes; without workers the trainer could not save.
+    # Signals often reach all processes of a training, and the trainer needs its workers until it has saved.
     stopping.work_for_parent()

@@ -1,15 +1,14 @@
-"""Sends the metrics of a run to trackers, `training.report_to`, by transformers' own callbacks.
+"""Sends the metrics of a run to the trackers of `training.report_to`, through transformers' callbacks.
 
-Only the leading process does. What a callback raises, as where a service is away, is told once, and ends what
-that tracker gets and nothing else: metrics.jsonl has everything. Where environment variables say how a
-tracker is to be used, they decide; what they leave open is set here.
+Only the leading process does so. If a callback raises, for example because its service is unreachable, that
+is reported once, and this tracker receives nothing more; metrics.jsonl still contains everything. Environment
+variables that configure a tracker take precedence over the settings made here.
 
-    called                      what it is
-    train/loss                  cross-entropy, nats a target token; total_loss is what is minimised: that and
-                                gate_term, score_term and auxiliary_term, coefficients included
-    train/memory_bytes          of the process, or that PyTorch holds of its GPU
-    eval/NAME                   of validation data; eval/SUBSET/NAME where there are several subsets
-    train/others                as in a line of metrics, see `trainer`
+    train/loss                cross-entropy, nats per target token; total_loss is the minimized sum of it and
+                              gate_term, score_term and auxiliary_term, coefficients included
+    train/memory_bytes        memory of the process, or allocated by PyTorch on its GPU
+    eval/NAME                 on validation data; eval/SUBSET/NAME if there are several subsets
+    all other train/NAME      as in a line of metrics, see `trainer`
 """
 
 from __future__ import annotations
@@ -36,15 +35,15 @@ AS_THEY_ARE = (
     *("bytes_per_second", "learning_rate", "grad_norm"),
 )
 FINISH_SECONDS = 300.0
-"""For which the end of a run waits for wandb to upload the rest; `wandb sync` uploads what is left over."""
+"""How long the end of a run waits for wandb's upload; `wandb sync` uploads the rest later."""
 
 
 class Trackers(TrainerCallback):
-    """A context manager, whose end is that of the run for trackers, and a callback.
+    """A callback, and a context manager that ends the run for the trackers when it exits.
 
     Args:
-        run: opened; its meta.json says what trackers know it by, and which steps they have already.
-        tell: where to say what failed.
+        run: an opened run; its meta.json contains its id for trackers and the steps they have received.
+        tell: receives reports of failures.
     """
 
     def __init__(self, recipe: Recipe, run: RunDir, tell: Tell) -> None:
@@ -63,59 +62,44 @@ class Trackers(TrainerCallback):
         self.begun.clear()
 
     def on_train_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: Any = None,
-        **_: object,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.at = args, state, control
         for name in self.recipe.training.report_to:
             if name == "wandb" and os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1", "yes", "on"):
                 continue
-            self._try(name, partial(self._begin, name, model))
+            self._try(name, partial(self._begin, name, kwargs["model"]))
 
     def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: Any = None,
-        **_: object,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         memory = memory_in_use(args.device)
-        numbers = logged(logs, self.recipe.loss.score_coefficient)
+        numbers = logged(kwargs["logs"], self.recipe.loss.score_coefficient)
         self._send("loss", state, {**numbers, "memory_bytes": memory})
 
     def on_evaluate(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        metrics: Any = None,
-        **_: object,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self._send("validation", state, validated(metrics))
+        self._send("validation", state, validated(kwargs["metrics"]))
 
     def _send(self, kind: str, state: TrainerState, numbers: Mapping[str, float | None]) -> None:
-        if state.global_step <= self.tracked[kind]:  # sent before a kill, which came behind the checkpoint
+        if state.global_step <= self.tracked[kind]:  # sent before the run was killed and resumed
             return
-        assert self.at is not None, "the training has begun"
+        assert self.at is not None, "training has started"
         args, _, control = self.at
         known = {name: value for name, value in numbers.items() if value is not None}
         for name, callback in [*self.begun.items()]:
             self._try(name, partial(callback.on_log, args, state, control, logs={**known}))
 
     def _begin(self, name: str, model: Any) -> None:
-        assert self.at is not None, "the training has begun"
+        assert self.at is not None, "training has started"
         args, state, control = self.at
         [kind] = get_reporting_integration_callbacks([name])  # type: ignore[no-untyped-call]
         callback: Any = kind()
         if name == "wandb":
             self._begin_wandb(args)
         elif name == "trackio":
-            # It knows runs by their names, and goes on with one whose name it has seen.
+            # trackio identifies runs by name, and continues a run whose name it knows.
             args = copy.copy(args)
             args.run_name = self.tracked["id"]
         elif callback.logging_dir is None:
@@ -130,7 +114,7 @@ class Trackers(TrainerCallback):
         self.begun[name] = callback
 
     def _begin_wandb(self, args: TrainingArguments) -> None:
-        """Begin a wandb run, or go on with that of this run; one that somebody has begun is used."""
+        """Start or resume the wandb run; if the caller has already started one, use that."""
         import wandb
 
         if wandb.run is not None:
@@ -150,28 +134,28 @@ class Trackers(TrainerCallback):
         self.own_wandb = wandb.init(**given)
 
     def _end(self, name: str, *, failed: bool) -> None:
-        assert self.at is not None, "the training has begun"
+        assert self.at is not None, "training has started"
         args, state, control = self.at
         self.begun[name].on_train_end(args, state, control)
         if name == "wandb" and self.own_wandb is not None:
             self.own_wandb.finish(exit_code=int(failed))
 
     def _try(self, name: str, action: Callable[[], object]) -> None:
-        """Do something with a tracker, which gets nothing more if that fails."""
+        """Call a tracker, and drop it if the call fails."""
         try:
-            # Results of commands go to stdout; of wandb, what it makes of the stream is left alone.
+            # stdout is reserved for results; wandb replaces the stream itself, which must not be undone.
             with nullcontext() if name == "wandb" else redirect_stdout(sys.stderr):
                 action()
         except Exception as error:
             self.begun.pop(name, None)
             self.tell(
-                f"note: {name} gets nothing more of this run, it failed: {type(error).__name__}: "
-                f"{first_line(error)}\n  the training goes on, and {self.run.metrics_path} has all numbers"
+                f"note: {name} failed and receives nothing more: {type(error).__name__}: "
+                f"{first_line(error)}\n  training continues, and {self.run.metrics_path} contains all metrics"
             )
 
 
 def logged(row: Mapping[str, Any], score_coefficient: float) -> dict[str, float | None]:
-    """What trackers are sent of a line of metrics."""
+    """The numbers of a line of metrics that trackers receive."""
     parts = {name.replace(" ", "_"): value for name, value in terms(row, score_coefficient).items()}
     return {
         "loss": row["cross_entropy"],
@@ -182,7 +166,7 @@ def logged(row: Mapping[str, Any], score_coefficient: float) -> dict[str, float 
 
 
 def validated(line: Mapping[str, Any]) -> dict[str, float | None]:
-    """What trackers are sent of a line of metrics from validation: the last of several rows is the total."""
+    """The numbers of a validation line that trackers receive; the last of several rows is the total."""
     *subsets, total = line["validation"].items()
     numbers = {f"eval_{name}": value for name, value in total[1].items()}
     for subset, row in subsets:

@@ -1,24 +1,24 @@
-"""The trainer: transformers' loop with MrT5's loss, its controller, and checkpoints that hold both.
+"""The trainer: transformers' loop with MrT5's loss, its controller, and checkpoints that contain both.
 
-What the base class does stays there: the loop, precision, accumulation, distribution, the optimizer and its
-schedule. Nothing on the path of a step reads a tensor; sums wait on the device until a logging step.
+The base class provides the loop, precision, accumulation, distribution, the optimizer and its schedule.
+Nothing on the path of a step reads a tensor; sums remain on the device until a logging step.
 
-The loss of an optimizer step is that of all its examples at once, however they are accumulated and
-distributed (see `losses`): what each part of it is a mean over is counted in all micro-batches on all
-processes before the first forward pass, and each micro-batch adds its share. With `loss.average_per:
-micro_batch`, the reference's mean of means, all shares are the same.
+The loss of an optimizer step is one mean over all its examples, however they are accumulated and distributed
+(see `losses`): the units of each part are counted in all micro-batches of all processes before the first
+forward pass, and each micro-batch contributes its share. With `loss.average_per: micro_batch`, the
+reference's mean of means, all shares are equal.
 
-A line of the metrics, one a logging step, holds
-    step, loss, cross_entropy   means since the line before, each part of the loss over its own counts, by the
-                                rule of a step; nats a target token
-    gate_loss                   what the gate loss and the entropy terms added to `loss`, alpha included
-    score_loss                  before its coefficient
-    deletion_rate, target       fractions of non-pad source positions, over all processes
-    kept_length                 non-pad source positions that are left, the mean of a row
-    alpha                       the one the step's gate loss used
-    learning_rate, grad_norm    of the step, the norm before clipping
-    bytes_per_second, seconds   non-pad source bytes of all processes; time spent training, over all resumes
-    health                      only where something has gone wrong for long, in words; see `health`
+A line of metrics, one per logging step, contains
+    step, loss, cross_entropy   means since the previous line, each part of the loss over its own units, as in
+                                a step; nats per target token
+    gate_loss                   contribution of gate loss and entropy terms to `loss`, alpha included
+    score_loss                  without its coefficient
+    deletion_rate, target       fractions of non-pad source positions (0 to 1), over all processes
+    kept_length                 mean number of remaining non-pad source positions per row
+    alpha                       coefficient of the gate loss in this step
+    learning_rate, grad_norm    of this step; the norm before clipping
+    bytes_per_second, seconds   non-pad source bytes of all processes; total training time over all sessions
+    health                      list of persistent problems, if there are any; see `health`
 """
 
 from __future__ import annotations
@@ -77,22 +77,22 @@ if TYPE_CHECKING:
     from mrt5cli.recipe import Recipe
 
 LONG_WAIT_SECONDS = 1.0
-"""A step's batches take longer than this only where they come from a Hub that is slow or away."""
+"""Fetching a step's batches takes longer than this only if the Hub is slow or unreachable."""
 
 
 class DeletionTrainer(Trainer):
-    """Trains a model of ours on a stream of ready batches.
+    """Trains one of our models on a stream of batches.
 
     Args:
-        model: where a checkpoint is resumed, with its weights.
+        model: the model, already with the weights of the checkpoint to resume from, if any.
         args: see `arguments.training_arguments`.
-        stream: gives every process its own batches.
-        recipe: its loss, controller and seed, and the settings of its training that `args` has no place for.
-        run: where metrics and checkpoints go; None writes neither.
+        stream: yields this process's batches.
+        recipe: provides loss, controller, seed, and the training settings that `args` cannot express.
+        run: receives metrics and checkpoints; None writes neither.
 
     Attributes:
-        best: which weights are kept beside the checkpoints, see `offer`; None where none are.
-        stopped_between_steps: it has saved the last step because there were no batches for another.
+        best: tracks the best weights, see `offer`; None if they are not kept.
+        stopped_between_steps: the last step was saved because no batches were available for another.
     """
 
     def __init__(
@@ -116,19 +116,19 @@ class DeletionTrainer(Trainer):
         super().__init__(
             model=model, args=args, train_dataset=stream, callbacks=callbacks, optimizers=optimizers
         )
-        # Else the base class counts the labels of every batch, and we count more than labels.
+        # Otherwise the base class counts the labels of every batch; we count more than labels.
         self.model_accepts_loss_kwargs = False
         self.remove_callback(PrinterCallback)
-        self.add_callback(_AsOftenAsSaid())
+        self.add_callback(_RecipeIntervals())
         self.sharded = settings.sharding == "fsdp" and args.world_size > 1
         if self.sharded:
             sharding.shard(model)
         self.trained = [weight for weight in model.parameters() if weight.requires_grad]
-        # Filled there: a tensor made of a number would be copied to a GPU, which waits.
+        # torch.full fills on the device; torch.tensor would copy, and make the GPU wait.
         self.controller = build_controller(
             recipe.controller, lambda value: torch.full((), value, dtype=torch.float32, device=args.device)
         )
-        # Of which batches are deleted hard; the same on all processes.
+        # Decides which batches are hard-deleted, identically on all processes.
         self.draws = np.random.default_rng(recipe.seed)
         self.window = Window(args.device)
         self.of_step: Iterator[tuple[Tensor, Tensor]] = iter(())
@@ -148,14 +148,14 @@ class DeletionTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
     ) -> tuple[list[Batch] | list[list[Batch]], Tensor | int | None]:
-        """All micro-batches of one optimizer step, before anything is computed; where `batch_tokens` divides
-        it, they are one item of the base class's loop, which knows one number of them only.
+        """Fetch all micro-batches of one optimizer step before anything is computed.
 
-        Where they cannot be had, or nobody wants to wait for them any more, the run is saved as it stands.
+        With `batch_tokens` they form one item of the base class's loop, which needs a fixed number of items.
+        If they cannot be fetched, or a signal ends the wait, the run is saved at the last completed step.
 
         Raises:
             DataLost: they cannot be read, here or in another process.
-            KeyboardInterrupt: a signal came meanwhile.
+            KeyboardInterrupt: a signal arrived while waiting.
         """
         self.fetching_since = time.monotonic()
         batches: list[Batch] = []
@@ -168,7 +168,7 @@ class DeletionTrainer(Trainer):
         finally:
             self.fetching_since = math.inf
         if lost is not None and self.args.world_size > 1 and not self.stream.may_fail:
-            raise lost  # a worker was killed: the others do not ask, and would not save along
+            raise lost  # a worker was killed; the other processes do not know, and would not join in saving
         if not self._lost_by_any(lost is not None):
             if self.settings.batch_tokens is None:
                 self.of_step = self._weigh(batches)
@@ -186,17 +186,17 @@ class DeletionTrainer(Trainer):
         raise DataLost.because_of(lost) if isinstance(lost, UserError) else lost
 
     def waits_long(self) -> bool:
-        """Whether it has been waiting for the batches of a step."""
+        """Whether the batches of a step have been awaited for longer than LONG_WAIT_SECONDS."""
         return time.monotonic() - self.fetching_since > LONG_WAIT_SECONDS
 
     def _lost_by_any(self, lost: bool) -> bool:
-        """Whether this process, or another of the group, has no batches for the next step."""
+        """Whether any process of the group has no batches for the next step."""
         if self.args.world_size == 1 or not self.stream.may_fail:
             return lost
         return bool(self._most(int(lost)))
 
     def _divided(self, whole: Batch, budget: int) -> list[Batch]:
-        """The micro-batches of a step whose rows on this process are these, as many as on the others."""
+        """Divide this process's rows of a step into as many micro-batches as every other process has."""
         found = micro_batches(whole, budget)
         found = in_equal_number(found, self._most(len(found)))
         if self.args.device.type == "cuda":
@@ -204,19 +204,21 @@ class DeletionTrainer(Trainer):
         return found
 
     def _most(self, number: int) -> int:
-        """The largest of the numbers that the processes call this with."""
+        """The maximum of `number` over all processes."""
         if self.args.world_size == 1:
             return number
         if self._talk is None:
-            # On the CPU, so that nobody waits for a GPU; a process may wait long for its data.
+            # On the CPU, so that no GPU is synchronized; a process may wait long for its data.
             self._talk = dist.new_group(backend="gloo", timeout=timedelta(days=1))
         most = torch.tensor(number)
         dist.all_reduce(most, op=dist.ReduceOp.MAX, group=self._talk)
         return int(most)
 
     def _weigh(self, batches: list[Batch]) -> Iterator[tuple[Tensor, Tensor]]:
-        """For each micro-batch of a step on this process, for how much each part of its loss counts, (6,),
-        and what share that is of the whole step, (6,) float32."""
+        """The weights (6,) and shares (6,) float32 of the parts of each micro-batch of a step.
+
+        A share is the weight divided by the sum of the weights over the step and all processes.
+        """
         weights = torch.ones(len(batches), len(PARTS), dtype=torch.float64)
         if self.loss_settings.average_per == "optimizer_step":
             weights = torch.stack(
@@ -226,12 +228,12 @@ class DeletionTrainer(Trainer):
                 ]
             )
         if self.args.device.type == "cuda":
-            weights = weights.pin_memory()  # so that the copy waits for nothing
+            weights = weights.pin_memory()  # makes the copy asynchronous
         weights = weights.to(self.args.device, non_blocking=True)
         whole = weights.sum(dim=0)
         if self.args.world_size > 1:
             dist.all_reduce(whole)
-        # A step without a single target has no cross-entropy, but no NaN either.
+        # A step without any target has a cross-entropy of 0, not NaN.
         shares = (weights / whole.clamp(min=1)).float()
         return zip(weights.unbind(), shares.unbind(), strict=True)
 
@@ -242,7 +244,7 @@ class DeletionTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, MrT5Output]:
-        """The loss of one micro-batch taken alone; its parts stay in `self.terms`."""
+        """The loss of a single micro-batch; its parts are stored in `self.terms`."""
         probability = self.loss_settings.hard_delete_probability
         hard = probability > 0 and model.training and bool(self.draws.random() < probability)
         output = model(
@@ -250,7 +252,7 @@ class DeletionTrainer(Trainer):
             hard_delete=hard,
             output_score_loss=self.loss_settings.score_coefficient > 0,
             score_loss_per=self.loss_settings.score_per,
-            # The mean over its own targets, and 0 where it has none.
+            # Makes the cross-entropy the mean over the micro-batch's targets, or 0 without any.
             num_items_in_batch=inputs["labels"].ne(IGNORED_LABEL).sum().clamp(min=1),
             use_cache=False,
         )
@@ -267,19 +269,16 @@ class DeletionTrainer(Trainer):
 
     @property
     def regularized(self) -> bool:
-        """Whether the delay is over: before, there is no gate loss and the controller rests."""
+        """Whether `loss.regularizer_delay` is over; until then there is no gate loss, and no control."""
         return bool(self.state.global_step >= self.loss_settings.regularizer_delay)
 
     def training_step(
-        self,
-        model: nn.Module,
-        inputs: Batch | list[Batch],
-        num_items_in_batch: Tensor | int | None = None,
+        self, model: nn.Module, inputs: Batch | list[Batch], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
-        """Forward and backward of one micro-batch, or of all of a step, as `get_batch_samples` gave them.
+        """Forward and backward pass of what `get_batch_samples` returns: one micro-batch, or a whole step.
 
-        In place of the base class's, which walks over all modules each time to put them in training mode, and
-        whose copies to a GPU wait until it has nothing left to do.
+        Replaces the base class's method, which sets all modules to training mode each time, and whose copies
+        to a GPU are synchronous.
         """
         if not model.training:
             model.train()
@@ -294,17 +293,13 @@ class DeletionTrainer(Trainer):
         return loss
 
     def _micro_batch_step(self, model: nn.Module, inputs: Batch, *, ends: bool) -> Tensor:
-        """Forward and backward of one micro-batch; then the controller sees its deletion rate.
-
-        Args:
-            ends: it is the last of its optimizer step.
-        """
+        """Forward and backward pass and control; `ends`: this is the last micro-batch of its step."""
         moved = on_device(inputs, self.args.device)
         with self.compute_loss_context_manager():
             self.compute_loss(model, moved)
         weights, shares = next(self.of_step)
         loss = (self.terms.parts * shares).sum()
-        # Gradients of processes are averaged, and the shares of all of them add up to 1.
+        # Gradients are averaged over processes, but the shares of all processes sum to 1.
         self.accelerator.backward(loss * self.args.world_size)
         self.window.add(self.terms, weights)
         if self.regularized and self.controller.due(self.state.global_step):
@@ -325,47 +320,47 @@ class DeletionTrainer(Trainer):
     def _wrap_model(self, model: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
         if not self.sharded:
             return super()._wrap_model(model, *args, **kwargs)
-        # With `evaluation_mode` it only casts, by the recipe's precision.
+        # With `evaluation_mode`, accelerate only casts to the recipe's precision.
         return sharding.Sharded(self.accelerator.prepare_model(model, False, evaluation_mode=True))
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
-        # The base class walks over all modules for the parameters, at every step.
+        # The base class collects the parameters from all modules at every step.
         return sharding.whole(torch.nn.utils.clip_grad_norm_(self.trained, self.args.max_grad_norm))
 
     def floating_point_ops(self, inputs: Batch | list[Batch]) -> int:
-        # To estimate this, the base class walks over all parameters at every micro-batch.
+        # The base class estimates this from all parameters at every micro-batch.
         return 0
 
     def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LRScheduler:
-        """Of a run that was continued, warmup and schedule begin after the steps before."""
+        """The learning-rate schedule; in a continued run, it starts at the new segment."""
         before = self.settings.continues_from
         scheduler = super().create_scheduler(num_training_steps - before, optimizer)
         if before:
-            assert isinstance(scheduler, LambdaLR), "as all of ours are"
+            assert isinstance(scheduler, LambdaLR), "all schedules of recipes are"
             scheduler.lr_lambdas = [partial(_later, each, before) for each in scheduler.lr_lambdas]
         return scheduler
 
     def _begins_segment(self, checkpoint: str | Path) -> bool:
-        """Whether a checkpoint is the end of a finished run, which goes on from there by another recipe."""
+        """Whether a checkpoint is the end of a finished run that a new segment continues."""
         return 0 < self.settings.continues_from == RunDir.step_of(Path(checkpoint))
 
     # --- logging ------------------------------------------------------------------------------------------
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Write one line of metrics. The base class's own summary at the end is left out."""
+        """Write one line of metrics; the base class's final summary is ignored."""
         if "loss" not in logs:
             return
         row = self._metrics(logs["learning_rate"], logs.get("grad_norm", 0.0))
         if not all(math.isfinite(value) for value in row.values() if value is not None):
             raise self._stopped("the loss or its gradient")
         self.window = Window(self.args.device)
-        # `health` adds to it.
+        # Callbacks may add to the row, as `health` does.
         self.control = self.callback_handler.on_log(self.args, self.state, self.control, row)
         if self.run is not None and self.args.should_save:
             self.run.add_metrics(row)
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
-        # The curve ends at the last step, also where that is no logging step.
+        # Log the last step even if it is not a logging step.
         if self.state.global_step >= self.state.max_steps:
             self.control.should_log = True
         super()._maybe_log_save_evaluate(*args, **kwargs)
@@ -390,19 +385,19 @@ class DeletionTrainer(Trainer):
         }
 
     def seconds(self) -> float:
-        """Time spent training so far, over all resumes."""
+        """Seconds spent training so far, over all sessions."""
         return self.seconds_before + time.perf_counter() - self.started
 
     # --- numbers that are not finite ----------------------------------------------------------------------
 
     def check_finite(self) -> None:
-        """Refuse to keep a state with a NaN or an infinity in it; all processes do so together.
+        """Refuse to save a state that is not finite; all processes call this, and fail together.
 
         Raises:
-            RunFailed: as said.
+            RunFailed: weights, moments, alpha or the loss contain a NaN or an infinity.
         """
         assert self.model is not None
-        # A run that is resumed after its last step has no optimizer.
+        # A run resumed after its last step has no optimizer.
         states = {} if self.optimizer is None else self.optimizer.state
         moments = (each for state in states.values() for each in state.values())
         state = {
@@ -416,37 +411,28 @@ class DeletionTrainer(Trainer):
             raise self._stopped(listed(broken) or "another process's share of the training")
 
     def _stopped(self, what: str) -> RunFailed:
-        """The end of a training in which this is not finite."""
-        return stopped(
-            what,
-            self.state.global_step,
-            section=self.controller.section,
-            peaks=dict(zip(PARTS, self.window.peaks.tolist(), strict=True)),
-            steered=is_finite(self.controller.numbers()),
-            learning_rate=self.args.learning_rate,
-            bf16=self.args.bf16,
-        )
+        return stopped(what, self.state.global_step, self.controller, self.window.peaks, self.args)
 
     # --- checkpoints --------------------------------------------------------------------------------------
 
     def train_from(self, checkpoint: Path | None) -> None:
-        """Train to `max_steps` from the start, or from one of our checkpoints."""
+        """Train to `max_steps` from the start, or from one of the run's checkpoints."""
         step = 0
         if checkpoint is not None:
             self._load_own_state(checkpoint)
             step = RunDir.step_of(checkpoint)
         self._check_same_step(step)
-        # The base class would take a step beyond the end, or beyond the end of patience.
+        # The base class would take one more step, even at the end or without patience left.
         if step >= self.args.max_steps or (self.best is not None and self.best.exhausted):
             return
         if checkpoint is None and self.args.world_size > 1:
-            # Processes agree on the weights already; on dropout they must not.
+            # The processes share their initial weights, but must not share dropout masks.
             torch.manual_seed(self.args.seed + self.args.process_index)
         self.started = self.window.opened = time.perf_counter()
         self.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
 
     def _check_same_step(self, step: int) -> None:
-        """Refuse processes that have found different checkpoints whole, on disks that differ perhaps."""
+        """Refuse processes that resume from different steps, for example because their disks differ."""
         if self.args.world_size == 1:
             return
         ends = torch.tensor([step, -step], device=self.args.device)
@@ -454,9 +440,9 @@ class DeletionTrainer(Trainer):
         last, first = int(ends[0]), -int(ends[1])
         if first != last:
             raise UserError(
-                f"the processes go on from different steps, {first} to {last}: not all of them read the same "
-                "whole checkpoints",
-                "have all machines see the run's directory as it is, and give the command again",
+                f"the processes resume from different steps, {first} to {last}: they do not all see the same "
+                "valid checkpoints",
+                "make the run directory identical on all machines, and repeat the command",
             )
 
     def _save_checkpoint(self, model: nn.Module | None, trial: object = None) -> None:
@@ -476,8 +462,7 @@ class DeletionTrainer(Trainer):
 
     @contextmanager
     def _saved_weights(self, path: Path, *, moments: bool = False) -> Iterator[Path]:
-        """A directory that gets its name once it is whole, with the weights in it, to write more into;
-        `moments`: those of the optimizer will be among it."""
+        """Write the weights into a temporary directory, renamed at the end; `moments`: Adam's will follow."""
         RunDir(path.parents[1]).check_held()
         needs = saved_bytes(self.accelerator.unwrap_model(self.model), moments=moments)
         with whole_directory(path, leader=self.args.should_save, needs=needs) as folder:
@@ -486,21 +471,21 @@ class DeletionTrainer(Trainer):
             yield folder
             self._wait()
             if self.args.should_save:
-                assert self.run is not None, "only runs are saved"
+                assert self.run is not None, "checkpoints belong to a run"
                 seal(folder, step=self.state.global_step, metrics=self.run.metrics_content())
 
     def offer(self, value: float) -> bool:
-        """Take what validation says of the weights as they are; the best so far are kept with the run.
+        """Record a validation result, and save the current weights if they are the best so far.
 
-        All processes call it at the same step, and the value of the leading one counts.
+        All processes call this at the same step; the value of the leading one counts.
 
         Args:
-            value: of `best.metric`.
+            value: value of `best.metric`.
 
         Returns:
-            Whether these are the best so far; `best.exhausted` says whether to train on.
+            Whether these are the best weights so far; afterwards `best.exhausted` tells whether to stop.
         """
-        assert self.best is not None, "no best weights are kept"
+        assert self.best is not None, "the recipe sets training.best_metric"
         if self.args.world_size > 1:
             leading = torch.tensor(value, dtype=torch.float64, device=self.args.device)
             dist.broadcast(leading, src=0)
@@ -515,14 +500,14 @@ class DeletionTrainer(Trainer):
         return better
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write the weights into a directory; all processes call it, the leading one writes.
+        """Write the weights into a directory; all processes call this, and the leading one writes.
 
         Raises:
-            RunFailed: they are not worth it, see `check_finite`.
+            RunFailed: the state is not finite, see `check_finite`.
         """
         self.check_finite()
-        # The base class would add its arguments as a pickle, with this machine's paths in it.
-        assert output_dir is not None, "the run says where"
+        # The base class would also write its arguments as a pickle, which contains local paths.
+        assert output_dir is not None, "the run determines it"
         model, leads, state_dict = self.model, self.args.should_save, None
         assert model is not None
         if self.sharded:
@@ -547,7 +532,7 @@ class DeletionTrainer(Trainer):
             dist.barrier()
 
     def _own_state(self) -> dict[str, Any]:
-        """What this process needs to resume, beside what the base class saves."""
+        """The state of this process that the base class does not save."""
         return {
             "processes": self.args.world_size,
             "controller": self.controller.state_dict(),
@@ -559,7 +544,7 @@ class DeletionTrainer(Trainer):
         }
 
     def _load_own_state(self, checkpoint: Path) -> None:
-        """Go on from what as many processes have saved, or from what another number of them has."""
+        """Restore the state saved by the same number of processes, or by another number."""
         states, rank = own_states(checkpoint), self.args.process_index
         self.resumes_its_own = len(states) == self.args.world_size
         whose = rank if self.resumes_its_own else 0
@@ -590,12 +575,12 @@ class DeletionTrainer(Trainer):
             with broken_by(Path(checkpoint), "its random states do not fit this process"):
                 super()._load_rng_state(checkpoint)
             return
-        # What one process has drawn says nothing about what another number of them would have.
-        drawn_from = self.args.seed, RunDir.step_of(Path(checkpoint)), self.args.process_index
-        set_seed(int(np.random.SeedSequence(drawn_from).generate_state(1)[0]))
+        # Random states of another number of processes cannot be used, so seed new ones.
+        entropy = self.args.seed, RunDir.step_of(Path(checkpoint)), self.args.process_index
+        set_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        """Nothing: the model was made from the checkpoint."""
+        """Do nothing: the model was loaded from the checkpoint."""
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None:
@@ -613,7 +598,7 @@ class DeletionTrainer(Trainer):
                 self.optimizer.load_state_dict(sharding.shares_of(state, self.optimizer))
                 self.lr_scheduler.load_state_dict(read(Path(checkpoint) / SCHEDULER_NAME))
         if self._begins_segment(checkpoint):
-            # Moments go on; the learning rate and the optimizer's other settings are the recipe's.
+            # The moments continue; the learning rate and other settings are those of the new recipe.
             for group, settings in zip(self.optimizer.param_groups, fresh, strict=True):
                 group.update(settings)
             self.lr_scheduler.base_lrs = [settings["initial_lr"] for settings in fresh]
@@ -621,12 +606,12 @@ class DeletionTrainer(Trainer):
 
 
 def _later(factor: Callable[[int], float], before: int, step: int) -> float:
-    """The factor of the learning rate of a schedule that begins after so many steps."""
+    """The learning-rate factor of a schedule that starts after `before` steps."""
     return factor(max(0, step - before))
 
 
-class _AsOftenAsSaid(TrainerCallback):
-    """The base class would log and save as often as the checkpoint that is resumed says."""
+class _RecipeIntervals(TrainerCallback):
+    """Applies the recipe's logging and saving intervals; the base class would restore the checkpoint's."""
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object

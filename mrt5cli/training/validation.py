@@ -1,4 +1,4 @@
-"""Held-out numbers during training, on the side: they move neither the controller nor any generator."""
+"""Validation during training, without any effect on the controller or on random generators."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ MEASURED = ("loss", "token_accuracy", "deletion_rate")
 
 
 class Validation(TrainerCallback):
-    """Every `training.eval_steps`, one more line of metrics: `validation`, an object with a row a subset.
+    """Every `training.eval_steps`, adds a line of metrics with `validation`, an object with a row per subset.
 
-    With a `training.best_metric`, the last step is measured too, the metric is among the numbers of each row,
-    and the line says what came of it: `best`, an object with the metric, its value over all subsets weighted
-    by examples, whether it is the best so far, and the evaluations since the best. The trainer keeps the best
-    weights; training stops when patience is at its end.
+    With a `training.best_metric`, the last step is measured as well, each row includes the metric, and the
+    line contains `best`: an object with the metric, its value over all subsets weighted by examples, whether
+    it is the best so far, and the number of evaluations since the best. The trainer keeps the best weights;
+    training stops when patience is exhausted.
 
     Args:
-        recipe: its evaluation section says how many examples and whether to delete hard.
-        run: where the line goes; None in all processes but the leading one, which wait.
-        progress: called as by `measure`. What comes of it, callbacks get as they get any evaluation.
+        recipe: its evaluation section specifies the number of examples and the kind of deletion.
+        run: receives the line; None in all processes but the leading one, which wait.
+        progress: as in `measure`. Callbacks receive the result through `on_evaluate`.
     """
 
     def __init__(
@@ -49,27 +49,22 @@ class Validation(TrainerCallback):
             EvaluationOptions.of(recipe.evaluation),
             split="validation",
             source_removed=False,
-            # Answers, and choices, take long: only where they decide.
+            # Generated answers and choices are slow, so they are measured only if they select the weights.
             measures=() if self.best is None else (self.best.metric,),
         )
 
     def on_step_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: Any = None,
-        **_: object,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         best = self.best
         last = state.global_step >= state.max_steps
         if state.global_step % self.every and not (last and best is not None):
             return
         try:
-            with sharding.gathered(model):
+            with sharding.gathered(kwargs["model"]):
                 rows = []
                 if self.run is not None:
-                    rows = measure(model, self.task, self.options, progress=self.progress).rows
+                    rows = measure(kwargs["model"], self.task, self.options, progress=self.progress).rows
                 if args.world_size > 1:
                     dist.barrier()
         except UserError as error:
@@ -78,7 +73,7 @@ class Validation(TrainerCallback):
         numbers = {row.subset: {name: row.number(name) for name in names} for row in rows}
         line: dict[str, object] = {"step": state.global_step, "validation": numbers}
         if best is not None:
-            # The last row is the total where there are several.
+            # If there are several rows, the last is the total.
             measured = rows[-1].number(best.metric) if rows else None
             better = self.trainer.offer(float("nan") if measured is None else measured)
             line["best"] = {"metric": best.metric, "value": measured, "better": better, "waited": best.waited}

@@ -1,8 +1,8 @@
-"""What a checkpoint of a run holds, all of which resuming needs; checked before a run is resumed.
+"""Verifies that a checkpoint contains everything that resuming needs.
 
-transformers resumes without an optimizer's state, a schedule or random states that are missing, and torch
-reads an archive that is damaged inside: both without a word, and the curve is another one. What its manifest
-says of a checkpoint is compared first; one of an older version has none, and is looked through.
+transformers silently resumes without a missing optimizer state, schedule or random state, and torch silently
+reads a damaged archive; either changes the loss curve. A checkpoint is therefore compared with its manifest;
+one of an older version has none, and its files are inspected instead.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def _step_of_trainer(content: Any) -> int:
     state = TrainerState(**content)
     for name, kind in READ_OF_TRAINER.items():
         if not isinstance(getattr(state, name), kind):
-            raise TypeError(f"its {name} is {shortened(repr(getattr(state, name)))}")
+            raise TypeError(f"{name} is {shortened(repr(getattr(state, name)))}")
     return state.global_step
 
 
@@ -41,40 +41,35 @@ READ_OF_TRAINER = {
     **dict.fromkeys(("global_step", "max_steps", "train_batch_size", "num_train_epochs"), int),
     **{"stateful_callbacks": dict | None, "best_model_checkpoint": str | None},
 }
-"""What resuming reads in trainer_state.json."""
+"""The fields of trainer_state.json that resuming reads."""
 STEP_IN: dict[str, Callable[[Any], int]] = {
     TRAINER_STATE_NAME: _step_of_trainer,
-    # A weight that took no part in a step has seen fewer of them.
+    # A weight that received no gradient in some step has counted fewer steps.
     OPTIMIZER_NAME: lambda content: max(int(weight["step"]) for weight in content["state"].values()),
     SCHEDULER_NAME: lambda content: content["last_epoch"],
 }
-"""How many optimizer steps the content of a file has seen."""
+"""For each file, the number of optimizer steps that its content has counted."""
 RANDOM_STATES = {"python", "numpy", "cpu"}
 
 
 class NotWhole(UserError):
-    """A checkpoint that lacks something, or in which something is damaged or of another step.
-
-    Attributes:
-        why: a clause that names the file.
-    """
-
-    def __init__(self, checkpoint: Path, why: str, hint: str) -> None:
-        super().__init__(f"{checkpoint} is not a whole checkpoint: {why}", hint)
-        self.why = why
+    """A file of a checkpoint is missing, damaged or from another step."""
 
 
 def own_state_name(rank: int) -> str:
-    """The file of a process with what the trainer saves beside what transformers does."""
+    """The file with a process's own training state, which transformers does not save."""
     return f"mrt5_state_{rank}.json"
 
 
 def newest_whole(run: RunDir) -> tuple[int | None, int, dict[int, str]]:
-    """The step to resume a run from, None where it has no checkpoint; how many processes wrote it; and later
-    steps, with what is wrong with each in a sentence.
+    """The newest valid checkpoint of a run.
+
+    Returns:
+        Its step (None: the run has no checkpoint), the number of processes that wrote it, and for each newer
+        checkpoint a sentence on what is wrong with it.
 
     Raises:
-        UserError: it has checkpoints, and none is whole.
+        UserError: the run has checkpoints, but none is valid.
     """
     passed_over: dict[int, str] = {}
     for step in reversed(run.saved_steps()):
@@ -88,7 +83,7 @@ def newest_whole(run: RunDir) -> tuple[int | None, int, dict[int, str]]:
         newest, *others = passed_over.values()
         raise UserError(
             newest,
-            "bring back from a copy what is missing or damaged, or train anew: choose another directory with "
+            "restore what is missing or damaged from a backup; to start over, choose another directory with "
             f"--out, or delete this one: rm -r {shlex.quote(str(run.path))}",
             others,
         )
@@ -96,15 +91,15 @@ def newest_whole(run: RunDir) -> tuple[int | None, int, dict[int, str]]:
 
 
 def check_whole(checkpoint: Path) -> int:
-    """Refuse a checkpoint that lacks something, or in which something is damaged or of another step.
+    """Refuse a checkpoint with a missing or damaged file, or with one from another step.
 
-    Without a manifest, the weights themselves are left to who loads them.
+    Without a manifest, the weights are verified only when they are loaded.
 
     Returns:
-        How many processes wrote it; any number may resume it.
+        The number of processes that wrote it; any number may resume it.
 
     Raises:
-        NotWhole: it names the file.
+        NotWhole: names the file.
     """
     if why := manifest.fault(checkpoint):
         raise not_whole(checkpoint, why)
@@ -121,7 +116,7 @@ def check_whole(checkpoint: Path) -> int:
         content = _read(checkpoint / name)
         with broken_by(checkpoint, f"{name} is damaged"):
             if (found := step_in(content)) != step:
-                raise ValueError(f"it is of step {found}")
+                raise ValueError(f"it is from step {found}")
     for rank in range(processes):
         name = f"rng_state_{rank}.pth" if processes > 1 else "rng_state.pth"
         content = _read(checkpoint / name)
@@ -134,7 +129,7 @@ def check_whole(checkpoint: Path) -> int:
 
 
 def _check_best(checkpoint: Path, state: dict[str, Any]) -> None:
-    """Refuse a checkpoint whose best weights so far are not whole: the run may end with them."""
+    """Refuse a checkpoint with damaged best weights, because the run's model may become a copy of them."""
     with broken_by(checkpoint, f"{own_state_name(0)} is damaged"):
         step = None if state.get("best") is None else state["best"]["step"]
         if step is None:
@@ -144,14 +139,14 @@ def _check_best(checkpoint: Path, state: dict[str, Any]) -> None:
     if why is None and not (weights / CONFIG_NAME).is_file():
         why = f"it has no {CONFIG_NAME}"
     if why:
-        raise not_whole(checkpoint, f"of its best weights, {weights}: {why}")
+        raise not_whole(checkpoint, f"its best weights are damaged, {weights}: {why}")
 
 
 def own_states(checkpoint: Path) -> list[dict[str, Any]]:
-    """What the trainer of each process has saved beside what transformers does.
+    """The training state of each process that wrote a checkpoint, in order of rank.
 
     Raises:
-        UserError: one of them is missing or damaged.
+        UserError: one of the files is missing or damaged.
     """
     states: list[dict[str, Any]] = [_read(checkpoint / own_state_name(0))]
     with broken_by(checkpoint, f"{own_state_name(0)} is damaged"):
@@ -160,48 +155,44 @@ def own_states(checkpoint: Path) -> list[dict[str, Any]]:
         states.append(_read(checkpoint / own_state_name(rank)))
         with broken_by(checkpoint, f"{own_state_name(rank)} is damaged"):
             if (found := states[rank]["processes"]) != processes:
-                raise ValueError(f"it is of one of {found} processes, {own_state_name(0)} of {processes}")
+                raise ValueError(f"written by {found} processes, but {own_state_name(0)} by {processes}")
     return states
 
 
 def not_whole(checkpoint: Path, why: str) -> NotWhole:
-    """The error for a checkpoint that cannot be resumed; its hint says how to resume the one before.
-
-    Args:
-        why: a clause of its own.
-    """
+    """The error for a checkpoint that cannot be resumed; `why` is a complete clause that names the file."""
     run = RunDir(checkpoint.parents[1])
     earlier = [run.checkpoint(step) for step in run.saved_steps() if run.checkpoint(step) < checkpoint]
     if earlier:
-        hint = f"delete it, and --resume continues from the one before it, {earlier[-1].name}"
+        hint = f"delete it, and --resume continues from the previous one, {earlier[-1].name}"
     else:
-        hint = "there is none before it: bring it back from a copy, or delete it to start at step 0"
+        hint = "there is no earlier one: restore it from a backup, or delete it to start at step 0"
     delete = f"rm -r {shlex.quote(str(checkpoint))}"
-    return NotWhole(checkpoint, why, f"{hint}: {delete}")
+    return NotWhole(f"{checkpoint} is not a whole checkpoint: {why}", f"{hint}: {delete}")
 
 
 @contextmanager
 def broken_by(checkpoint: Path, problem: str) -> Iterator[None]:
-    """Have what fails while a checkpoint is read be `not_whole`."""
+    """Turn any failure to read a checkpoint into `not_whole`."""
     try:
         yield
     except UserError:
         raise
-    except UnpicklingError as error:  # torch says mostly how to run what is in it anyway
-        raise not_whole(checkpoint, f"{problem} (there is more in it than numbers)") from error
-    except Exception as error:  # what is damaged makes its readers fail in any way
+    except UnpicklingError as error:  # torch's message explains how to execute the pickle anyway
+        raise not_whole(checkpoint, f"{problem} (it contains more than numbers)") from error
+    except Exception as error:  # a damaged file makes its reader fail in any way
         raise not_whole(checkpoint, f"{problem} ({first_line(error)})") from error
 
 
 def _read(path: Path) -> Any:
-    """A JSON file's value; or the content of an archive of torch, whose checksums all hold."""
+    """The value of a JSON file, or the content of a torch archive with valid checksums."""
     if not path.is_file():
         raise not_whole(path.parent, f"it has no {path.name}")
     with broken_by(path.parent, f"{path.name} is cut off or damaged"):
         if path.suffix == ".json":
             return parse(path.read_bytes())
         with zipfile.ZipFile(path) as archive:
-            # One by one they are compared only where the whole file was not.
+            # The manifest already covers the checksum of each member.
             if manifest.read(path.parent) is None and (broken := archive.testzip()):
                 raise ValueError(broken)
         with safe_globals():  # type: ignore[no-untyped-call]

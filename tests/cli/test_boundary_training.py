@@ -136,7 +136,7 @@ def test_a_run_killed_anywhere_goes_on_as_if_unbroken(
 
     result = mrt5("pretrain", "taught.yaml", "--out", str(run.path), "--resume", "--device", "cpu")
     assert result.exit_code == 0, result.stderr
-    assert f"from checkpoint of step {killed_at}" in result.stderr
+    assert f"from the checkpoint of step {killed_at}" in result.stderr
     assert "fitting" not in result.stderr
     assert run.boundaries.stat().st_mtime_ns == labels.st_mtime_ns
     assert run.boundaries.read_bytes() == unbroken.boundaries.read_bytes()

@@ -312,16 +312,16 @@ def test_a_plan_tells_of_the_steps_before_and_of_the_learning_rate(
     plain, found = (CliRunner().invoke(app, [*words, *more]) for more in ((), (*given, "--json")))
     assert found.exit_code == plain.exit_code == 0, found.output + plain.output
     told = plain.output
-    assert "12 before, now 8 more of 8 examples" in told
-    assert "learning rate 0.003, constant from step 12 on" in told
+    assert "8 more after the first 12, of 8 examples" in told
+    assert "learning rate 0.003, constant, starting at step 12" in told
     assert "note: the learning rate" not in told
     document = json.loads(found.stdout)
     assert (document["resume_step"], document["continues_from"]) == (12, 12)
     assert document["notes"] == [
         "loss.score_coefficient: 0.1 in the run, 0.2 now",
         "training.learning_rate: 0.003 in the run, 0.001 now",
-        "the learning rate was 0.003 in the end, and is 0.001 again at once; --set training.warmup_steps=N "
-        "has it rise in N steps",
+        "the learning rate ended at 0.003, and jumps to 0.001; --set training.warmup_steps=N "
+        "raises it over N steps instead",
     ]
     assert sorted(folder.rglob("*")) == files
 
@@ -387,7 +387,7 @@ def test_what_would_be_another_run(folder: Path, setting: str, why: str) -> None
         given: dict[str, Any] = {key: value, "model.shape": None}
     else:
         given = {key: parse_overrides([f"value={value}"])["value"]}
-    with pytest.raises(UserError, match="cannot go on with these settings changed") as error:
+    with pytest.raises(UserError, match="cannot continue with these settings changed") as error:
         pretrain(first, given, continue_for=8, device="cpu", progress=False)
     assert why in error.value.message
     assert f"mrt5 finetune {first.recipe_path} --from {first.path} --out DIR" in str(error.value.hint)
@@ -407,21 +407,22 @@ def test_other_ways_to_train_and_what_is_no_finished_run(
         return result.stderr
 
     for other in ("--resume", "--smoke", "--out=elsewhere"):
-        assert f"error: {other.partition('=')[0]} does not go with --continue-for" in refused("run", other)
+        told = f"error: {other.partition('=')[0]} cannot be combined with --continue-for"
+        assert told in refused("run", other)
     for key in ("training.max_steps=9", "training={max_steps: 9}", "training.continues_from=3"):
-        assert f"--set {key.partition('=')[0]} does not go with --continue-for" in refused(
+        assert f"--set {key.partition('=')[0]} cannot be combined with --continue-for" in refused(
             "run", "--set", key
         )
     assert "error: tiny fine-tunes" not in refused("tiny.yaml")
-    assert "goes on with a run, and tiny.yaml is a recipe" in refused("tiny.yaml")
-    assert "goes on with a run, and run/recipe.yaml is its recipe\nhint: name the run: run" in refused(
+    assert "requires a run directory, but tiny.yaml is a recipe" in refused("tiny.yaml")
+    assert "requires a run directory, but run/recipe.yaml is its recipe\nhint: name the run: run" in refused(
         "run/recipe.yaml"
     )
-    assert "goes on with a run, and nothing is not here" in refused("nothing")
+    assert "requires a run directory, but nothing does not exist" in refused("nothing")
     Path("runs").mkdir()
     Path("runs", "below").symlink_to(Path("run").absolute())
-    assert "and below is not here\nhint: name the run: runs/below" in refused("below")
-    assert "goes on with a run, and empty is not a run directory" in refused("empty")
+    assert "but below does not exist\nhint: name the run: runs/below" in refused("below")
+    assert "requires a run directory, but empty is not a run directory" in refused("empty")
     assert "9 is above the 5 steps to go on for" in refused("run", "--set", "training.warmup_steps=9")
     result = CliRunner().invoke(app, ["pretrain", "run", "--continue-for", "0"])
     assert result.exit_code == 2 and "greater than or equal to 1" in result.stderr
@@ -430,7 +431,7 @@ def test_other_ways_to_train_and_what_is_no_finished_run(
 
     write_json(first.meta_path, {**first.meta(), "status": "interrupted"})
     told = refused("run")
-    assert "goes on with a finished run, and run is interrupted\nhint: first: mrt5 pretrain" in told
+    assert "requires a finished run, but run is interrupted\nhint: first: mrt5 pretrain" in told
     monkeypatch.setattr(locks, "WAIT_SECONDS", 0.1)
     with first.hold():
         assert "another process is training in run" in refused("run")
@@ -442,19 +443,19 @@ def test_a_run_without_its_end_cannot_go_on(first: RunDir) -> None:
     damaged.write_bytes(content[:-9])
     with pytest.raises(UserError, match=r"optimizer\.pt has .* bytes, .* in the data are lost") as error:
         go_on(first, 8)
-    assert "bring the checkpoint back" in str(error.value.hint)
+    assert "restore the checkpoint" in str(error.value.hint)
     shutil.rmtree(first.checkpoint(FIRST))
-    with pytest.raises(UserError, match="has no checkpoint of step 12, from which it would go on"):
+    with pytest.raises(UserError, match="has no checkpoint of step 12, from which to continue"):
         go_on(first, 8)
     shutil.rmtree(first.checkpoints)
-    with pytest.raises(UserError, match="has no checkpoint of step 12, from which it would go on"):
+    with pytest.raises(UserError, match="has no checkpoint of step 12, from which to continue"):
         go_on(first, 8)
     assert first.is_finished
 
 
 def test_the_recipe_of_a_segment_begins_no_run(first: RunDir, tmp_path: Path) -> None:
     go_on(first, 2)
-    with pytest.raises(UserError, match=r"continues_from: 12 is of a finished run that goes on, and .* none"):
+    with pytest.raises(UserError, match=r"continues_from: 12 continues a finished run, and .* none"):
         pretrain(first.recipe_path, out=tmp_path / "new", device="cpu", progress=False)
     again = pretrain(first.segment(FIRST) / "recipe.yaml", out=tmp_path / "new", device="cpu", progress=False)
     assert curve(again) == [row for row in curve(first) if row["step"] <= FIRST]

@@ -267,8 +267,8 @@ def test_a_damaged_checkpoint_is_passed_over_kept_aside_and_on_record(unbroken: 
 
     result = resume(run)
     assert result.exit_code == 0, result.output
-    assert "from checkpoint of step 4" in result.stderr
-    assert f"note: {told}" in result.stderr and "kept as damaged-step-00000008" in result.stderr
+    assert "from the checkpoint of step 4" in result.stderr
+    assert f"note: {told}" in result.stderr and "keeping this one as damaged-step-00000008" in result.stderr
     assert curve(run) == curve(unbroken.whole) and weights(run) == weights(unbroken.whole)
     assert run.saved_steps() == [4, 8, 10]
     assert (run.checkpoints / "damaged-step-00000008" / "optimizer.pt").is_file()
@@ -309,7 +309,7 @@ def test_strays_among_checkpoints_block_nothing(unbroken: Unbroken, tmp_path: Pa
     assert rows(evaluate(run.path)) == unbroken.evaluated
     result = resume(run)
     assert result.exit_code == 0, result.output
-    assert "from checkpoint of step 8" in result.stderr and "note: /" not in result.stderr
+    assert "from the checkpoint of step 8" in result.stderr and "note: /" not in result.stderr
     assert weights(run) == weights(unbroken.whole)
     assert run.saved_steps() == [4, 8, 10]
     assert (run.checkpoints / "notes.txt").read_text() == "mine"
@@ -339,7 +339,7 @@ def test_best_weights_that_are_damaged_do_not_become_the_model(
     monkeypatch.setattr(DeletionTrainer, "train_from", damaged_meanwhile)
     result = resume(run)
     assert result.exit_code == 1, result.output
-    assert "are not whole: model.safetensors is not what was written" in result.stderr
+    assert "are incomplete or damaged: model.safetensors is not what was written" in result.stderr
     assert f"mrt5 convert {run.checkpoint(10)} DEST" in result.stderr
     assert not run.model.exists()
 
@@ -378,7 +378,7 @@ def test_checkpoints_that_are_gone_are_not_said_never_to_have_been(unbroken: Unb
         shutil.rmtree(run.checkpoint(step))
     result, lines = resume(run), run.metrics_path.read_bytes()
     assert result.exit_code == 2, result.output
-    assert f"{run.path} has lost its checkpoints: its metrics go to step " in " ".join(result.stderr.split())
+    assert f"{run.path} has lost its checkpoints: its metrics reach step " in " ".join(result.stderr.split())
     assert run.metrics_path.read_bytes() == lines
 
 

@@ -114,7 +114,7 @@ def test_where_nothing_can_be_written_any_more_that_is_said(
         patched.setattr(os, "fsync", refuse(errno.EROFS, read_only))
         assert mrt5(patched, "pretrain", "tiny.yaml", "--out", "run", "--device", "cpu") == 1
     said = capsys.readouterr().err
-    assert "meta.json; it says that the run goes on, and it does not" in said
+    assert "meta.json; it still lists the run as running, but the run has ended" in said
     assert "error: Read-only file system: run/checkpoints/step-00000008" in said
     assert run.saved_steps() == [4] and run.meta()["status"] == "running"
 

@@ -397,7 +397,7 @@ def test_weights_cannot_be_chosen_by_what_the_task_does_not_measure(
     result = CliRunner().invoke(app, [*words, *(word for each in changed for word in ("--set", each))])
     assert result.exit_code == 2, result.output
     told = " ".join(result.stderr.split())
-    assert "training.best_metric: wer is not measured in text2text" in told
+    assert "training.best_metric: task text2text does not measure wer" in told
     assert "use loss, token_accuracy, sequence_accuracy or exact_match" in told
 
 

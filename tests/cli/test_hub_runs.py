@@ -428,7 +428,7 @@ def test_a_run_goes_on_with_the_commit_it_began_with(hub: HubServer, tmp_path: P
     hub.clear()
     refused = small("pretrain", "pctrl40", run.path, "--resume", **few, task__source__revision="main")
     assert refused.exit_code == 2, refused.output
-    assert f"{name} is at another commit than when the run began" in refused.stderr
+    assert f"{name} is at commit " in refused.stderr
     result = small("pretrain", "pctrl40", run.path, "--resume", **few)
     assert result.exit_code == 0, result.output
     assert curve(run) == curve(other)

@@ -41,7 +41,7 @@ def check_fits(told: str) -> None:
         ("recipe show nothing", "neither a file nor the name of a shipped recipe"),
         ("recipe check pctrl40 --no-build --set training.max_steps=x", "expected a whole number from 1"),
         ("reproduce --dry-run --only xnli_v3/mrt5_50", "to do: 3 jobs"),
-        ("pretrain quickstart --dry-run", "it is what the recipe quickstart_byt5 trains"),
+        ("pretrain quickstart --dry-run", "the recipe quickstart_byt5 trains it"),
         ("evaluate nothing/here/at/all", "nothing/here/at/all does not exist"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -24,75 +25,19 @@ from mrt5cli.rundir import RunDir
 from mrt5cli.subject import find_subject
 from mrt5cli.suite.states import _stale
 
-OWN = '''
-"""Every nth byte stays."""
-
-from typing import Annotated, Literal
-
-import torch
-from pydantic import Field
-
-from mrt5cli.models import shorteners as modules
-from mrt5cli.recipe import shorteners as sections
-
-
-@sections.register
-class Nth(sections.Placed):
-    """Every nth byte stays."""
-
-    deletion_types = ("every_nth",)
-    fields = {"layer": "delete_gate_layer", "n": "nth_that_stays"}
-    paper_name = called = "every-nth gate"
-    about = "{model} that deletes by position."
-    gates = True
-    refuses_threshold = "keeps every {n}th byte"
-
-    kind: Literal["nth"]
-    n: Annotated[int, Field(ge=2)] = Field(2, description="of so many bytes one stays")
-
-    def phrase(self):
-        return f"all but every {self.n}th byte deleted"
-
-
-@modules.register
-class NthGate(modules.Gate):
-    deletion_types = ("every_nth",)
-    own_fields = {"nth_that_stays": 2}
-
-    def __init__(self, config):
-        super().__init__(config)
-        self.n = config.nth_that_stays
-        self.bonus = torch.nn.Parameter(torch.zeros(()))
-
-    @classmethod
-    def check(cls, config):
-        if config.nth_that_stays < 2:
-            raise ValueError(f"nth_that_stays {config.nth_that_stays} deletes nothing")
-
-    def score(self, states, padding, input_ids):
-        stays = torch.arange(padding.shape[1], device=padding.device) % self.n == 0
-        values = torch.where(stays, self.bonus.clamp(max=0), self.bonus + self.scale).expand(padding.shape)
-        return values.masked_fill(padding, self.scale), None
-'''
-
-RECIPE = """
-name: own
-description: A shortener of one's own
-task: {kind: vowel_removal, length: 12, eval_examples: 8}
-model:
-  start: scratch
-  shape: {d_model: 16, d_ff: 32, d_kv: 8, num_heads: 2, num_layers: 2, num_decoder_layers: 1}
-  shortener: {kind: nth, layer: 1, n: 3}
-training: {max_steps: 2, batch_size: 4, device_batch_size: 4, logging_steps: 1}
-evaluation: {examples: 8, batch_size: 4}
-"""
+README = (Path(modules.__file__).parent / "README.md").read_text(encoding="utf-8")
+OWN, RECIPE = (
+    re.search(rf"```{language}\n(.*?)```", README, re.DOTALL)[1]  # type: ignore[index]
+    for language in ("python", "yaml")
+)
+"""The example of `mrt5cli/models/shorteners/README.md`: a gate that keeps every third byte at first."""
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A folder with the file and a recipe; what is registered is forgotten again."""
     (tmp_path / "nth.py").write_text(OWN)
-    (tmp_path / "own.yaml").write_text(RECIPE)
+    (tmp_path / "nth.yaml").write_text(RECIPE)
     pairs = [f"tset {n}\ttest {n}\n" for n in range(40)]
     (tmp_path / "pairs.tsv").write_text("".join(["noisy\tclean\n", *pairs]))
     monkeypatch.chdir(tmp_path)
@@ -107,7 +52,7 @@ def mrt5(*words: str, code: int = 0) -> Any:
 
 
 def test_trained_saved_and_loaded_again():
-    done = mrt5("pretrain", "own.yaml", "--out", "run", "--device", "cpu", "--code", "nth.py")
+    done = mrt5("pretrain", "nth.yaml", "--out", "run", "--device", "cpu", "--code", "nth.py")
     assert "next: mrt5 evaluate run\n" in done.output
     saved = json.loads(Path("run/model/config.json").read_text())
     assert (saved["deletion_type"], saved["nth_that_stays"]) == ("every_nth", 3)
@@ -118,22 +63,21 @@ def test_trained_saved_and_loaded_again():
     timed = mrt5("bench", "run", "--what", "precision", "--limit", "8", "--code", "nth.py", "--json")
     assert json.loads(timed.stdout)["suites"][0]["rows"][0]["deletion_rate"] == row["deletion_rate"]
     converted = mrt5("convert", "run", "copy", "--to", "mrt5", "--code", "nth.py").stdout
-    assert "all but every 3th byte deleted before encoder block 1" in converted
-    why = mrt5("inspect-deletions", "copy", "--code", "nth.py", "--text", "x", "--threshold", "-3", code=2)
-    assert "keeps every 3th byte, so --threshold -3 has no effect" in why.output
+    assert "every-nth gate, keeping one byte in 3 at first, before encoder block 1" in converted
+    mrt5("inspect-deletions", "copy", "--code", "nth.py", "--text", "x", "--threshold", "-3")
     for layout, reason in {"hub": "is custom code", "reference": "'every_nth'"}.items():
         assert reason in mrt5("convert", "run", "x", "--to", layout, "--code", "nth.py", code=2).output
     assert not Path("x").exists()
 
 
 def test_without_the_file_the_kind_is_not_known():
-    told = mrt5("recipe", "check", "own.yaml", code=2).output
+    told = mrt5("recipe", "check", "nth.yaml", code=2).output
     assert "no such kind: 'nth'" in told and "one of your own comes with --code FILE" in " ".join(
         told.split()
     )
-    assert "no such kind" not in mrt5("recipe", "check", "own.yaml", "--code", "nth.py").output
+    assert "no such kind" not in mrt5("recipe", "check", "nth.yaml", "--code", "nth.py").output
     shown = mrt5(
-        "recipe", "show", "own.yaml", "--code", "nth.py", "--set", "model.shortener.n=1", code=2
+        "recipe", "show", "nth.yaml", "--code", "nth.py", "--set", "model.shortener.n=1", code=2
     ).output
     assert "expected a whole number of at least 2, not 1" in shown
 
@@ -180,19 +124,19 @@ def test_two_of_one_name_are_refused():
     own_code.import_file(Path("nth.py"))
     with pytest.raises(ValueError, match="there is a shortener 'every_nth' already: Nth"):
         sections.register(type("Other", (sections.Placed,), {"deletion_types": ("every_nth",)}))
-    with pytest.raises(ValueError, match="'random' already"):
+    with pytest.raises(ValueError, match="'random' exists already"):
         modules.register(type("Other", (modules.Gate,), {"deletion_types": ("random",)}))
 
 
 def test_a_suite_trains_it_in_processes_of_their_own(monkeypatch: pytest.MonkeyPatch):
     Path("recipes").mkdir()
-    Path("own.yaml").rename("recipes/own.yaml")
+    Path("nth.yaml").rename("recipes/nth.yaml")
     monkeypatch.setattr("mrt5cli.recipe.loading.shipped_directory", lambda: Path("recipes"))
-    Path("mine.yaml").write_text("experiments:\n- {id: all, title: All, recipes: [own]}\n")
+    Path("mine.yaml").write_text("experiments:\n- {id: all, title: All, recipes: [nth]}\n")
     done = mrt5("reproduce", "mine.yaml", "--code", "nth.py", "--device", "cpu", "--json")
     assert {job["id"]: job["status"] for job in json.loads(done.stdout)["jobs"]} == {
-        "train own seed 42": "done",
-        "evaluate own seed 42 vowel_removal": "done",
+        "train nth seed 42": "done",
+        "evaluate nth seed 42 vowel_removal": "done",
     }
 
 
@@ -204,10 +148,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of the recipe."""
     where = tmp_path_factory.mktemp("trained")
     (where / "nth.py").write_text(OWN)
-    (where / "own.yaml").write_text(RECIPE)
+    (where / "nth.yaml").write_text(RECIPE)
     with pytest.MonkeyPatch.context() as patch, forgotten():
         patch.chdir(where)
-        mrt5("pretrain", "own.yaml", "--out", "run", "--device", "cpu", "--code", "nth.py")
+        mrt5("pretrain", "nth.yaml", "--out", "run", "--device", "cpu", "--code", "nth.py")
     return where / "run"
 
 
@@ -237,9 +181,9 @@ WITH_RUN = {
     "checkpoint": ("inspect-deletions", "run/checkpoints/step-00000002", "--text", "abcdef"),
     "bench": ("bench", "run", "--what", "precision", "--limit", "4", "--json"),
     "convert": ("convert", "run", "copy", "--to", "mrt5"),
-    "resume": ("pretrain", "own.yaml", "--out", "run", "--resume", "--device", "cpu"),
-    "from": ("finetune", "own.yaml", "--from", "run", "--out", "new", "--device", "cpu"),
-    "start": ("finetune", "own.yaml", "--set", "model={start: run}", "--dry-run"),
+    "resume": ("pretrain", "nth.yaml", "--out", "run", "--resume", "--device", "cpu"),
+    "from": ("finetune", "nth.yaml", "--from", "run", "--out", "new", "--device", "cpu"),
+    "start": ("finetune", "nth.yaml", "--set", "model={start: run}", "--dry-run"),
     "drafted from": ("recipe", "new", "text2text", "--data", "pairs.tsv", "--from", "run"),
     "its recipe": ("recipe", "show", "run/recipe.yaml"),
     "the task of its recipe": ("evaluate", "run", "--task", "run/recipe.yaml", "--device", "cpu"),
@@ -340,16 +284,17 @@ def test_another_file_is_given_beside_what_a_run_brings(run: Path, caplog: pytes
 def test_a_second_path_is_the_same_file(run: Path) -> None:
     Path("link.py").symlink_to("nth.py")
     shutil.copy("nth.py", "copy.py")
-    mrt5("recipe", "show", "own.yaml", "--code", "link.py", "--code", "copy.py", "--code", "nth.py")
+    mrt5("recipe", "show", "nth.yaml", "--code", "link.py", "--code", "copy.py", "--code", "nth.py")
     assert len(own_code.IMPORTED) == 1
 
 
 def test_two_files_of_one_kind_are_both_named(run: Path) -> None:
     Path("other.py").write_text(OWN + "# of somebody else\n")
-    told = mrt5("recipe", "show", "own.yaml", "--code", "nth.py", "--code", "other.py", code=2).output
+    told = mrt5("recipe", "show", "nth.yaml", "--code", "nth.py", "--code", "other.py", code=2).output
     told = " ".join(told.split())
     assert "--code other.py cannot be imported: ValueError: there is a shortener 'every_nth'" in told
-    assert "already: Nth, of nth.py (other.py, line 13)" in told
+    line = OWN.splitlines().index("@sections.register") + 1
+    assert f"already: Nth, of nth.py (other.py, line {line})" in told
 
 
 def test_a_file_that_registers_its_kind_no_longer_is_named(run: Path) -> None:
@@ -389,6 +334,6 @@ def test_what_is_written_as_code_is_checked(run: Path) -> None:
 
 def test_a_suite_trains_again_what_was_made_with_other_code(run: Path) -> None:
     job, meta = SimpleNamespace(needs=[]), json.loads((run / "meta.json").read_text())
-    assert _stale(job, meta) == "trained by other code of yours"
+    assert _stale(job, meta) == "trained with another version of your own code"
     own_code.import_file(Path("nth.py"))
     assert _stale(job, meta) is None

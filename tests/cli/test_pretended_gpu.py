@@ -65,7 +65,7 @@ def line(result: Result, name: str) -> str:
 
 def test_float32_is_advised_against(pretend: Pretend) -> None:
     pretend("NVIDIA H200", 150)
-    said = r"with --set training\.precision=bf16 this takes about .*\(from arithmetic, not measured\)"
+    said = r"with --set training\.precision=bf16 the run takes about .*\(from arithmetic, not measured\)"
     whole = "training.device_batch_size=1024"
     assert re.search(said, pretrain(TINY, whole).stderr)
     assert not re.search(said, pretrain(TINY, whole, "training.precision=bf16").stderr)
@@ -75,7 +75,7 @@ def test_float32_is_advised_against(pretend: Pretend) -> None:
 def test_a_shortener_that_looks_at_padding_is_not_said_to_run_by_our_kernels(pretend: Pretend) -> None:
     pretend("NVIDIA H200", 150)
     result = pretrain(TINY, "task.languages=[en]", recipe="multilingual_v3/random_30")
-    assert "attention by sdpa (shortening per batch looks at padding" in line(result, "device")
+    assert "attention by sdpa (shortening per batch reads padding" in line(result, "device")
 
 
 def test_the_classic_run_names_hours_and_memory(pretend: Pretend) -> None:
@@ -84,12 +84,12 @@ def test_the_classic_run_names_hours_and_memory(pretend: Pretend) -> None:
     kernels = "triton (its numbers were checked on this device)"
     assert line(result, "device") == f"cuda:0 (NVIDIA H200), bf16; attention by {kernels}"
     assert line(result, "takes") == (
-        "about 4 h 05 min on one NVIDIA H200, 214,422 bytes a second "
+        "about 4 h 05 min on one NVIDIA H200, 214,422 bytes per second "
         "(316 TFLOP/s, from arithmetic, not measured)"
     )
     memory = line(result, "memory")
     assert memory.startswith("about 39 GB of 150 GB: 4.79 GB weights, gradients and Adam's moments, ")
-    assert "599 MB copies of weights" in memory and "GB held for backward of 64 examples" in memory
+    assert "599 MB copies of weights" in memory and "GB activations of 64 examples" in memory
     assert not Path("runs").exists()
 
 
@@ -128,7 +128,7 @@ def test_a_step_that_does_not_fit_is_refused_with_settings_that_do(pretend: Pret
     assert refused.exit_code == 2, refused.output
     told = " ".join(refused.stderr.split())
     found = re.search(
-        r"a training step of 256 examples takes about ([\d.]+) GB; cuda:0 has 2 GB .*--set "
+        r"a training step of 256 examples needs about ([\d.]+) GB, and cuda:0 has 2 GB .*--set "
         rf"{batch}(\d+) or --set training.recompute=blocks$",
         told,
     )

@@ -349,7 +349,7 @@ def test_an_unfinished_run_that_cannot_be_written_to_is_not_resumed(
 def test_a_finished_run_is_not_overwritten(unbroken: RunDir):
     before = unbroken.meta_path.read_bytes()
     told = refused(str(unbroken.recipe_path), "--out", str(unbroken.path))
-    assert f"{unbroken.path} holds a finished run" in told
+    assert f"{unbroken.path} contains a finished run" in told
     assert "--out" in told
     assert unbroken.meta_path.read_bytes() == before
 
@@ -376,7 +376,7 @@ def unfinished(unbroken: RunDir, tmp_path: Path) -> RunDir:
 
 def test_a_half_done_run_is_resumed_only_on_request(unfinished: RunDir):
     told = refused(str(unfinished.recipe_path), "--out", str(unfinished.path))
-    assert "holds an unfinished run, saved at step 60" in told
+    assert "contains an unfinished run, saved at step 60" in told
     assert f"mrt5 pretrain {unfinished.recipe_path} --out {unfinished.path} --resume" in told
 
 

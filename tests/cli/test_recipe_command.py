@@ -175,7 +175,7 @@ def test_check_names_models_that_cannot_be_built_anywhere() -> None:
     Path("start/model.safetensors").write_bytes(b"")
     Path("a.yaml").write_text(GOOD.replace("scratch", "start"))
     printed = mrt5("check", "a.yaml", code=2).stdout
-    assert printed.startswith("a.yaml has 1 problem\n  model  cannot be built: start holds a 'bert' model")
+    assert printed.startswith("a.yaml has 1 problem\n  model  cannot be built: start is a 'bert' model")
     assert printed.endswith("1 recipe, 1 problem\n")
 
 

@@ -141,7 +141,7 @@ def test_a_run_that_was_continued_is_not_replaced(house: Path) -> None:
     assert continued.exit_code == 0, continued.output
     for words in ((), ("--dry-run",), ("--keep-changed",)):
         refused = reproduce(path, "--runs", run.parent, *words)
-        assert refused.exit_code == 2 and "was trained on with --continue-for" in refused.stderr
+        assert refused.exit_code == 2 and "was trained further with --continue-for" in refused.stderr
     assert json.loads((run / "meta.json").read_text())["step"] == 5
     assert reproduce(path, "--report-only").exit_code == 0
     [hint] = [line for line in refused.stderr.splitlines() if line.startswith("hint")]
@@ -261,7 +261,7 @@ def test_nothing_is_lost_by_stopping_killing_and_starting_again(house: Path) -> 
         wait_for(lambda: steps(run) > saved + 5)
         second = reproduce(path)
         assert second.exit_code == 2, second.output
-        assert "another `mrt5 reproduce` works in" in second.stderr
+        assert "another `mrt5 reproduce` is working in" in second.stderr
         process.kill()
         process.wait()
     wait_for(lambda: json.loads((run / "meta.json").read_text())["status"] == "interrupted")

@@ -149,4 +149,4 @@ def test_a_worker_that_is_killed_is_told_as_such_and_nothing_is_lost(tmp_path: P
     assert "a process that prepares batches was killed by SIGKILL, by hand or because memory ran out" in said
     assert "Traceback" not in said and "bug" not in said
     assert run.metrics()[-1]["step"] <= run.saved_steps()[-1]
-    assert "training.data_workers" in said.rpartition("hint: --resume goes on")[2]
+    assert "training.data_workers" in said.rpartition("hint: resume with --resume")[2]

@@ -107,7 +107,7 @@ def test_divided_by_tokens_as_by_rows_and_resumed(here: Path, workers: int) -> N
     mrt5("pretrain", *recipe, "--out", "rows")
     recipe += ["--set", f"training.data_workers={workers}"]
     told = mrt5("pretrain", *recipe, "--set", "training.batch_tokens=100", "--out", "whole").output
-    assert "steps    4 of 8 examples, 100 byte tokens at once; " in told
+    assert "steps    4 of 8 examples, at most 100 byte tokens per forward pass; " in told
     rows, whole = curve(RunDir(Path("rows"))), RunDir(Path("whole"))
     for one, other in zip(rows, curve(whole), strict=True):
         known, found = ({k: v for k, v in line.items() if v is not None} for line in (one, other))

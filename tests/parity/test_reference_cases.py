@@ -174,7 +174,7 @@ def test_first_version_in_a_pickle(zipped: bool, tmp_path: Path):
 
 
 def test_first_version_after_the_last_block_is_refused(tmp_path: Path):
-    with pytest.raises(CheckpointError, match=r"after the last encoder block \(delete_gate_layer 4 of 5"):
+    with pytest.raises(CheckpointError, match=r"follows the last encoder block \(delete_gate_layer 4 of 5"):
         load(first_version(tmp_path, delete_gate_layer=4))
 
 

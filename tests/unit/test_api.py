@@ -281,7 +281,7 @@ def test_a_run_of_a_run(
     assert capfd.readouterr() == ("", "")
     assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
     assert mrt5cli.load(first.path).config.deletion_type == "scaled_sigmoid"
-    with pytest.raises(UserError, match="holds a finished run"):
+    with pytest.raises(UserError, match="contains a finished run"):
         mrt5cli.pretrain(recipe, settings, device="cpu", progress=False)
     again = mrt5cli.pretrain(str(first.recipe_path), out=first.path, resume=True, device="cpu")
     assert again == first

@@ -78,11 +78,11 @@ def test_what_keeps_the_kernels_away_is_said(monkeypatch, caplog):
     assert "200 wide" in chosen("auto", CUDA, 200).reason
     torch.use_deterministic_algorithms(True)
     try:
-        assert str(chosen("auto", CUDA)) == "sdpa (deterministic algorithms are asked for)"
+        assert str(chosen("auto", CUDA)) == "sdpa (deterministic algorithms are requested)"
     finally:
         torch.use_deterministic_algorithms(False)
     assert chosen("packed", CUDA).implementation == chosen("sdpa", CUDA).implementation == "sdpa"
-    assert chosen("triton", CUDA) == Choice("triton", "as asked for")
+    assert chosen("triton", CUDA) == Choice("triton", "as requested")
     assert not caplog.records
 
 
@@ -167,7 +167,7 @@ def test_wrong_kernels_are_not_chosen_and_a_warning_says_so_once(kernel, caplog,
         first, second = chosen("auto", CPU), chosen("auto", CPU)
     assert first == second and first.implementation == "sdpa" and words in first.reason
     [record] = caplog.records
-    assert words in record.getMessage() and "by PyTorch's kernel" in record.getMessage()
+    assert words in record.getMessage() and "uses PyTorch's kernel" in record.getMessage()
 
 
 @pytest.mark.parametrize("right", [True, False])

@@ -246,7 +246,7 @@ def test_hours_of_a_cpu_are_those_of_a_core(monkeypatch: pytest.MonkeyPatch) -> 
     assert whole.seconds == 2 * half.seconds and whole.bytes_per_second == half.bytes_per_second
     assert "on one core, " in whole.facts()["takes"]
     told = [replace(whole, rate=rate).facts()["takes"] for rate in (NARROW, WIDE)]
-    assert [each.endswith("; 4 threads take at best 1/4 of that") for each in told] == [False, True]
+    assert [each.endswith("; 4 threads need at least 1/4 of that") for each in told] == [False, True]
     flops = step_flops(recipe, sizes_of(recipe, recipe.model.shape or Shape())) * recipe.training.max_steps
     assert whole.document()["hours"] == pytest.approx(flops / core_rate(96).flops / 3600)
 
@@ -325,7 +325,7 @@ def test_what_does_not_fit_is_refused_and_what_is_proposed_fits(
     here = Forecast(gpu, gpu_rate("fp32"), 1.0, 0.5, 1.0, step, megabytes * 10**6)
     share = step.memory().total / here.available
     if share > 1:
-        with pytest.raises(UserError, match=r"a training step of .* takes about .* cuda:0 has ") as refused:
+        with pytest.raises(UserError, match=r"a training step of .* needs about .* cuda:0 has ") as refused:
             list(here.notes())
         assert all(way in (refused.value.hint or "") for way in here.ways_to_fit())
     else:
@@ -349,7 +349,7 @@ def test_byte_tokens_that_do_not_fit_are_refused_with_fewer() -> None:
     step = Step(recipe, sizes, parameters(sizes), batch, "triton", on_gpu=True)
     gpu = Runtime(torch.device("cuda", 0), "bf16", 1, 0, 1)
     here = Forecast(gpu, gpu_rate("bf16"), 1.0, 0.5, 1.0, step, 24 * 10**9)
-    with pytest.raises(UserError, match=r"of 74 examples takes about") as refused:
+    with pytest.raises(UserError, match=r"of 74 examples needs about") as refused:
         list(here.notes())
     found = re.search(r"--set training.batch_tokens=(\d+) or --set", refused.value.hint or "")
     assert found is not None, refused.value.hint
@@ -363,7 +363,7 @@ def test_the_classic_run_at_64_does_not_fit_24_gigabytes() -> None:
     sizes = sizes_of(recipe, Shape())
     step = Step(recipe, sizes, parameters(sizes), 64, "triton", on_gpu=True)
     gpu = Runtime(torch.device("cuda", 0), "bf16", 1, 0, 1)
-    with pytest.raises(UserError, match=r"of 64 examples takes about 39 GB; cuda:0 has 24 GB") as refused:
+    with pytest.raises(UserError, match=r"of 64 examples needs about 39 GB, and cuda:0 has 24 GB") as refused:
         list(Forecast(gpu, gpu_rate("bf16"), 1.0, 0.5, 1.0, step, 24 * 10**9).notes())
     expected = "--set training.device_batch_size=16 or --set training.recompute=blocks"
     assert refused.value.hint == expected

@@ -76,9 +76,9 @@ def test_gates_that_close_for_good_are_told_of_once_and_when_they_open(tmp_path:
     one, told = health_of(tmp_path, PI, 1000)
     train(one, [0.3] * 5 + [0.0] * 40 + [0.2] * 5 + [0.0] * 30, 0.01)
     assert [line.splitlines()[0] for line in told] == [
-        "note: since step 60 nothing is deleted (0.0 % of the bytes deleted, target 50 %)",
-        "note: over since step 460: nothing is deleted (20.0 % of the bytes deleted, target 50 %)",
-        "note: since step 510 nothing is deleted (0.0 % of the bytes deleted, target 50 %)",
+        "note: since step 60, nothing is deleted (0.0 % of the bytes deleted, target 50 %)",
+        "note: resolved at step 460: nothing is deleted (20.0 % of the bytes deleted, target 50 %)",
+        "note: since step 510, nothing is deleted (0.0 % of the bytes deleted, target 50 %)",
     ]
     assert "controller.k_p (0.5 now)" in told[0] and "model.shortener.bias_init" in told[0]
     assert health(one.run.metrics()) == {"nothing is deleted": [260, 800]}
@@ -88,7 +88,7 @@ def test_gates_that_delete_all_are_told_of_soon(tmp_path: Path) -> None:
     one, told = health_of(tmp_path, PI, 1000)
     train(one, [1.0] * (LINES - 1) + [0.9] + [1.0] * LINES, 0.01)
     [line] = told
-    assert line.startswith("note: since step 110 everything is deleted (100.0 %")
+    assert line.startswith("note: since step 110, everything is deleted (100.0 %")
     assert "or raise model.shortener.bias_init, or choose controller.kind: pi_two_sided" in line
 
 
@@ -97,7 +97,7 @@ def test_a_low_target_that_is_met_is_no_collapse(tmp_path: Path) -> None:
     train(one, [0.0005] * 50, 0.01)
     assert told == []
     train(one, [0.0] * 30, 0.01, first=50)
-    assert told[0].startswith("note: since step 510 nothing is deleted")
+    assert told[0].startswith("note: since step 510, nothing is deleted")
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_alpha_at_a_bound_off_target(
     train(one, [rate] * 25, alpha)
     assert told == []
     train(one, [rate] * 5, alpha, first=25)
-    assert [line.partition(" (")[0] for line in told] == ([f"note: since step 10 {name}"] if name else [])
+    assert [line.partition(" (")[0] for line in told] == ([f"note: since step 10, {name}"] if name else [])
     for line in told:  # each setting with what to do to it
         hint = line.splitlines()[1].strip()
         assert hint.startswith(("raise controller.", "lower controller.")), hint

@@ -105,7 +105,7 @@ def test_projections_start_as_the_identity_whatever_scales_the_rest():
 
 @pytest.mark.parametrize(
     ("fields", "reason"),
-    [({"router_ratio": 1.0}, "shortens nothing"), ({"router_ratio_weight": -1.0}, "is below 0")],
+    [({"router_ratio": 1.0}, "expected more than 1"), ({"router_ratio_weight": -1.0}, "expected 0 or more")],
 )
 def test_fields_that_make_no_sense(fields, reason):
     with pytest.raises(Exception, match=reason):

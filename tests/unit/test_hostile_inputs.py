@@ -436,7 +436,7 @@ OUTSIDE += ["a\0b", "a\nb", "\ud800", "x" * 300, {"a": "b"}, True]
 def test_an_index_leads_to_files_beside_it(shards: Callable[[object], Path], name: object) -> None:
     from mrt5cli.models.weights import weight_names
 
-    with pytest.raises(CheckpointError, match=r"is not an index of weights \(it names .*, which is no file"):
+    with pytest.raises(CheckpointError, match=r"is not an index of weights \(it names .*, which is not a"):
         weight_names(shards(name))
 
 

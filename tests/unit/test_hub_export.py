@@ -172,7 +172,7 @@ def test_bfloat16_is_written_and_said(tmp_path: Path) -> None:
 
 def test_float16_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     source = export(tmp_path / "in")
-    with pytest.raises(CheckpointError, match="float16 is not offered"):
+    with pytest.raises(CheckpointError, match="float16 is not supported"):
         convert(str(source), tmp_path / "out", ConversionOptions("hub", dtype="float16"))
     assert not (tmp_path / "out").exists()
 

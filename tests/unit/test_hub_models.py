@@ -88,7 +88,7 @@ def test_a_start_gets_a_gate_and_knows_its_commit(byt5: HubServer) -> None:
     assert section.start == BYT5 and found.commit == COMMIT
     assert found.model.config.deletion_type == "scaled_sigmoid" and found.model.training
     assert weights_are(found.model, hubsim.byt5_weights())
-    assert found.notes == [f"the delete gate starts fresh: {BYT5} has none in its place"]
+    assert found.notes == [f"the delete gate is randomly initialized: {BYT5} has none at that layer"]
 
 
 @pytest.mark.parametrize("layout", ["mrt5", "byt5", "reference", "hub"])
@@ -164,7 +164,9 @@ def test_a_revision_is_a_branch_a_tag_or_a_commit(byt5: HubServer, monkeypatch: 
 
 def test_a_revision_is_of_hub_models_only(tmp_path: Path) -> None:
     run = str(make_run(tmp_path, "tiny"))
-    with pytest.raises(CheckpointError, match="is a directory here, and has no revision 'v1'"):
+    with pytest.raises(
+        CheckpointError, match=r"is a local directory and has no revision 'v1'.*\n  leave out the revision"
+    ):
         load(run, revision="v1")
     with pytest.raises(UserError, match="--revision v1 is of a Hub model, and none is named here"):
         find_subjects([run], "v1")
@@ -369,7 +371,7 @@ def make_other(kind: str, folder: Path) -> None:
             r"is gated: its owners .*; ask for access at http://127.0.0.1:\d+/some/gated, then log in with",
         ),
         ("private", "nor a model of the Hugging Face Hub, or it is private; check the name; for a private"),
-        ("bert", "some/bert holds a 'bert' model; expected an MrT5, ByT5 or T5 v1.1 checkpoint"),
+        ("bert", "some/bert is a 'bert' model; expected an MrT5, ByT5 or T5 v1.1 checkpoint"),
         ("no config", "some/no-config is not a checkpoint: its repository on the Hub has no config.json"),
         ("adapter", r"some/adapter is an adapter of PEFT \(adapter_config.json\), not a whole model"),
         ("no weights", r"has no weights that can be read.* only .*flax_model.msgpack.*tf_model.h5"),

@@ -234,7 +234,7 @@ def test_wrong_words(words: list[str], message: str, tmp_path: Path):
     ("fields", "message"),
     [
         ({"inference_deletion": "never"}, "inference_deletion"),
-        ({"deletion_rate": 1.5}, "deletion_rate is 1.5; expected a share"),
+        ({"deletion_rate": 1.5}, "deletion_rate is 1.5; expected a fraction"),
         ({"score_loss": -1.0}, "score_loss is -1.0; expected a coefficient"),
     ],
 )

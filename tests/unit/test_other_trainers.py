@@ -309,7 +309,7 @@ def test_a_checkpoint_of_another_controller(tmp_path: Path) -> None:
     more["save_strategy"] = "steps"
     by_transformers(Trainer, 1, new_model(), DeletionRateController(0.5, "p"), **more)
     more["resume"] = str(tmp_path / "checkpoint-2")
-    with pytest.raises(UserError, match="made with a controller of kind 'p', and this is 'pi'"):
+    with pytest.raises(UserError, match="controller is of kind 'p', but this one is 'pi'"):
         by_transformers(Trainer, 1, new_model(), DeletionRateController(0.5), **more)
     del more["resume"]
     by_transformers(Trainer, 1, new_model(), **more)
@@ -380,7 +380,7 @@ def test_the_last_controller_counts() -> None:
     second = DeletionRateController(0.3).attach(model)
     model(**rows(0, 8))
     second.step()
-    with pytest.raises(UserError, match="another DeletionRateController has taken this one's place"):
+    with pytest.raises(UserError, match="another DeletionRateController has replaced this one"):
         first.step()
     second.attach(other)
     assert model.deletion_control is None and other.deletion_control is second
@@ -402,7 +402,7 @@ def test_a_model_that_moves_takes_its_controller_along() -> None:
 
 def test_what_is_refused() -> None:
     model = new_model()
-    with pytest.raises(UserError, match="at no model yet"):
+    with pytest.raises(UserError, match="not attached to a model"):
         DeletionRateController(0.5).load_state_dict({})
     for weight in model.encoder.shortener.parameters():
         weight.requires_grad_(False)
@@ -419,7 +419,7 @@ def test_a_source_that_is_encoded_before() -> None:
     with pytest.raises(ValueError, match="have lost their gates"):
         model(encoder_outputs=encoded.to_tuple(), attention_mask=batch["attention_mask"], labels=labels)
     short = model.eval().encoder(batch["input_ids"], attention_mask=batch["attention_mask"], hard_delete=True)
-    with pytest.raises(ValueError, match=r"hold \d+ positions and attention_mask 11"):
+    with pytest.raises(ValueError, match=r"has \d+ positions and attention_mask 11"):
         model(encoder_outputs=short.to_tuple(), attention_mask=batch["attention_mask"], labels=labels)
     with pytest.raises(ValueError, match="there is nothing to decode"):
         model(batch["input_ids"])

@@ -81,7 +81,7 @@ def test_nothing_is_saved_that_is_not_finite(broken: str, tmp_path: Path) -> Non
     class Break(TrainerCallback):
         def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if state.global_step == 2 and broken == "alpha":
-                controller._law.i.fill_(float("inf"))  # type: ignore[attr-defined]
+                controller._controller.i.fill_(float("inf"))  # type: ignore[attr-defined]
 
         def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if state.global_step == 2 and broken == "weights":

@@ -89,7 +89,7 @@ def test_what_the_first_step_compiles() -> None:
     blocks = "the blocks' feed-forward halves"
     assert compiling(recipe, Choice("sdpa", "")) == ""
     assert compiling(compiled, Choice("sdpa", "")) == blocks
-    assert compiling(compiled, Choice("triton", "")) == f"{blocks} and Triton's kernels"
+    assert compiling(compiled, Choice("triton", "")) == f"{blocks} and the Triton kernels"
 
 
 # --- elsewhere than on a terminal ---------------------------------------------------------------------------
@@ -124,7 +124,7 @@ def lines_of(clock: Clock, seconds: Callable[[int], float], every: int, compiles
             if step == 15:
                 clock.now += 12.0
                 display.validating("en", 512)
-                display.on_evaluate(ARGS, state(step), CONTROL, LINE)
+                display.on_evaluate(ARGS, state(step), CONTROL, metrics=LINE)
             if step % every == 0:
                 display.on_log(
                     ARGS, state(step), CONTROL, logs={**ROW, "step": step, "cross_entropy": float(step)}
@@ -189,7 +189,7 @@ def drive(display: ProgressDisplay) -> None:
                 print("a note that somebody prints " + "x" * 70, file=sys.stderr)
                 display.validating("en", 512)
                 display.live.refresh()
-                display.on_evaluate(ARGS, state(step), CONTROL, LINE)
+                display.on_evaluate(ARGS, state(step), CONTROL, metrics=LINE)
                 display.live.refresh()
             if step == 18:
                 display.note("SIGTERM: stopping")
@@ -219,7 +219,7 @@ def test_the_live_line_of_a_terminal_stays_whole_at_any_width(
     assert said.endswith("SIGTERM: stopping behind")
     assert said.count("a note that somebody prints") == 1
     drawn = " ".join(text.split())
-    assert "step 0/20" in drawn and "the first step is under way" in drawn
+    assert "step 0/20" in drawn and "the first step is running" in drawn
     assert "validating, en: 512 examples" in drawn
 
 

@@ -139,7 +139,7 @@ def test_calibration_is_what_the_gate_was_told():
 
 @pytest.mark.parametrize(("low", "high"), [(-0.1, 0.5), (0.6, 0.5), (0.2, 1.0)])
 def test_rates_that_make_no_sense(low, high):
-    with pytest.raises(Exception, match="shares of positions"):
+    with pytest.raises(Exception, match="expected 0 <= lowest_rate"):
         MrT5Config(deletion_type="quantile", lowest_rate=low, highest_rate=high)
 
 

@@ -188,12 +188,12 @@ def test_a_killed_job_says_so_and_old_logs_are_not_read(tmp_path: Path) -> None:
     assert failure.error == "was killed by SIGKILL, by hand or because memory ran out"
     assert log.read_text().startswith("error: of yesterday\n== ")
     [failure] = run(family(tmp_path), FakeLauncher(codes={OTHER: 1})).failures
-    assert failure.error == "ended with code 1: it said nothing"
+    assert failure.error == "ended with code 1: no output"
 
 
 def test_a_job_that_leaves_nothing_has_failed(tmp_path: Path) -> None:
     [failure] = run(family(tmp_path), FakeLauncher(idle=(OTHER,))).failures
-    assert failure.error == "it ended well, and is missing: not trained yet"
+    assert failure.error == "it exited with 0 but is missing: not trained yet"
 
 
 def test_a_changed_run_is_replaced_and_a_half_done_one_gone_on_with(tmp_path: Path) -> None:
@@ -366,11 +366,11 @@ def ended(job: BaseProcess, seconds: float = 60.0) -> int:
         ("auto", 0, None, True, (4, 1, [], False, "on the CPU, 4 jobs at a time, 1 thread each")),
         ("auto", 3, None, False, (3, None, ["0", "1", "2"], False, "3 jobs at a time, one GPU each")),
         ("cuda", 3, 2, False, (2, None, ["0", "1"], False, "2 jobs at a time, one GPU each")),
-        ("cuda", 3, 1, False, (1, None, ["0", "1", "2"], True, "one training at a time on 3 GPUs")),
+        ("cuda", 3, 1, False, (1, None, ["0", "1", "2"], True, "one training at a time, on 3 GPUs")),
         ("cuda:1", 3, None, False, (1, None, ["1"], False, "1 job at a time, one GPU each")),
         ("cuda", 2, None, True, (2, None, ["0", "1"], False, "2 jobs at a time, one GPU each")),
-        ("cuda", 2, 3, False, "a job takes a GPU, and there are 2"),
-        ("cuda:1", 2, 2, False, "a job takes a GPU, and there are 1"),
+        ("cuda", 2, 3, False, "each job needs a GPU, and there are 2"),
+        ("cuda:1", 2, 2, False, "each job needs a GPU, and there are 1"),
     ],
 )
 def test_what_a_machine_starts_jobs_with(

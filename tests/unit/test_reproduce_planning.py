@@ -220,7 +220,8 @@ def test_another_recipe_is_changed_and_says_how(tmp_path: Path, status: str) -> 
     for keep in (False, True):
         job = planned(tmp_path, known=known, keep_changed=keep).job(BYT5)
         assert job.status == "changed"
-        assert job.reason == "another recipe: training.max_steps: 4 in the run, 9 now, and 1 more"
+        changed = "training.max_steps: 4 in the run, 9 now, and 1 more"
+        assert job.reason == f"trained with another recipe: {changed}"
 
 
 def test_words_and_habits_make_no_other_recipe(tmp_path: Path) -> None:
@@ -234,7 +235,7 @@ def test_another_evaluation_section_is_evaluated_again_and_not_trained(tmp_path:
     other = recipe("mrt5", "runs/byt5-seed1", evaluation={"examples": 5})
     plan = planned(tmp_path, known=FAMILY | {"tiny/mrt5": other})
     assert without(plan) == {MRT5_EVALUATED: "changed", ANALYSED: "changed"}
-    assert plan.job(MRT5_EVALUATED).reason == "another examples: 8 then, 5 now"
+    assert plan.job(MRT5_EVALUATED).reason == "examples changed: 8 before, 5 now"
 
 
 def test_other_code_is_changed_unless_it_is_to_stand(tmp_path: Path) -> None:
@@ -289,7 +290,7 @@ def test_a_start_that_was_trained_anew_is_started_from_anew(tmp_path: Path) -> N
     trained(plan.job(BYT5), ended="2026-03-01")
     plan = planned(tmp_path)
     assert plan.job(BYT5).status == "done"
-    assert plan.job(MRT5).reason == "what it starts from was trained anew: tiny/byt5"
+    assert plan.job(MRT5).reason == "its start was trained again: tiny/byt5"
     assert plan.job(MRT5_EVALUATED).reason == "its run is changed"
 
 
@@ -298,19 +299,19 @@ def test_an_evaluation_is_of_one_training(tmp_path: Path) -> None:
     leave_done(plan)
     trained(plan.job(MRT5), ended="2026-03-01")
     plan = planned(tmp_path)
-    assert plan.job(MRT5_EVALUATED).reason == "an earlier training of its run was evaluated"
+    assert plan.job(MRT5_EVALUATED).reason == "its run was trained again after the evaluation"
 
 
 @pytest.mark.parametrize(
     "changes, reason",
     [
-        ({"limit": 3}, "another examples: 3 then, 8 now"),
-        ({"batch_size": 2}, "another batch size: 2 then, 4 now"),
-        ({"split": "validation"}, "another split: validation then, test now"),
-        ({"constrained": True}, "another constrained: True then, False now"),
-        ({"task": {"kind": "copy", "settings": {"kind": "copy"}}}, "another task"),
-        ({"code": "old"}, "evaluated by other code (old; now"),
-        ({"models": []}, "the results are not those of this version"),
+        ({"limit": 3}, "examples changed: 3 before, 8 now"),
+        ({"batch_size": 2}, "batch size changed: 2 before, 4 now"),
+        ({"split": "validation"}, "split changed: validation before, test now"),
+        ({"constrained": True}, "constrained changed: True before, False now"),
+        ({"task": {"kind": "copy", "settings": {"kind": "copy"}}}, "task changed"),
+        ({"code": "old"}, "evaluated with other code (old; now"),
+        ({"models": []}, "another version of the toolkit wrote the results"),
     ],
 )
 def test_results_of_other_settings_are_changed(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:

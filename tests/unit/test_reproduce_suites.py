@@ -65,7 +65,7 @@ def test_every_wrong_name_at_once(tmp_path: Path) -> None:
     )
     assert "did you mean xnli/mrt5?" in found["experiments[0].recipes[0]"]
     assert found["experiments[0].recipes[1]"] == "no shipped recipe 'none/*'"
-    assert "another experiment's" in found["experiments[1].id"]
+    assert "another experiment is also called" in found["experiments[1].id"]
     assert "did you mean xnli/byt5?" in found["experiments[1].baseline"]
     assert "no shipped recipe 'xnly'" in found["experiments[1].evaluations[0].task"]
 
@@ -77,7 +77,7 @@ def test_a_lone_experiment_that_is_wrong_is_not_also_too_few(tmp_path: Path) -> 
 
 def test_a_seed_that_stands_twice_is_refused(tmp_path: Path) -> None:
     found = problems(tmp_path, "id: a, title: A, recipes: [xnli/byt5], seeds: [42, 43, 42]")
-    assert found["experiments[0].seeds"].startswith("42 is given twice")
+    assert found["experiments[0].seeds"].startswith("42 is listed twice")
 
 
 @pytest.mark.parametrize("text", ["", "- a\n", "experiments: []\n", "experiments: 3\n"])

@@ -60,9 +60,9 @@ def finished(
 @pytest.mark.parametrize(
     ("end", "said"),
     [
-        (0.312, "31.2 % deleted at the end, 8.8 points below the 40 % that the controller aims at"),
-        (0.5, "50.0 % deleted at the end, 10.0 points above the 40 % that the controller aims at"),
-        (0.0, "0.0 % deleted at the end, 40.0 points below the 40 % that the controller aims at"),
+        (0.312, "31.2 % deleted at the end, 8.8 points below the controller's target of 40 %"),
+        (0.5, "50.0 % deleted at the end, 10.0 points above the controller's target of 40 %"),
+        (0.0, "0.0 % deleted at the end, 40.0 points below the controller's target of 40 %"),
     ],
 )
 def test_a_run_that_ends_off_its_target_says_so_last(

@@ -100,17 +100,17 @@ def test_keys_and_values() -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("partition=gpu", "lacks the time"),
+        ("partition=gpu", "requires a time"),
         ("time=soon", "time=soon is not a time"),
         ("time=1:2:3:4", "is not a time"),
-        ("time=0:00", "time=0:00 is no time at all"),
+        ("time=0:00", "time=0:00: expected a time above 0"),
         ("gpu", "--slurm gpu is not KEY=VALUE"),
         ("time=", "is not KEY=VALUE"),
         ("time=5,gpus=0", "gpus=0: expected a number above 0"),
         ("time=5,gpus=h100:2", "gpus=h100:2: expected a number above 0"),
         ("time=5,nodes=two", "nodes=two: expected a number"),
         ("time=5,nodes=true", "nodes=True: expected a number"),
-        ("time=5,signal=USR1", "--slurm signal: mrt5 sets it itself"),
+        ("time=5,signal=USR1", "--slurm signal cannot be set"),
         ("time=5,cluster=pbs", "cluster=pbs is unknown"),
         ("time=5,cluster=local,nodes=2", "cluster=local is one machine"),
     ],
@@ -146,12 +146,12 @@ def test_a_dry_run_prints_the_job_where_there_is_no_slurm(here: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["one.yaml", "one.yaml"], "two recipes train into runs/one-seed3"),
+        (["one.yaml", "one.yaml"], "two recipes use runs/one-seed3"),
         (["one.yaml", "--set", "training.max_steps=none"], "training.max_steps"),
         (["one.yaml", "--slurm", "gpus=3"], "not a multiple of 12"),
         (["one.yaml", "no_such.yaml"], "no_such"),
         (["one.yaml", "--set", "task={kind: span_corruption, source: {kind: files, path: none}}"], "none"),
-        (["one.yaml"], "there is no Slurm here"),
+        (["one.yaml"], "Slurm is not available"),
     ],
     ids=str,
 )
@@ -172,7 +172,7 @@ def test_a_run_that_is_there_is_not_replaced(here: Path) -> None:
     run.path.mkdir(parents=True)
     for file in (run.recipe_path, run.meta_path):
         file.write_text("{}")
-    with pytest.raises(UserError, match=r"runs/smoke/.* holds a run"):
+    with pytest.raises(UserError, match=r"runs/smoke/.* contains a run"):
         prepare([training(smoke=True)], Request.of(["time=5"]))
 
 
@@ -209,7 +209,7 @@ def test_a_job_that_slurm_refuses(slurm: Path) -> None:
     (slurm / "bin/sbatch").write_text("#!/bin/sh\necho 'sbatch: error: invalid partition' >&2\nexit 1\n")
     said = mrt5("one.yaml", "--slurm", "time=5,partition=none")
     assert (
-        said.exit_code == 2 and "sbatch refuses the job" in said.output and "invalid partition" in said.output
+        said.exit_code == 2 and "sbatch rejects the job" in said.output and "invalid partition" in said.output
     )
 
 

@@ -67,7 +67,7 @@ def test_a_threshold_that_was_moved_is_not_lost_without_a_word(runs: dict[str, s
     load(runs["mrt5"], deletion_threshold=-8.0).save_pretrained(tmp_path)
     _, carried, notes = start(str(tmp_path), GATE)
     assert carried == "delete gate"
-    told = f"{tmp_path} deletes gate values up to -8; the recipe's threshold, -15, takes its place"
+    told = f"{tmp_path} deletes at gate values up to -8; this run uses the recipe's threshold, -15"
     assert notes == [told]
     assert start(str(tmp_path), {**GATE, "threshold": -8.0})[2] == []
 
@@ -75,13 +75,17 @@ def test_a_threshold_that_was_moved_is_not_lost_without_a_word(runs: dict[str, s
 @pytest.mark.parametrize(
     ("name", "shortener", "note"),
     [
-        ("byt5", GATE, "the delete gate starts fresh: {run} has none in its place"),
-        ("byt5", CP, "the strided convolution starts fresh: {run} has none in its place"),
-        ("bp", GATE, "the delete gate starts fresh: {run} has none in its place"),
-        ("random", GATE, "the delete gate starts fresh: {run} has none in its place"),
-        ("mrt5", {**GATE, "layer": 0}, "the delete gate starts fresh: {run} has none in its place"),
-        ("mrt5", NO_GATE, "the delete gate of {run} is left out"),
-        ("cp", RANDOM, "the strided convolution of {run} is left out"),
+        ("byt5", GATE, "the delete gate is randomly initialized: {run} has none at that layer"),
+        ("byt5", CP, "the strided convolution is randomly initialized: {run} has none at that layer"),
+        ("bp", GATE, "the delete gate is randomly initialized: {run} has none at that layer"),
+        ("random", GATE, "the delete gate is randomly initialized: {run} has none at that layer"),
+        (
+            "mrt5",
+            {**GATE, "layer": 0},
+            "the delete gate is randomly initialized: {run} has none at that layer",
+        ),
+        ("mrt5", NO_GATE, "the delete gate of {run} is not used"),
+        ("cp", RANDOM, "the strided convolution of {run} is not used"),
     ],
 )
 def test_one_note_where_shorteners_differ(
@@ -136,7 +140,7 @@ def test_another_depth(runs: dict[str, str]):
 def test_learned_positions(tmp_path: Path):
     run = str(make_run(tmp_path, "absolute", positions="absolute", max_positions=32))
     error = refused(run, GATE)
-    assert "has learned 32 absolute positions, and model.positions is relative" in error.message
+    assert "has 32 learned absolute positions, but model.positions is relative" in error.message
     assert "--set model.positions=absolute --set model.max_positions=32" in str(error.hint)
     assert start(run, GATE, positions="absolute", max_positions=32)[1] == "delete gate"
 
@@ -173,9 +177,12 @@ def test_a_run_that_a_shipped_recipe_makes(tmp_path: Path, monkeypatch: pytest.M
     [
         (
             "runs/quickstart-byt5-seed7",
-            "the recipe quickstart_byt5 trains: mrt5 pretrain quickstart_byt5 --set seed=7",
+            "the recipe quickstart_byt5 trains it: mrt5 pretrain quickstart_byt5 --set seed=7",
         ),
-        ("runs/quickstart-byt5-seed42", "the recipe quickstart_byt5 trains: mrt5 pretrain quickstart_byt5"),
+        (
+            "runs/quickstart-byt5-seed42",
+            "the recipe quickstart_byt5 trains it: mrt5 pretrain quickstart_byt5",
+        ),
         ("runs/quickstart-byt5-seed", None),
         ("runs/quickstart-byt5", None),
         ("elsewhere/runs/quickstart-byt5-seed7", None),
@@ -191,4 +198,4 @@ def test_a_run_that_a_shipped_recipe_makes_with_another_seed(
     if told is None:
         assert "recipe" not in str(caught.value.hint)
     else:
-        assert str(caught.value.hint) == f"it is what {told}"
+        assert str(caught.value.hint) == told

@@ -170,9 +170,7 @@ def test_a_tracker_that_fails_is_told_of_once_and_the_training_goes_on(
     rows = train(tmp_path / "run", ["tensorboard"])
     assert rows[-1]["step"] == 6
     said = capsys.readouterr().err
-    told = (
-        "note: tensorboard gets nothing more of this run, it failed: ConnectionError: the service is away\n"
-    )
+    told = "note: tensorboard failed and receives nothing more: ConnectionError: the service is away\n"
     assert said.count(told) == 1 == said.count("the service is away")
     assert "done: 6 steps" in said
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ import torch
 from conftest import labelled
 from runs_of_commands import curve
 from safetensors.torch import load_file
-from torch.utils.data import IterableDataset
+from torch.utils.data import DataLoader, IterableDataset
 from transformers import AutoTokenizer, TrainerCallback
 
 from mrt5cli import recipe as recipes
@@ -26,6 +27,7 @@ from mrt5cli.rundir import RunDir
 from mrt5cli.training.arguments import OneDeviceArguments
 from mrt5cli.training.best import Best
 from mrt5cli.training.losses import PARTS
+from mrt5cli.training.stream_loader import stream_loader
 from mrt5cli.training.trainer import DeletionTrainer
 
 RECIPE = recipes.load("quickstart_byt5")
@@ -337,7 +339,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path):
     with pytest.raises(RunFailed, match="stopped being finite at or before step 2") as failed:
         make_trainer(tmp_path, model=model, run=run).train_from(None)
     assert run.metrics() == []
-    assert failed.value.hint == "lower training.learning_rate, 0.003 now, or raise training.warmup_steps"
+    assert failed.value.hint == "lower training.learning_rate (0.003 now) or raise training.warmup_steps"
 
 
 # --- checkpoints ------------------------------------------------------------------------------------------
@@ -467,7 +469,7 @@ def test_processes_that_go_on_from_different_steps_are_stopped(
     monkeypatch.setattr("torch.distributed.all_reduce", reduce)
     if theirs == 8:
         return trainer._check_same_step(8)
-    with pytest.raises(UserError, match=f"go on from different steps, {theirs} to 8: not all of them read"):
+    with pytest.raises(UserError, match=f"resume from different steps, {theirs} to 8: they do not all see"):
         trainer._check_same_step(8)
 
 
@@ -596,3 +598,19 @@ def test_the_kept_length_is_the_mean_of_rows_however_a_step_is_divided(tmp_path:
         lengths = torch.cat([batch["attention_mask"].sum(dim=1) for batch in batches]).double()
         kept = (1 - row["deletion_rate"]) * lengths.mean().item()
         assert row["kept_length"] == pytest.approx(kept, rel=1e-6)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, ConnectionResetError, EOFError])
+@pytest.mark.parametrize("code", [-9, None])
+def test_a_worker_that_dies_while_it_sends_a_batch_is_told_as_such(
+    error: type[Exception], code: int | None, monkeypatch: pytest.MonkeyPatch
+):
+    class Batches:
+        _workers = (SimpleNamespace(exitcode=code, join=lambda seconds: None),)
+
+        def __next__(self) -> None:
+            raise error("the connection is gone")
+
+    monkeypatch.setattr(DataLoader, "__iter__", lambda self: Batches())
+    with pytest.raises(error if code is None else RunFailed, match=r"connection|was killed by SIGKILL"):
+        next(iter(stream_loader(Stream(), workers=1)))

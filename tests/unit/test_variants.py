@@ -290,7 +290,10 @@ def test_embeddings_in_place_of_ids(variant):
 
 def test_embeddings_are_refused_where_ids_decide():
     ids, mask = batch_of(random_rows([9, 5]))
-    for variant, words in (("fixed", "looks for words in input_ids"), ("random", "draws from input_ids")):
+    for variant, words in (
+        ("fixed", "searches input_ids for words"),
+        ("random", "derives its random numbers from input_ids"),
+    ):
         model = tiny(variant)
         given = {"inputs_embeds": model.shared(ids), "attention_mask": mask, "labels": labels_for(ids)}
         with pytest.raises(ValueError, match=words):
@@ -310,7 +313,7 @@ def test_a_threshold_is_refused_where_there_is_no_gate(variant):
         if variant in GATES:
             run(model, rows, hard_delete=hard, deletion_threshold=-5.0)
             continue
-        with pytest.raises(ValueError, match="has no deletion threshold; leave deletion_threshold out"):
+        with pytest.raises(ValueError, match="has no deletion threshold; leave out deletion_threshold"):
             run(model, rows, hard_delete=hard, deletion_threshold=-5.0)
 
 
@@ -318,7 +321,7 @@ def test_a_threshold_is_refused_where_there_is_no_gate(variant):
 def test_labels_are_asked_for_in_training_only(variant):
     model, ids = tiny(variant), torch.tensor(random_rows([9]))
     assert model(ids, labels=LABELS).auxiliary_loss is None
-    with pytest.raises(ValueError, match="learns from segment_ends: give them in training"):
+    with pytest.raises(ValueError, match="learns from segment_ends: pass them in training"):
         model.train()(ids, labels=LABELS)
 
 

@@ -84,7 +84,7 @@ def test_nothing_goes_on_from_a_checkpoint_that_is_not_whole(copied: RunDir, nam
     spoil(copied.checkpoint(12) / name)
     with pytest.raises(UserError, match=re.escape(words.format(name=name))) as raised:
         check_whole(copied.checkpoint(12))
-    assert "continues from the one before it, step-00000008: rm -r" in str(raised.value.hint)
+    assert "continues from the previous one, step-00000008: rm -r" in str(raised.value.hint)
     check_whole(copied.checkpoint(8))
 
 
@@ -100,7 +100,7 @@ def test_a_byte_that_changed_inside_of_an_archive_is_noticed(copied: RunDir, nam
 @pytest.mark.parametrize("name", ["trainer_state.json", "optimizer.pt", "scheduler.pt"])
 def test_a_file_of_another_step_is_noticed(copied: RunDir, name: str):
     shutil.copy(copied.checkpoint(8) / name, copied.checkpoint(12))
-    with pytest.raises(UserError, match=rf"{name} is damaged \(it is of step 8"):
+    with pytest.raises(UserError, match=rf"{name} is damaged \(it is from step 8"):
         check_whole(copied.checkpoint(12))
 
 
@@ -129,7 +129,7 @@ def test_the_only_checkpoint_has_none_before_it(copied: RunDir):
     (copied.checkpoint(12) / "optimizer.pt").unlink()
     with pytest.raises(UserError) as raised:
         check_whole(copied.checkpoint(12))
-    assert "there is none before it" in str(raised.value.hint)
+    assert "there is no earlier one" in str(raised.value.hint)
 
 
 def test_every_process_needs_its_own_files(copied: RunDir):
@@ -143,7 +143,7 @@ def test_every_process_needs_its_own_files(copied: RunDir):
     shutil.copy(random, checkpoint / "rng_state_1.pth")
     assert check_whole(copied.checkpoint(12)) == 2
     (checkpoint / "mrt5_state_1.json").write_text(state.replace('"processes": 2', '"processes": 3'))
-    with pytest.raises(UserError, match=r"mrt5_state_1\.json is damaged \(it is of one of 3 processes"):
+    with pytest.raises(UserError, match=r"mrt5_state_1\.json is damaged \(written by 3 processes"):
         check_whole(copied.checkpoint(12))
     (checkpoint / "mrt5_state_1.json").write_text(state[:-20])
     with pytest.raises(UserError, match=r"mrt5_state_1\.json is cut off or damaged"):

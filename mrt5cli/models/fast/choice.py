@@ -1,4 +1,4 @@
-"""Which implementation of attention serves a model where it is: the one asked for, or `auto`'s choice."""
+"""Selects the attention implementation of a call: the requested one, or `auto`'s choice."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Choice:
-    """A name of `attention.IMPLEMENTATIONS`, never "auto", and why it is that one."""
+    """A name in `attention.IMPLEMENTATIONS`, never "auto", and the reason for it."""
 
     implementation: str
     reason: str
@@ -38,26 +38,27 @@ def choose(
     score_per: Literal["row", "batch"] | None,
     trains: bool,
 ) -> Choice:
-    """What attention runs by in the encoder; arguments are those of `Work`, and of the score loss, if any.
+    """The attention implementation of the encoder.
 
-    On a GPU, the first call of a kind with "auto" compiles our kernels and checks their numbers; if these are
-    wrong, a warning says so, and PyTorch's kernel is used.
+    `drops` and `trains` are as in `Work`; `score_per` is `per` of the score loss, or None without one. On a
+    GPU, the first call of each kind with "auto" compiles our kernels and checks their numbers; if they are
+    wrong, it logs a warning and PyTorch's kernel is used.
     """
     registered = config._attn_implementation or IMPLEMENTATIONS[DEFAULT]
-    # Another name is somebody's own attention function.
+    # Any other name is a custom attention function.
     name = next((name for name in IMPLEMENTATIONS if IMPLEMENTATIONS[name] == registered), registered)
     if not fast_paths_are_on():
         return Choice("eager" if name == "eager" else "sdpa", "fast paths are switched off")
     if name not in ("auto", "packed", "triton"):
-        return Choice(name, "as asked for")
+        return Choice(name, "as requested")
     if config.shortening_per == "batch":
-        return Choice("sdpa", "shortening per batch looks at padding, which packed rows have none of")
+        return Choice("sdpa", "shortening per batch reads padding, which packed rows do not have")
     hindered = obstacle(device, config.d_kv, dtype)
     if name == "packed" or hindered is not None:
         if device.type == "cpu":
             return Choice("sdpa", "with a score loss") if score_per else Choice("packed", "on a CPU")
-        return Choice("sdpa", hindered or "rows are packed so on a CPU alone")
-    found = Choice(name, "as asked for")
+        return Choice("sdpa", hindered or "this packing is for CPUs only")
+    found = Choice(name, "as requested")
     if name == "auto":
         scored, exact = score_per is not None, float32_is_exact()
         work = Work(device, dtype, config.d_kv, config.use_softmax1, drops, scored, trains, exact)
@@ -74,8 +75,8 @@ def _checked(work: Work) -> Choice:
     if not wrong:
         return Choice("triton", "its numbers were checked on this device")
     logger.warning(
-        "the self-check of our attention kernels failed on %s in %s: %s; attention runs by PyTorch's kernel, "
-        "slower, and dropout drops other weights",
+        "the self-check of our attention kernels failed on %s in %s: %s; attention uses PyTorch's kernel, "
+        "which is slower, and dropout drops other weights",
         work.device, str(work.dtype).removeprefix("torch."), wrong,
     )  # fmt: skip
     return Choice("sdpa", f"the self-check of our kernels failed: {wrong}")

@@ -1,7 +1,7 @@
-"""A step of cached generation without what transformers' stack prepares for every other call.
+"""A step of cached generation without the preparations of transformers' stack.
 
-A small decoder spends as much time on that as in its layers: on masks that hide nothing from a single query,
-and on watching for outputs that nobody wants.
+A small decoder spends as much time on those as in its layers: on masks that hide nothing from a single query,
+and on recording outputs that were not requested.
 
 Legend: B batch, T new target positions, S encoder output positions, D model width.
 """
@@ -25,7 +25,7 @@ def is_step(
     attention_mask: Tensor | None = None,
     **_: object,
 ) -> bool:
-    """Whether `step` serves a call on states (B, T, D): a new position that sees all in a growing cache."""
+    """Whether `step` supports a call on states (B, T, D): one new position that sees a complete cache."""
     return (
         fast_paths_are_on()
         and states.shape[1] == 1
@@ -48,14 +48,14 @@ def step(
     use_cache: bool | None = None,
     **options: object,
 ) -> BaseModelOutputWithPastAndCrossAttentions:
-    """What `T5Stack.forward` computes for a single query of each row.
+    """`T5Stack.forward` for a single query of each row.
 
     Args:
         states: (B, 1, D), embedded.
-        cache: of the positions before, to which this one is added.
+        cache: the previous positions; this one is added.
         encoder_hidden_states: (B, S, D).
-        encoder_attention_mask: (B, S), 0 where nothing is, or None.
-        **options: of the attention function.
+        encoder_attention_mask: (B, S), 0 at hidden positions, or None.
+        **options: options of the attention function.
     """
     mask = encoder_attention_mask
     source_bias = states.new_zeros(1, 1, 1, 1) if mask is None else hiding(mask, states.dtype)

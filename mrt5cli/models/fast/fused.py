@@ -1,18 +1,18 @@
-"""The fused attention core by PyTorch's kernels: softmax1 from the stock kernel, exact gradients, no stored
-scores, on a CPU and, where our own kernels cannot run, on a GPU.
+"""Fused attention on PyTorch's kernels: softmax1, exact gradients and the score loss without stored scores.
 
-Forward is PyTorch's kernel, which also gives each query's log-sum-exp: softmax1(s) is softmax(s) times
-sigmoid(lse(s)), and as a softmax its log-sum-exp is softplus(lse(s)). One more key with score and value 0,
-the sink that others append, would be as exact, but K + 1 keys are no multiple of 8, and CUDA's kernel would
-have a bias of such rows copied. What is added to a key's scores alone, gate and padding, rides as one more
-key feature against a query feature of 1, so that the bias stays one of all rows of a batch.
+It runs on CPUs and, where our own kernels cannot run, on GPUs.
 
-Backward is ours, because the stock one gives the bias no gradient, or one of every row: it recomputes the
-scores of a tile at a time. A tile is one head of one row, or of short rows as many as have no more scores:
-one by one they would be thousands of calls a step. The score loss looks at the same scores, and so lives
-here: its sum is taken tile by tile in forward, and its gradient joins that of the scores in backward. No
-kernel tells which weights it dropped, so with dropout forward goes by tiles too; backward draws the numbers
-of each tile again.
+Forward is PyTorch's kernel, which also returns each query's log-sum-exp: softmax1(s) is softmax(s) times
+sigmoid(lse(s)), and its own log-sum-exp is softplus(lse(s)). Appending a key with score and value 0 would be
+exact too, but K + 1 keys are not a multiple of 8, and CUDA's kernel would need a copy of the bias. Whatever
+is added to all scores of a key, gate and padding, becomes one more feature of the key against a query feature
+of 1, so that all rows of a batch can share one bias.
+
+Backward is ours, because PyTorch's gives the bias no gradient, or a separate one for every row. It recomputes
+the scores one tile at a time. A tile is one head of one row, or several of short rows, which would otherwise
+take thousands of calls per step. The score loss needs the same scores: its sum is computed by tiles in
+forward, and its gradient is added to that of the scores in backward. PyTorch's kernel does not report which
+weights it dropped, so with dropout forward uses tiles too, and backward draws the same random numbers again.
 
 Legend: B batch, N heads, Q queries, K keys, H head width.
 """
@@ -34,35 +34,34 @@ from mrt5cli.models.fast.switch import fast_paths_are_on
 _FLASH = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
 _EFFICIENT = getattr(torch.ops.aten, "_scaled_dot_product_efficient_attention", None)
 TILES = {"cpu": 2**20, "cuda": 2**25}
-"""Scores of a tile, unless one head of one row has more: on a CPU what its cache holds, on a GPU what keeps
-it busy."""
+"""Scores in a tile, unless one head of one row has more: a CPU's cache size, or enough to keep a GPU busy."""
 STEP = 8
-"""Head widths are padded to a multiple of this when a feature joins, and rows of the bias begin at one:
-kernels are slower at others, or refuse them."""
+"""Alignment of head widths with extra features, and of the rows of the bias: kernels are slower at other
+values, or refuse them."""
 
 
 def has_fused(tensor: Tensor) -> bool:
-    """Whether `fused` runs where a tensor lies, in its precision, and is wanted."""
+    """Whether `fused` is switched on and supports a tensor's device and precision."""
     known = tensor.dtype in (torch.float32, torch.bfloat16)
     kernel = {"cpu": _FLASH, "cuda": _EFFICIENT}.get(tensor.device.type)
     return fast_paths_are_on() and kernel is not None and known
 
 
 def precision(states: Tensor) -> torch.dtype:
-    """That of the queries, keys and values of blocks that run on `states`."""
+    """The precision of queries, keys and values in blocks that run on `states`."""
     device = states.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
 
 
 def bias_dtype(states: Tensor) -> torch.dtype | None:
-    """The precision that the kernel wants a bias in where blocks run on `states`; None for any."""
+    """The precision that the kernel requires of the bias in blocks that run on `states`; None for any."""
     if not has_fused(states) or _KERNELS[states.device.type] is _flash:
         return None
     return precision(states)
 
 
 class How(NamedTuple):
-    """What `_Fused` is told beside tensors, as `fused` is; `seed` is that of this call's dropout."""
+    """Arguments of `_Fused` that are not tensors, as in `fused`; `seed` is that of this call's dropout."""
 
     softmax1: bool
     ceiling: float | None = None
@@ -70,11 +69,11 @@ class How(NamedTuple):
     seed: int = 0
 
     def numbers(self, device: torch.device) -> torch.Generator | None:
-        """What draws this call's dropout, from the beginning; None without dropout."""
+        """A new generator for this call's dropout; None without dropout."""
         return torch.Generator(device).manual_seed(self.seed) if self.dropout else None
 
     def kept(self, weights: Tensor, numbers: torch.Generator | None) -> Tensor:
-        """What to multiply the weights of a tile by. Tiles come in the same order in forward and backward."""
+        """Factors for the weights of a tile. Forward and backward process tiles in the same order."""
         kept = torch.empty_like(weights).bernoulli_(1 - self.dropout, generator=numbers)
         return kept.div_(1 - self.dropout)
 
@@ -92,23 +91,23 @@ def fused(
     queries: Tensor | None = None,
     dropout: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """Attention, unscaled, and what the scores exceed a ceiling by.
+    """Unscaled attention, and the sum by which scores exceed a ceiling.
 
     Args:
         query: (B, N, Q, H), float32 or bfloat16; `key` and `value` (B, N, K, H) likewise.
-        bias: added to the scores, (1 or B, 1 or N, 1 or Q, 1 or K); a strided view will do.
+        bias: added to the scores, (1 or B, 1 or N, 1 or Q, 1 or K); may be a strided view.
         gate: (B, K), added to every score of a key.
-        hidden: (1 or B, K), likewise, 0 or so low that nothing attends to the key; gets no gradient.
-        ceiling: sum max(score - ceiling, 0) over all pairs, scores with bias and before the gate.
-        queries: (B, Q) bool, those whose scores are in that sum; None for all.
-        dropout: probability of dropping an attention weight, below 1; its numbers depend on the state of
-            PyTorch's generator of the CPU, wherever the tensors lie: a GPU's would have to be waited for.
+        hidden: (1 or B, K), likewise: 0, or so low that nothing attends to the key; has no gradient.
+        ceiling: also sum max(score - ceiling, 0) over all pairs, of scores with bias and without gate.
+        queries: (B, Q) bool, the queries in that sum; None for all.
+        dropout: probability of dropping an attention weight, below 1. It depends on the state of PyTorch's
+            CPU generator, on a GPU too, because reading the GPU's state would wait for it.
 
     Returns:
         (B, N, Q, H), and that sum in float32, 0 without a ceiling.
     """
     if bias is not None and _KERNELS[query.device.type] is not _flash:
-        bias = bias.to(query.dtype)  # also for backward, whose scores must be those of forward
+        bias = bias.to(query.dtype)  # so that backward recomputes exactly forward's scores
     if hidden is not None:
         hidden = hidden.expand(len(query), key.shape[2])
     if ceiling is None and not dropout and not torch.is_grad_enabled():
@@ -119,7 +118,7 @@ def fused(
 
 
 def _seed() -> int:
-    """Of one call's dropout: a number of the CPU, so that nobody waits for a GPU to tell it."""
+    """A seed for one call's dropout, from the CPU's generator, so that no GPU is waited for."""
     return int(torch.randint(2**63 - 1, (), device="cpu"))
 
 
@@ -209,10 +208,10 @@ def _attention(
     hidden: Tensor | None,
     softmax1: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Attention, and each query's log-sum-exp (B, N, Q), with softmax1's fixed logit if it is that."""
+    """Attention, and each query's log-sum-exp (B, N, Q), which includes softmax1's fixed logit."""
     width = query.shape[-1]
     if bias is None and hidden is not None:
-        bias, hidden = hidden[:, None, None, :], None  # nothing is copied then
+        bias, hidden = hidden[:, None, None, :], None  # avoids copying keys for a feature
     added = [part.float() for part in (gate, hidden) if part is not None]
     if added:
         query, key, value = _with_feature(query, key, value, sum(added[1:], added[0]).clamp(min=HIDES))
@@ -224,8 +223,8 @@ def _attention(
 
 
 def _with_feature(query: Tensor, key: Tensor, value: Tensor, added: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values whose scores have (B, K) added: one more feature of the keys, against 1. In
-    bfloat16 a second one carries what rounding lost."""
+    """Queries, keys and values with (B, K) added to the scores: one more key feature, against 1 in queries;
+    in bfloat16 a second one contains the rounding error of the first."""
     features = [added.to(key.dtype)]
     if key.dtype != added.dtype:
         features.append((added - features[0]).to(key.dtype))
@@ -237,7 +236,7 @@ def _with_feature(query: Tensor, key: Tensor, value: Tensor, added: Tensor) -> t
 
 
 def _flash(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-    """A CPU's softmax attention, and each query's log-sum-exp (B, N, Q)."""
+    """Softmax attention on a CPU, and each query's log-sum-exp (B, N, Q)."""
     assert _FLASH is not None  # see `has_fused`
     if bias is not None:
         bias = bias.expand(*bias.shape[:2], query.shape[2], key.shape[2])
@@ -246,20 +245,20 @@ def _flash(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> tu
 
 
 def _efficient(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The same of a GPU. PyTorch's own choice of a kernel might be one that takes no bias."""
+    """The same on a GPU. PyTorch's automatic choice could be a kernel without a bias."""
     assert _EFFICIENT is not None  # see `has_fused`
     if bias is not None:
         bias = _in_steps(bias.expand(*bias.shape[:3], key.shape[2]), query.dtype)
         bias = bias.expand(*query.shape[:-1], key.shape[2])
     output, lse, *_ = _EFFICIENT(query, key, value, bias, True, scale=1.0)
-    return output, lse[..., : query.shape[2]]  # of which the kernel rounds the number of queries up
+    return output, lse[..., : query.shape[2]]  # the kernel rounds its length up
 
 
 _KERNELS = {"cpu": _flash, "cuda": _efficient}
 
 
 def _in_steps(bias: Tensor, dtype: torch.dtype) -> Tensor:
-    """A bias (..., K) in a precision, with rows that begin at multiples of `STEP`: itself, if it is so."""
+    """A bias (..., K), converted if necessary to a precision and to rows at multiples of `STEP`."""
     steps = [step for step, size in zip(bias.stride(), bias.shape, strict=True) if size > 1]
     apart = any(step % STEP for step in (bias.storage_offset(), *steps[:-1]))
     if bias.dtype == dtype and steps[-1:] in ([], [1]) and not apart:
@@ -270,11 +269,11 @@ def _in_steps(bias: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 Tile = tuple[slice, slice]
-"""Rows and heads."""
+"""Slices of rows and of heads."""
 
 
 def tiles(query: Tensor, key: Tensor) -> Iterator[Tile]:
-    """All rows and heads of (B, N, Q, H) and (B, N, K, H), once each."""
+    """Tiles that cover all rows and heads of (B, N, Q, H) and (B, N, K, H) once."""
     rows, heads, queries = query.shape[:3]
     at_once = max(1, TILES[query.device.type] // (queries * key.shape[2]))
     of_heads = min(heads, at_once)
@@ -285,9 +284,9 @@ def tiles(query: Tensor, key: Tensor) -> Iterator[Tile]:
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
-    """The matrix product of (r, h, m, n) and (r, h, n, o) in float32; on a GPU, where one factor is half as
-    wide, of both rounded to that, as its kernels multiply them."""
-    # Never a plain product: selective recomputation would take it for one with weights, and keep it.
+    """The product of (r, h, m, n) and (r, h, n, o) in float32; on a GPU both factors are rounded to the half
+    precision of either, as its kernels do."""
+    # Always batched: selective recomputation would take a plain product for one with weights, and store it.
     half = left.dtype if left.dtype != torch.float32 else right.dtype
     if _KERNELS[left.device.type] is _flash or half == torch.float32:
         return torch.matmul(left.float(), right.float())
@@ -296,7 +295,7 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
 
 
 def _scores(query: Tensor, key: Tensor, bias: Tensor | None, hidden: Tensor | None, tile: Tile) -> Tensor:
-    """(rows, heads, Q, K) of a tile in float32, with bias, before the gate; the caller may overwrite them."""
+    """A tile's scores (rows, heads, Q, K) in float32, with bias, without gate; may be overwritten."""
     scores = _product(query[tile], key[tile].mT)
     if bias is not None:
         scores.add_(_shared(bias, tile))
@@ -304,15 +303,15 @@ def _scores(query: Tensor, key: Tensor, bias: Tensor | None, hidden: Tensor | No
 
 
 def _gated(scores: Tensor, gate: Tensor | None, tile: Tile) -> Tensor:
-    """The scores of a tile, to which what it has of (B, K) is added in place."""
+    """Add a tile's part of (B, K) to its scores, in place."""
     return scores if gate is None else scores.add_(gate[tile[0], None, None])
 
 
 def _softmax(scores: Tensor, softmax1: bool) -> tuple[Tensor, Tensor]:
-    """Weights, in the place of scores (..., K), and their log-sum-exp (...)."""
+    """Weights, computed in place from scores (..., K), and their log-sum-exp (...)."""
     peak = scores.amax(dim=-1, keepdim=True)
     if softmax1:
-        peak.clamp_(min=0)  # of the logit that is always 0
+        peak.clamp_(min=0)  # the fixed logit
     weights = scores.sub_(peak).exp_()
     total = weights.sum(dim=-1, keepdim=True)
     if softmax1:
@@ -321,12 +320,12 @@ def _softmax(scores: Tensor, softmax1: bool) -> tuple[Tensor, Tensor]:
 
 
 def _of_rows(queries: Tensor, tile: Tile) -> Tensor:
-    """(rows, 1, Q, 1), what a tile has of (B, Q)."""
+    """A tile's part of (B, Q), as (rows, 1, Q, 1)."""
     return queries[tile[0], None, :, None]
 
 
 def _shared(bias: Tensor, tile: Tile) -> Tensor:
-    """What a tile has of (1 or B, 1 or N, Q, K)."""
+    """A tile's part of (1 or B, 1 or N, Q, K)."""
     return bias[tuple(part if size > 1 else slice(1) for part, size in zip(tile, bias.shape, strict=False))]
 
 

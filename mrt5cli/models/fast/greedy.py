@@ -1,9 +1,9 @@
-"""Greedy decoding on a GPU, a step of the whole decoder at one launch.
+"""Greedy decoding on a GPU, with one launch per step of the decoder.
 
-A step of transformers' loop is hundreds of small operations, which the host issues more slowly than a GPU
-computes them. Here a step is a function of buffers that stay where they are; the second batch of a shape has
-it recorded as a CUDA graph, and replays that. Tokens are those of transformers' loop; where two logits nearly
-tie, rounding may decide differently.
+A step of transformers' loop consists of hundreds of small operations, which the host issues more slowly than
+a GPU computes them. Here a step is a function of buffers with fixed addresses. The second batch of a shape
+records it as a CUDA graph, and later batches replay the graph. Tokens are those of transformers' loop, except
+that rounding may decide differently when two logits nearly tie.
 
 Legend: B rows, S and T slots of source and target (positions, rounded up), n layers, N heads, H head width, D
     model width, V vocabulary.
@@ -41,37 +41,37 @@ logger = logging.getLogger(__name__)
 
 DTYPES = {torch.float32, torch.bfloat16}
 SLOTS = 64
-"""Lengths are rounded up to a multiple of it: few graphs serve all lengths, and masks lie as kernels want."""
+"""Lengths are rounded up to a multiple of this: few graphs serve all lengths, and masks are aligned."""
 LONGEST = 2048
-"""Targets may be no longer: a step reads all slots of its buffers, and transformers' only those in use."""
+"""Longest supported target: a step reads every slot of its buffers, transformers' only those in use."""
 LOOK = 8
-"""Steps between two looks at whether all rows have ended. A look makes the GPU pause for part of a step, and
-steps after the last end, LOOK - 1 at most, are for nothing."""
+"""Steps between two checks of whether all rows have ended. A check makes the GPU pause for part of a step; up
+to LOOK - 1 steps after the last end are wasted."""
 TAKE_BIASES = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
-"""PyTorch's kernels that add biases, -inf among them: on a GPU the first, on a CPU the second."""
+"""PyTorch's kernels that add biases, also of -inf: the first on a GPU, the second on a CPU."""
 GRAPHS = 16
-"""How many graphs a model keeps: those of the shapes it saw last."""
+"""Number of graphs that a model keeps, for the most recent shapes."""
 
 PARTS = {
     *(*FAST.values(), MrT5Decoder, T5Block, NewGELUActivation, LearnedPositions),
     *(nn.Linear, nn.Embedding, nn.Dropout, nn.ModuleList),
 }
-"""Of a decoder that computes what its weights say: no adapter, quantised weight or other activation."""
+"""Module types of a plain decoder: no adapter, quantised weight or other activation."""
 IDLE_HOOKS = {"transformers.utils.output_capturing", "mrt5cli.models.stack"}
-"""Files whose hooks record what is not wanted here, or give a layer its own bias, as this loop does."""
+"""Modules whose hooks may be skipped: they record outputs, or set a layer's own bias, as this loop does."""
 CONSUMED = {"hard_delete", "deletion_threshold", "segment_ends", "real_bytes", "attention_mask"}
-"""What a call may give to the model and the encoder has read."""
+"""Arguments of a call that only the encoder reads."""
 
 
 class Asked(NamedTuple):
-    """What a call wants of the loop.
+    """A call's settings of the loop.
 
     Attributes:
-        steps: tokens of a row at most.
-        least: tokens that come before one may end a row.
-        ends: (E) ids that do, or None.
-        pad: id of what follows an end, or None where nothing ends.
-        dtype: of matrix products.
+        steps: most tokens of a row.
+        least: number of tokens before one may end a row.
+        ends: (E) ids that end a row, or None.
+        pad: id that follows an end, or None without ends.
+        dtype: precision of matrix products.
     """
 
     steps: int
@@ -94,9 +94,11 @@ def asked_for(
     use_cache: bool | None = None,
     **given: object,
 ) -> Asked | None:
-    """What a call of transformers' `_sample` wants of `decode`. None if transformers' loop is to serve it: on
-    another device, for more than greedy tokens, or a rule about them that is not of length, or an unusual
-    decoder."""
+    """The settings of `decode` for a call of transformers' `_sample`; None if it does not support the call.
+
+    That is the case on other devices, for anything but greedy tokens, for rules that are not about length,
+    and for modified decoders.
+    """
     settings: Any = generation_config
     kind, ends = prompt.device.type, settings._eos_token_tensor
     more = settings.do_sample or settings.return_dict_in_generate or settings.is_assistant
@@ -117,7 +119,7 @@ def asked_for(
 
 
 def _lengths(rules: list[Any], ends: Tensor | None) -> tuple[int, int] | None:
-    """The most steps, and how many tokens come before one may end a row; None with rules of another kind."""
+    """`steps` and `least` of `Asked`; None with other rules than those about length."""
     least, steps = 0, 0
     for rule in rules:
         if type(rule) is criteria.MaxLengthCriteria:
@@ -135,7 +137,7 @@ def _lengths(rules: list[Any], ends: Tensor | None) -> tuple[int, int] | None:
 
 
 def _is_new(cache: object) -> bool:
-    """Whether it is the cache that `generate` makes itself, unused."""
+    """Whether it is the unused cache that `generate` creates by default."""
     if type(cache) is not EncoderDecoderCache or getattr(cache, "_is_user_defined", False):
         return False
     own: Any = cache.self_attention_cache
@@ -143,13 +145,14 @@ def _is_new(cache: object) -> bool:
 
 
 def _is_plain(model: T5ForConditionalGeneration, device: torch.device) -> bool:
-    """Whether decoder and head compute what their weights say, which are alike and on the device."""
+    """Whether decoder and head are unmodified, with weights of one precision on the device."""
     parts = [*model.decoder.modules(), model.lm_head]
     if not {type(part) for part in parts} <= PARTS or any(part.training for part in parts):
         return False
     if any("forward" in vars(part) or getattr(part, "bias", None) is not None for part in (model, *parts)):
         return False
-    hooks = [hook for part in (model, *parts) for at in _hooks(part) for hook in at.values()]
+    tables = [table for part in (model, *parts) for table in (part._forward_hooks, part._forward_pre_hooks)]
+    hooks: list[Any] = [hook for table in tables for hook in table.values()]
     head = model.lm_head.weight
     return {getattr(hook, "__module__", None) for hook in hooks} <= IDLE_HOOKS and all(
         (type(weight.data), weight.dtype, weight.device) == (Tensor, head.dtype, device)
@@ -157,12 +160,8 @@ def _is_plain(model: T5ForConditionalGeneration, device: torch.device) -> bool:
     )
 
 
-def _hooks(part: nn.Module) -> tuple[dict[int, Any], dict[int, Any]]:
-    return part._forward_hooks, part._forward_pre_hooks
-
-
 def _positions(decoder: Any) -> Tensor | None:
-    """(positions, D), those learned, where they are added."""
+    """(positions, D), learned positions if the model adds them, else None."""
     table = decoder.absolute_pos_embed
     return None if table is None or decoder.config.learned_positions == "unused" else table.weight
 
@@ -171,7 +170,7 @@ def _positions(decoder: Any) -> Tensor | None:
 
 
 class Layer(NamedTuple):
-    """What a layer multiplies by: matrices that read the same states are one."""
+    """A layer's weights; matrices that multiply the same states are one."""
 
     norms: Tensor
     qkv: Tensor
@@ -183,7 +182,7 @@ class Layer(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """What decoding multiplies by; `source` is k and v of every layer's cross-attention."""
+    """The weights of decoding; `source` is k and v of every layer's cross-attention."""
 
     embedding: Tensor
     positions: Tensor | None
@@ -194,7 +193,7 @@ class Weights(NamedTuple):
 
 
 def weights_of(model: Any, dtype: torch.dtype, lay: Callable[[list[Tensor], torch.dtype], Tensor]) -> Weights:
-    """A model's weights, as one tensor where `lay` gets several: those of matrices in `dtype`."""
+    """A model's weights: `lay` joins several into one tensor; matrices are in `dtype`."""
     own, layers, source = model.lm_head.weight.dtype, [], []
     for block in model.decoder.block:
         first, second, third = block.layer
@@ -218,7 +217,7 @@ def weights_of(model: Any, dtype: torch.dtype, lay: Callable[[list[Tensor], torc
 
 
 class Shape(NamedTuple):
-    """Of a batch: B, S, T; whether attention is softmax1, and float32 products are exact."""
+    """Key of a recorded step: B, S, T, whether attention uses softmax1, and whether float32 is exact."""
 
     rows: int
     source: int
@@ -228,24 +227,24 @@ class Shape(NamedTuple):
 
 
 class Step:
-    """A step of the decoder, from tokens to tokens, on buffers that stay where they are.
+    """A step of the decoder, from tokens to tokens, on buffers with fixed addresses.
 
-    softmax1 is a softmax over one more key, whose score and value are 0: it has the last slot of each side.
+    softmax1 is a softmax over one more key with score and value 0, in the last slot of source and target.
 
     Attributes:
-        token: (B) ids that a step reads, and overwrites with those it finds.
-        position: (1) theirs.
-        written: (B, T) what was found.
+        token: (B), ids that a step reads and overwrites.
+        position: (1), the position of these ids.
+        written: (B, T), ids found so far.
         done: (B) bool, rows that have ended.
         ends: (V) bool, ids that end a row.
-        pad: () id of what follows.
-        barred: (T, V) -inf where an id may not come after a position, else 0.
-        source, target: (n, 2, B, N, S or T, H) keys and values.
-        hidden: (B, 1, 1, S) what cross-attention adds to its scores.
-        bias: (n or 1, N or 1, 2 T) what self-attention adds: -inf for T - 1 positions ahead, the bias of T
-            from here back, and 0 for the additional key.
-        window: (T) where in `bias` each slot is, as seen from the position.
-        moves: (T) 1, or 0 for the additional key, which stays where it is.
+        pad: (), id that follows an end.
+        barred: (T, V), -inf where an id is not allowed after a position, else 0.
+        source, target: (n, 2, B, N, S or T, H), keys and values.
+        hidden: (B, 1, 1, S), added to the scores of cross-attention.
+        bias: (n or 1, N or 1, 2 T), added to the scores of self-attention: -inf for T - 1 positions ahead,
+            then the bias of the current and earlier positions, then 0 for the additional key.
+        window: (T), index in `bias` of each slot, relative to the current position.
+        moves: (T), 1, or 0 for the additional key, whose index is constant.
         replay: the recorded step, or None.
     """
 
@@ -266,7 +265,7 @@ class Step:
         self.replay: Callable[[], object] | None = None
 
     def step(self) -> None:
-        """Find the next token of each row, without asking the device anything."""
+        """Compute the next token of each row, without waiting for the device."""
         weights, (heads, width) = self.weights, self.source.shape[3::2]
         states = weights.embedding.index_select(0, self.token)
         if weights.positions is not None:
@@ -294,9 +293,9 @@ class Step:
         return F.linear(F.rms_norm(states, norm.shape, norm, self.epsilon).to(matrix.dtype), matrix)
 
     def begin(self, decoder: Any, prompt: Tensor, asked: Asked, encoded: MrT5EncoderOutput) -> None:
-        """Lay down a batch: its first tokens (B, 1), and what its encoder returned."""
+        """Load a batch into the buffers: its first tokens (B, 1) and its encoder's output."""
         for buffer in (self.position, self.done, self.ends, self.barred, self.target):
-            buffer.zero_()  # the target, too, as a weight of 0 does not undo what is no number
+            buffer.zero_()  # the target too, because an attention weight of 0 does not cancel NaN
         self.token.copy_(prompt[:, 0])
         self.bias.copy_(self._bias(decoder))
         slots = self.shape.target
@@ -306,7 +305,7 @@ class Step:
             self.pad.copy_(asked.pad.squeeze())
             self.barred[: asked.least].masked_fill_(self.ends, -torch.inf)
         states, mask, gate = encoded.last_hidden_state, encoded.attention_mask, encoded.key_gate
-        assert states is not None  # an encoder's
+        assert states is not None  # set by every encoder
         length, seen = states.shape[1], self.hidden[..., : states.shape[1]]
         self.hidden.fill_(-torch.inf)
         if self.shape.softmax1:
@@ -330,7 +329,7 @@ class Step:
         return torch.cat([ahead.expand(*known.shape[:2], -1), known, torch.zeros_like(known[..., :1])], dim=2)
 
     def run(self, asked: Asked) -> Tensor:
-        """(B, t) tokens, until every row has ended or the steps are over."""
+        """(B, t) tokens, until every row has ended or `steps` is reached."""
         count, go = 0, self.replay or self.step
         while count < asked.steps:
             go()
@@ -344,7 +343,7 @@ class Step:
 
 
 def _attended(query: Tensor, pair: Tensor, bias: Tensor) -> Tensor:
-    """(B, N H) of queries (B, N, H) over keys and values (2, B, N, ..., H)."""
+    """Attention of queries (B, N, H) over keys and values (2, B, N, ..., H), as (B, N H)."""
     key, value = pair
     with sdpa_kernel(TAKE_BIASES):
         found = F.scaled_dot_product_attention(query[:, :, None], key, value, attn_mask=bias, scale=1.0)
@@ -352,7 +351,7 @@ def _attended(query: Tensor, pair: Tensor, bias: Tensor) -> Tensor:
 
 
 def _add(states: Tensor, vectors: Tensor, matrix: Tensor) -> None:
-    """states += vectors @ matrix.T, in one operation where precisions are the same."""
+    """states += vectors @ matrix.T, in one operation if the precisions are equal."""
     if states.dtype == matrix.dtype:
         states.addmm_(vectors, matrix.t())
     else:
@@ -361,31 +360,31 @@ def _add(states: Tensor, vectors: Tensor, matrix: Tensor) -> None:
 
 @cache
 def _stream(device: int) -> torch.cuda.Stream:
-    """Where all steps are recorded: libraries keep a workspace for each stream that they saw."""
+    """The stream that records all steps: libraries keep a workspace for each stream they see."""
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def recorded(step: Callable[[], None]) -> Callable[[], object]:
-    """`step` as one launch of a CUDA graph; libraries loaded and chose their kernels when it was called."""
+    """`step` as a CUDA graph. It must have run before, so that libraries are loaded and kernels chosen."""
     graph, stream = torch.cuda.CUDAGraph(), _stream(torch.cuda.current_device())
-    # Other threads may go on allocating and pinning memory.
+    # "thread_local" lets other threads allocate and pin memory.
     try:
         with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
             step()
-    except RuntimeError as error:  # of CUDA: an operation that this GPU's libraries do not record
-        logger.warning("no CUDA graph of a decoding step: %s; it takes many launches, and longer", error)
+    except RuntimeError as error:  # an operation that this GPU's libraries cannot record
+        logger.warning("a decoding step was not recorded as a CUDA graph, and runs more slowly: %s", error)
         return step
     return graph.replay
 
 
-# --- what a model keeps -------------------------------------------------------------------------------------
+# --- state kept with a model --------------------------------------------------------------------------------
 
 
 class Kept:
-    """The steps of a model; what they share: copies of its weights, and memory for keys and values.
+    """The recorded steps of a model, with the weights and the memory for keys and values that they share.
 
-    Weights are copied in each call, because nothing tells for certain that none was changed: 0.1 ms for
-    byt5-small on an H200, by its bandwidth.
+    Weights are copied in each call, because changes cannot be detected reliably: 0.1 ms for byt5-small at the
+    bandwidth of an H200.
     """
 
     def __init__(self, model: T5ForConditionalGeneration, dtype: torch.dtype) -> None:
@@ -400,7 +399,7 @@ class Kept:
         self.weights = weights_of(model, dtype, lay)
 
     def step(self, model: T5ForConditionalGeneration, shape: Shape) -> Step:
-        """The step of a shape, with the weights as they are now."""
+        """The step for a shape, with current weights."""
         buffers, dtype = iter(self.buffers), self.memory.dtype
         weights_of(model, dtype, lambda parts, _: torch.cat(parts, out=next(buffers)))
         if shape not in self.steps:
@@ -409,13 +408,13 @@ class Kept:
             heads, width = attention.n_heads, attention.key_value_proj_dim
             size = torch.Size((len(decoder.block), 2, shape.rows, heads, slots, width))
             if len(self.memory) < size.numel():
-                self.steps.clear()  # they lie in the old memory
+                self.steps.clear()  # their graphs point to the old memory
                 self.memory = self.memory.new_empty(size.numel())
             self.steps[shape] = Step(decoder, self.weights, shape, self.memory[: size.numel()].view(size))
             if len(self.steps) > GRAPHS:
                 self.steps.popitem(last=False)
         elif self.steps[shape].replay is None:
-            # Recording takes longer than a few steps: not for a shape that comes once.
+            # Recording takes longer than a few steps, so a shape that occurs once is not recorded.
             self.steps[shape].replay = recorded(self.steps[shape].step)
         self.steps.move_to_end(shape)
         return self.steps[shape]
@@ -428,21 +427,21 @@ def _kind(model: T5ForConditionalGeneration, dtype: torch.dtype) -> list[object]
 
 _KEPT: WeakKeyDictionary[nn.Module, Kept] = WeakKeyDictionary()
 _LOCK = Lock()
-"""Two calls at once would write to the same buffers."""
+"""Concurrent calls would write to the same buffers."""
 
 
 def decode(
     model: T5ForConditionalGeneration, prompt: Tensor, asked: Asked, encoded: MrT5EncoderOutput
 ) -> Tensor:
-    """(B, 1 + t) tokens, the prompt's (B, 1) first, as transformers' loop writes them."""
+    """(B, 1 + t) tokens, starting with the prompt (B, 1), as transformers' loop returns them."""
     states, softmax1 = encoded.last_hidden_state, bool(model.decoder.config.use_softmax1)
-    assert states is not None  # an encoder's
+    assert states is not None  # set by every encoder
     source, target = (-(-(count + softmax1) // SLOTS) * SLOTS for count in (states.shape[1], asked.steps))
     shape = Shape(len(prompt), source, target, softmax1, float32_is_exact())
     with (
         _LOCK,
         torch.cuda.device_of(prompt),  # type: ignore[no-untyped-call]
-        torch.inference_mode(False),  # else later calls outside of it could not write to the buffers
+        torch.inference_mode(False),  # otherwise later calls outside it could not write to the buffers
         torch.no_grad(),
         torch.autocast(prompt.device.type, enabled=False),
     ):

@@ -1,5 +1,6 @@
-"""Which batches are packed, and those on a CPU: rows end to end without padding, gone through one by one,
-short ones some at once.
+"""Packed batches: decides which are packed, and implements them on a CPU.
+
+Rows lie end to end without padding. Attention processes long rows one at a time and short ones in groups.
 
 Legend: B batch, S positions of the longest row, N heads, H head width, Q queries.
 """
@@ -25,19 +26,19 @@ from mrt5cli.models.score_loss import ScorePenalty
 from mrt5cli.models.shorteners.base import Sequences, Shortening
 
 SCORES_AT_ONCE = 2**18
-"""Attention scores, of one layer, up to which short rows are gone through together: their calls would take
-longer than the scores of a little padding."""
+"""Most attention scores of a group of short rows in a layer: below this, separate calls would cost more than
+a little padding."""
 
 
 class Group:
-    """Neighbouring rows of a packed batch that attention goes through at once, padded to the longest of them.
+    """Neighbouring rows of a packed batch that attention processes together, padded to the longest of them.
 
     Attributes:
-        rows: of the batch, r in the shapes below.
+        rows: the group's rows in the batch; r is their number.
         place: their positions in the packed batch.
         counts: positions of each row; `longest`, n, is the largest.
-        valid: (r, n) bool, what is no padding; None where nothing is.
-        bias: (1 or r, 1 or N, 1 or n, n), position bias, and what hides padding; or None.
+        valid: (r, n) bool, False at padding; None without padding.
+        bias: (1 or r, 1 or N, 1 or n, n), position bias plus a mask of the padding; or None.
         gate: (r, n), key gate; None after hard deletion.
     """
 
@@ -50,15 +51,15 @@ class Group:
         if min(counts) < self.longest:
             slots = torch.arange(self.longest, device=device)
             self.valid = slots < torch.tensor(counts, device=device)[:, None]
-            # Found here, because their number depends on data, and a compiled block could not find it.
+            # Computed here, because their number depends on data, which a compiled block does not support.
             self._slots = self.valid.flatten().nonzero()[:, 0]
 
     def hidden(self, dtype: torch.dtype) -> Tensor | None:
-        """(r, 1, 1, n) to add to scores, so that nothing attends to padding; None where there is none."""
+        """(r, 1, 1, n) to add to scores, so that nothing attends to padding; None without padding."""
         return None if self.valid is None else hiding(self.valid, dtype)
 
     def pad(self, packed: Tensor) -> Tensor:
-        """All positions of a packed batch, (positions, ...) -> (r, n, ...), zeros where nothing was."""
+        """All positions of a packed batch (positions, ...) -> the group's (r, n, ...), zeros at padding."""
         of_group, shape = packed[self.place], (len(self.counts), self.longest)
         if self.valid is None:
             return of_group.unflatten(0, shape)
@@ -73,14 +74,14 @@ class Group:
 
 @dataclass
 class GroupedRows(Rows):
-    """Where the rows of a packed batch lie, and what is added to their attention scores."""
+    """The rows of a packed batch on a CPU."""
 
     groups: list[Group]
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> Tensor:
-        outputs, cross = [], options.cross  # and no score loss: nothing is packed with one
+        outputs, cross = [], options.cross  # batches with a score loss are not packed
         for group in self.groups:
-            if group.longest == 0:  # of whose rows nothing is left, attends to nothing
+            if group.longest == 0:  # every row of this group was deleted
                 nothing = query[group.rows] if cross else query[0, :, group.place]
                 outputs.append(torch.zeros_like(nothing).transpose(-3, -2))
                 continue
@@ -96,7 +97,7 @@ class GroupedRows(Rows):
 
 
 class FullLayout(Layout):
-    """A batch without padding to leave out; what a shortener leaves of it is packed."""
+    """A batch without padding, whose survivors are packed after hard deletion."""
 
     def of_survivors(self, shortening: Shortening, valid: Tensor) -> Layout:
         return PackedLayout(valid)
@@ -106,10 +107,10 @@ class PackedLayout(FullLayout):
     """Rows of a padded batch laid end to end, without the padding: (B, S, ...) <-> (1, positions, ...).
 
     Args:
-        valid: (B, S) bool, what is laid down.
+        valid: (B, S) bool, the positions to pack.
 
     Attributes:
-        bounds: B + 1 offsets of the rows.
+        bounds: offsets of the rows, B + 1.
     """
 
     def __init__(self, valid: Tensor) -> None:
@@ -151,12 +152,12 @@ class PackedLayout(FullLayout):
         return shortening.states.new_zeros(1), GroupedRows(groups)
 
     def _has_gaps(self) -> bool:
-        """Whether something is left out between positions of a row, not only before or after them."""
-        valid = self.valid  # between two positions that are laid down, none is left out
+        """Whether a row has gaps between its positions, and not only before or after them."""
+        valid = self.valid
         return bool((valid[:, 1:] & ~valid[:, :-1] & (valid.cumsum(dim=1)[:, :-1] > 0)).any())
 
     def groups(self, heads: int) -> list[Group]:
-        """The rows in the order of the batch, as attention with so many heads goes through them."""
+        """The batch's rows, in order, in the groups that attention with this number of heads processes."""
         counts = [stop - start for start, stop in pairwise(self.bounds)]
         starts, longest = [0], 0
         for row, count in enumerate(counts):
@@ -179,11 +180,11 @@ def fast_layout(
     *,
     training: bool,
 ) -> Layout:
-    """The packed layout of an input, or the padded one where there is none or it would save nothing.
+    """The packed layout of an input, or the padded one if packing is not supported or saves nothing.
 
     Args:
-        real_bytes: how many positions hold input, if that is known.
-        training: the model is, and may drop attention weights.
+        real_bytes: number of positions that contain input, if known.
+        training: whether the model is in training mode, and may drop attention weights.
     """
     if torch.compiler.is_compiling():
         return Layout()
@@ -200,7 +201,7 @@ def fast_layout(
     if chosen != "packed":
         return Layout()
     padded = bool(source.padding.any())
-    # Not where the mask hides something else than the padding.
+    # Packing requires that the mask hides padding and nothing else.
     if padded if source.mask is None else not torch.equal(source.mask != 0, ~source.padding):
         return Layout()
     return PackedLayout(~source.padding) if padded else FullLayout()

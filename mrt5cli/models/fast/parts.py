@@ -1,8 +1,8 @@
-"""The parts of transformers' T5 that have a faster twin here, and how a model gets them.
+"""Faster twins of the parts of transformers' T5, and how a model gets them.
 
-A twin has the same parameters and computes the same, so that a module changes its class and nothing else.
-Those of the norm and of the feed-forward layer keep less for backward and run in fewer passes; on a GPU they
-are a Triton kernel each way (kernels/around_attention.py), and products of the same states are one.
+A twin has the same parameters and computes the same function, so a module only changes its class. The norm
+and the feed-forward layer store less for backward and make fewer passes over memory. On a GPU each is one
+Triton kernel per direction (kernels/around_attention.py), and products of the same states are merged.
 """
 
 from __future__ import annotations
@@ -40,8 +40,7 @@ from mrt5cli.models.fast.switch import fast_paths_are_on
 
 
 class _Normalize(torch.autograd.Function):
-    """weight * x / rms(x) over the last dimension. Backward finds x and a number a row, and makes the
-    normalised x again."""
+    """weight * x / rms(x) over the last dimension; saves x and one number per row for backward."""
 
     @staticmethod
     def forward(ctx: Any, states: Tensor, weight: Tensor, epsilon: float) -> Tensor:
@@ -71,17 +70,17 @@ def _normalized(states: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor,
 
 
 def _divided(states: Tensor, inverse: Tensor, weight: Tensor) -> Tensor:
-    """x / rms(x) in float32, rounded where the weight is half as wide."""
+    """x / rms(x) in float32, rounded to the weight's precision if that is a half precision."""
     divided = states * inverse
     return divided.to(weight.dtype) if weight.dtype in (torch.float16, torch.bfloat16) else divided
 
 
 class RMSNorm(T5LayerNorm):
-    """The norm on (..., D); its parameter is that of transformers' class, whose forward this computes.
+    """T5's norm on (..., D).
 
     Attributes:
-        feeds_products: all that reads its result multiplies it by weights. Then, under autocast on a GPU, the
-            result is what autocast would make of it for each of these products.
+        feeds_products: every consumer of the result multiplies it by weights. Under autocast on a GPU the
+            result then already has the precision that autocast would convert it to.
     """
 
     feeds_products = False
@@ -91,7 +90,7 @@ class RMSNorm(T5LayerNorm):
             from mrt5cli.models.fast.kernels.around_attention import normalize  # needs triton
 
             return normalize(hidden_states, self.weight, self.variance_epsilon, self._dtype(hidden_states))
-        if torch.compiler.is_compiling() or not fast_paths_are_on():  # a compiler fuses the passes itself
+        if torch.compiler.is_compiling() or not fast_paths_are_on():  # a compiler fuses these passes anyway
             output: Tensor = super().forward(hidden_states)
             return output
         if not torch.is_grad_enabled():
@@ -101,14 +100,14 @@ class RMSNorm(T5LayerNorm):
     def _dtype(self, states: Tensor) -> torch.dtype:
         if self.feeds_products and torch.is_autocast_enabled(states.device.type):
             return torch.get_autocast_dtype(states.device.type)
-        return self.weight.dtype  # float32, or what half as wide transformers rounds to
+        return self.weight.dtype  # as in transformers
 
 
 class _GatedOutput(torch.autograd.Function):
-    """dropout(gelu(gate) * factor) @ weight.T, with tanh's approximation of gelu.
+    """dropout(gelu(gate) * factor) @ weight.T, with gelu's tanh approximation.
 
-    Of four tensors as wide as the layer, backward finds two (and dropout's mask), and makes the others again:
-    elementwise, between matrix products that take twenty times as long.
+    It saves two of the four tensors of the layer's width, and dropout's mask. Backward recomputes the others,
+    which is elementwise work between matrix products that take twenty times as long.
     """
 
     @staticmethod
@@ -141,10 +140,10 @@ class _GatedOutput(torch.autograd.Function):
 
 
 class GatedFeedForward(T5DenseGatedActDense):
-    """wo(dropout(gelu(wi_0(x)) * wi_1(x))) on (..., D); parameters are those of transformers' class.
+    """wo(dropout(gelu(wi_0(x)) * wi_1(x))) on (..., D).
 
-    Its own forward computes `gelu_new` in eight passes over (..., d_ff); this is the same function in two,
-    or, where no gradient is needed and oneDNN multiplies, within the products.
+    transformers computes `gelu_new` in eight passes over (..., d_ff). This makes two passes or, without
+    gradients and with oneDNN, applies the activation within the products.
     """
 
     def forward(self, hidden_states: Tensor) -> Tensor:
@@ -191,12 +190,11 @@ class GatedFeedForward(T5DenseGatedActDense):
 
 
 Attended = tuple[Tensor, Tensor | None, Tensor | None]
-"""What a layer adds, or the states with it; position bias; attention weights."""
+"""A layer's update, or the updated states; position bias; attention weights."""
 
 
 class Attention(T5Attention):
-    """T5's attention; parameters are those of transformers' class. In training on a GPU, q|k|v are one
-    product, or k|v in cross-attention, of which the attention function gets views."""
+    """T5's attention. In training on a GPU, q|k|v are views of one product, or k|v in cross-attention."""
 
     def forward(
         self,
@@ -210,7 +208,7 @@ class Attention(T5Attention):
         cross = key_value_states is not None
         source = hidden_states if key_value_states is None else key_value_states
         layers = (self.k, self.v) if cross else (self.q, self.k, self.v)
-        # Caches, and a decoder's first block, which makes the bias of all, stay transformers'.
+        # transformers handles caches, and a decoder's first block, which computes the bias for all blocks.
         if past_key_values is not None or position_bias is None or not joins(source, layers):
             attended: Attended = super().forward(
                 hidden_states, mask, key_value_states, position_bias, past_key_values, **kwargs
@@ -233,8 +231,7 @@ class Attention(T5Attention):
 
 
 class _Half(nn.Module):
-    """Half of a block, which adds to its states what its layers make of them. On a GPU, where it drops some
-    of it, that is one kernel, and no mask is kept."""
+    """Half of a block: a residual update. On a GPU, dropout and addition are one kernel without a mask."""
 
     dropout: nn.Dropout
 
@@ -248,7 +245,7 @@ class _Half(nn.Module):
 
 
 class FeedForwardHalf(_Half, T5LayerFF):
-    """The norm, the feed-forward layer and the residual; parameters are those of transformers' class."""
+    """The norm, the feed-forward layer and the residual."""
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         if not self._drops_by_kernel(hidden_states):
@@ -258,9 +255,9 @@ class FeedForwardHalf(_Half, T5LayerFF):
 
 
 class SelfAttentionHalf(_Half, T5LayerSelfAttention):
-    """The norm, self-attention and the residual; parameters are those of transformers' class."""
+    """The norm, self-attention and the residual."""
 
-    def forward(  # type: ignore[override]  # a block gives all else by name
+    def forward(  # type: ignore[override]  # a block passes the rest by keyword
         self, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
     ) -> Attended:
         if not self._drops_by_kernel(hidden_states):
@@ -271,9 +268,9 @@ class SelfAttentionHalf(_Half, T5LayerSelfAttention):
 
 
 class CrossAttentionHalf(_Half, T5LayerCrossAttention):
-    """The norm, cross-attention and the residual; parameters are those of transformers' class."""
+    """The norm, cross-attention and the residual."""
 
-    def forward(  # type: ignore[override]  # a block gives all else by name
+    def forward(  # type: ignore[override]  # a block passes the rest by keyword
         self,
         hidden_states: Tensor,
         key_value_states: Tensor,
@@ -302,8 +299,10 @@ FAST: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def use_fast(model: nn.Module) -> None:
-    """Give a model the fast twins of its parts, of those that are transformers' and PyTorch's own and not
-    what another package put there. They do nothing else than these while the switch is off."""
+    """Give a model's modules the classes of their fast twins, if they are exactly transformers' or PyTorch's.
+
+    While the switch is off, twins run the original forward.
+    """
     for module in model.modules():
         twin = FAST.get(type(module))
         if twin is not None and _suits(module):

@@ -1,15 +1,15 @@
-"""Products with weight matrices: by the faster of two libraries on a CPU, several as one on a GPU.
+"""Products with weight matrices: by the faster of two libraries on a CPU, merged on a GPU.
 
-PyTorch multiplies float32 matrices on x86 by MKL. oneDNN, which lies beside it and serves PyTorch's own
-compiler, is faster where T5 is wide (`mrt5 bench --what products`), and applies the gated activation while a
-product is still in the cache. Its operators are no public interface: they are tried before they are used.
+On x86, PyTorch multiplies float32 matrices with MKL. oneDNN, which PyTorch ships for its compiler, is faster
+for T5's wide weights (`python tests/benchmarks/targets.py --what products`) and applies the gated activation
+while a product is in the cache. Its operators are not a public interface, so they are tested before use.
 
-Narrow weights stay with MKL: oneDNN makes a kernel for every new number of rows, which packed batches change
-all the time, and there that takes as long as the product.
+Narrow weights stay with MKL: oneDNN generates a kernel for every new number of rows, which packed batches
+change constantly, and for small products that takes as long as the product.
 
-On a GPU the products of the same states with several weights, q|k|v and wi_0|wi_1, are one in training
-(`joint`). Its weight is made at every call: under autocast that costs what autocast's own casts cost. One
-product gives the gradient of the states, in place of several and their sum, and all gradients of weights.
+On a GPU in training, products of the same states with several weights, q|k|v and wi_0|wi_1, are merged
+(`joint`). The joint weight is built in every call, which under autocast costs no more than autocast's casts.
+One product then gives the gradient of the states, and one all gradients of weights.
 
 Legend: R rows (of any number of dimensions), D input width, E output width.
 """
@@ -28,19 +28,18 @@ from torch.autograd.function import once_differentiable
 from mrt5cli.models.fast.switch import fast_paths_are_on, gpu_paths_are_on
 
 WIDE = 2**19
-"""A weight of so many numbers, or more, is multiplied by oneDNN; byt5-small's narrowest has 1472 x 384."""
+"""Smallest weight, in numbers, that oneDNN multiplies; byt5-small's smallest has 1472 x 384."""
 
 
 class Linear(nn.Linear):
-    """A linear layer without bias; its parameter is that of PyTorch's class, whose forward this computes."""
+    """PyTorch's linear layer, by the faster library if it has no bias."""
 
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(input) if self.bias is not None else linear(input, self.weight)
 
 
 def is_its_weight(layer: nn.Module) -> bool:
-    """Whether a layer multiplies by its weight and does nothing else: no bias, adapter, quantised weight or
-    hook."""
+    """Whether a layer only multiplies by its weight: no bias, adapter, quantised weight or hook."""
     if type(layer) not in (nn.Linear, Linear) or layer.bias is not None or "forward" in vars(layer):
         return False
     hooks = (layer._forward_pre_hooks, layer._forward_hooks, layer._backward_pre_hooks, layer._backward_hooks)
@@ -58,9 +57,9 @@ def linear(states: Tensor, weight: Tensor) -> Tensor:
 
 
 def gated_product(states: Tensor, gate: Tensor, weight: Tensor) -> Tensor:
-    """gelu(states @ gate.T) * (states @ weight.T), (R, E), with tanh's approximation; has no gradient.
+    """gelu(states @ gate.T) * (states @ weight.T), (R, E), with the tanh approximation; has no gradient.
 
-    In bfloat16 both factors are rounded once, and not between product and activation.
+    In bfloat16 there is no rounding between product and activation.
     """
     active = torch.ops.mkldnn._linear_pointwise(states, gate, None, "gelu", [], "tanh")
     product: Tensor = torch.ops.mkldnn._linear_pointwise.binary(states, active, weight, None, "mul")
@@ -68,13 +67,13 @@ def gated_product(states: Tensor, gate: Tensor, weight: Tensor) -> Tensor:
 
 
 def multiply(states: Tensor, weight: Tensor) -> Tensor:
-    """states (R, D) @ weight (E, D).T by oneDNN, which reads a transposed weight as well; no gradient."""
+    """states (R, D) @ weight (E, D).T by oneDNN, which also reads transposed weights; has no gradient."""
     product: Tensor = torch.ops.mkldnn._linear_pointwise(states, weight, None, "none", [], "")
     return product
 
 
 class _Product(torch.autograd.Function):
-    """states @ weight.T, and the gradient of the states, by oneDNN; that of the weight is no faster there."""
+    """states @ weight.T and the gradient of the states by oneDNN, which is not faster for the weight's."""
 
     @staticmethod
     def forward(ctx: Any, states: Tensor, weight: Tensor) -> Tensor:
@@ -91,11 +90,10 @@ class _Product(torch.autograd.Function):
 
 
 def joins(states: Tensor, layers: Sequence[nn.Module]) -> bool:
-    """Whether the products of states (R, D) with the weights (E, D) of several layers are to be one: on a
-    GPU, in training, where it pays.
+    """Whether to merge the products of states (R, D) with the weights (E, D) of several layers.
 
-    Under autocast it always does. Else the weights are copied for it, 2 E D numbers to read and write, and
-    what is saved is to add up the gradients of the states, 3 R D for each product but the first.
+    It pays on a GPU in training: under autocast always; otherwise if copying the weights, 2 E D numbers to
+    read and write, costs less than adding the gradients of the states, 3 R D for each product but the first.
     """
     if not gpu_paths_are_on(states) or not torch.is_grad_enabled() or not all(map(is_its_weight, layers)):
         return False
@@ -111,7 +109,7 @@ def joins(states: Tensor, layers: Sequence[nn.Module]) -> bool:
 
 
 def joint(states: Tensor, layers: Sequence[nn.Module]) -> Tensor:
-    """states (R, D) @ weight.T of several layers side by side, (R, sum of E), where `joins` says so."""
+    """states (R, D) @ weight.T of several layers side by side, (R, sum of E), if `joins` is True."""
     device = states.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
     weights = [layer.get_parameter("weight") for layer in layers]
@@ -150,10 +148,10 @@ class _JointProduct(torch.autograd.Function):
 
 
 def suits_onednn(states: Tensor, weight: Tensor, dtypes: tuple[torch.dtype, ...] = (torch.float32,)) -> bool:
-    """Whether oneDNN is to multiply (R, D) by (E, D) and can.
+    """Whether oneDNN should and can multiply (R, D) by (E, D).
 
-    Autocast, the compiler and tensors that are more than their numbers (sharded, quantised) have ways of
-    their own. `torch.backends.mkldnn.enabled = False` switches it off.
+    Autocast, the compiler and tensor subclasses (sharded, quantised) bring their own products.
+    `torch.backends.mkldnn.enabled = False` switches it off.
     """
     return (
         fast_paths_are_on()
@@ -166,14 +164,14 @@ def suits_onednn(states: Tensor, weight: Tensor, dtypes: tuple[torch.dtype, ...]
         and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled("cpu")
         and bool(torch.backends.mkldnn.enabled)
-        and torch.backends.mkl.is_available()  # elsewhere PyTorch's own products are oneDNN's, or as good
+        and torch.backends.mkl.is_available()  # other builds use oneDNN or something as good already
         and works(weight.dtype)
     )
 
 
 @cache
 def works(dtype: torch.dtype) -> bool:
-    """Whether this build and processor have the operators, and they are right."""
+    """Whether this build and processor support the operators, and compute correct results."""
     generator = torch.Generator().manual_seed(0)
     states, gate, weight = (torch.randn(n, 40, generator=generator).to(dtype) for n in (3, 48, 48))
     try:
@@ -183,7 +181,7 @@ def works(dtype: torch.dtype) -> bool:
             expected = F.linear(states, gate), F.linear(states, weight)
             activated = F.gelu(expected[0].float(), approximate="tanh") * expected[1].float()
     except (AttributeError, RuntimeError, NotImplementedError, TypeError):
-        # Semi-private operators: a build may lack one, or have it with other arguments or fewer dtypes.
+        # Semi-private operators: a build may lack one, or its arguments or dtypes may differ.
         return False
     relative, absolute = (1e-3, 1e-4) if dtype == torch.float32 else (3e-2, 0.3)
     pairs = zip((*found, gated), (*expected, activated), strict=True)

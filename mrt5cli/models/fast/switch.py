@@ -1,8 +1,8 @@
-"""The one switch of everything in this folder.
+"""The switch for everything in this folder.
 
-Off, by MRT5_FAST=0 in the environment or within `fast_paths(False)`, a model is transformers' T5 with our
-attention written out or by PyTorch's `scaled_dot_product_attention`, on padded batches: slower, and equal to
-rounding.
+`MRT5_FAST=0` in the environment or `fast_paths(False)` switches it off. A model is then transformers' T5 with
+our attention, written out or by PyTorch's `scaled_dot_product_attention`, on padded batches. It is slower,
+and results are equal up to rounding.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ _on = os.environ.get("MRT5_FAST", "1") != "0"
 
 
 def fast_paths_are_on() -> bool:
-    """Whether calls of a model take the fast paths."""
+    """Whether models use the fast paths."""
     return _on
 
 
 def gpu_paths_are_on(tensor: Tensor) -> bool:
-    """Whether calls take what is faster on a GPU alone, where a tensor lies on one.
+    """Whether calls on a tensor use the fast paths that are for GPUs only.
 
-    A compiler fuses passes itself, and a program that asked for deterministic algorithms gets PyTorch's.
+    They do not under a compiler, which fuses passes anyway, or if deterministic algorithms are requested.
     """
     return (
         tensor.device.type == "cuda"
@@ -37,7 +37,7 @@ def gpu_paths_are_on(tensor: Tensor) -> bool:
 
 @contextmanager
 def fast_paths(on: bool) -> Iterator[None]:
-    """Calls within take the fast paths, or do not, whatever the environment says."""
+    """Switch the fast paths on or off within the context, overriding the environment."""
     global _on
     before, _on = _on, on
     try:

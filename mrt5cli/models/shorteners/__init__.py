@@ -1,6 +1,6 @@
-"""Shorteners: what can stand between two encoder blocks and leave fewer positions.
+"""Shorteners: modules between two encoder blocks that leave fewer positions.
 
-README.md says how to add one.
+README.md works through adding one.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from mrt5cli.models.shorteners.random import RandomGate
 __all__ = ["SHORTENERS", "WITHOUT_MODULE", "Gate", "Reference", "Sequences", "Shortener", "Shortening"]
 
 SHORTENERS: dict[str, type[Shortener]] = {}
-"""`deletion_type` and the shortener it means."""
+"""`deletion_type` -> shortener."""
 WITHOUT_MODULE = ("none", "source_removed")
-"""The values of `deletion_type` that put no module between two blocks."""
+"""Values of `deletion_type` that need no module between two blocks."""
 
 
 def register(shortener: type[Shortener]) -> type[Shortener]:
-    """Make a shortener known to every configuration; also as a decorator.
+    """Register a shortener under its deletion types; usable as a decorator.
 
     Raises:
-        ValueError: another one has one of its deletion types.
+        ValueError: one of its deletion types is taken.
     """
     for deletion_type in shortener.deletion_types:
         if deletion_type in (*WITHOUT_MODULE, *SHORTENERS):
-            raise ValueError(f"there is a shortener of deletion_type {deletion_type!r} already")
+            raise ValueError(f"a shortener with deletion_type {deletion_type!r} exists already")
     SHORTENERS.update(dict.fromkeys(shortener.deletion_types, shortener))
     return shortener
 

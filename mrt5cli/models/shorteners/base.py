@@ -1,4 +1,4 @@
-"""What every shortener takes and gives. The encoder continues with a `Shortening`, whoever made it.
+"""The interface of shorteners: `Sequences` in, a `Shortening` out, whatever the kind.
 
 Legend: B batch, L input bytes, S positions after shortening, D model width.
 """
@@ -13,19 +13,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
-if TYPE_CHECKING:  # a configuration knows its shorteners
+if TYPE_CHECKING:  # config imports shorteners
     from mrt5cli.models.config import MrT5Config
 
 
 @dataclass
 class Sequences:
-    """What a shortener is given.
+    """The input of a shortener.
 
     Attributes:
         states: (B, L, D).
         mask: (B, L) attention mask, or None.
-        padding: (B, L) bool, positions that hold no input.
-        input_ids: (B, L), or None when the model was given embeddings.
+        padding: (B, L) bool, True at padding.
+        input_ids: (B, L), or None if the model was called with embeddings.
         normed: (B, L, D) in float32, `states` after the norm of shorteners that have one, or None.
         segment_ends: (B, L) bool, True at the last byte of each segment, or None.
     """
@@ -39,24 +39,24 @@ class Sequences:
 
     @property
     def real(self) -> Tensor:
-        """(B, L) bool, positions that hold input and are not hidden."""
+        """(B, L) bool, positions that contain input and are not hidden."""
         return ~self.padding if self.mask is None else ~self.padding & (self.mask != 0)
 
 
 @dataclass(kw_only=True)
 class Deletion:
-    """What is known about a deletion, from the shortener to the output of the model.
+    """What a shortener reports about its deletion; also part of the encoder's and the model's output.
 
     Attributes:
         delete_gate_output: (B, L) gate values from `scale` (delete) to 0 (keep), or None without a gate.
         delete_gate_logits: (B, L) or None.
-        keep_mask: (B, L) bool, bytes that stay under hard deletion, or None where nothing shortens. Where
-            bytes are pooled, the first of those that became one.
-        kept_lengths: (B) int64, positions that hold something; in soft deletion the bytes a hard deletion
-            would keep.
+        keep_mask: (B, L) bool, bytes that survive hard deletion; with pooling, the first byte of each pooled
+            position; None if nothing shortens.
+        kept_lengths: (B) int64, number of positions in each row; in soft deletion the number of bytes that
+            hard deletion would keep.
         boundary_logits: (B, L), positive where the boundary predictor ends a segment, or None.
-        auxiliary_loss: scalar that a shortener adds to the training loss, or None. In training mode it is in
-            the `loss` of a model's output.
+        auxiliary_loss: scalar that a shortener adds to the training loss, or None. In training mode the
+            `loss` of a model's output includes it.
     """
 
     delete_gate_output: Tensor | None = None
@@ -71,7 +71,7 @@ class Deletion:
         return {name: getattr(self, name) for name in ABOUT_DELETION}
 
 
-# Read once: torch.compile cannot look fields up.
+# Computed once, because torch.compile does not support `fields`.
 ABOUT_DELETION = tuple(field.name for field in fields(Deletion))
 
 
@@ -81,12 +81,12 @@ class Shortening(Deletion):
 
     Attributes:
         states: (B, S, D).
-        mask: (B, S), 1 where a position holds something, or None when all do.
-        positions: (B, S) original positions, or None when nothing moved.
-        self_mask: (B, S), what later encoder blocks attend to, where that is not `mask`: only in the
-            reference's ways that mix rows.
-        key_gate: (B, S) to add to the attention scores of each key from here on, or None.
-        mask_count: how many 1s `mask` has, if the host knows without asking the device.
+        mask: (B, S), 1 at positions that contain something; None if all do.
+        positions: (B, S) original positions; None if nothing moved.
+        self_mask: (B, S), the mask of later encoder blocks if it differs from `mask`, which happens only in
+            the reference's modes that mix rows.
+        key_gate: (B, S), to add to the attention scores of each key from here on, or None.
+        mask_count: number of 1s in `mask`, if the host knows it without waiting for the device.
     """
 
     states: Tensor
@@ -99,14 +99,14 @@ class Shortening(Deletion):
 
 @dataclass(frozen=True)
 class Reference:
-    """How the authors' code holds a shortener.
+    """How the authors' code represents a shortener.
 
     Attributes:
-        architecture: its class of models.
-        model_type: what its config.json is called.
-        fields: of our configuration, that its own has under the same names.
-        renamed: its names of other fields -> ours.
-        fixed: fields of ours whose value its code cannot change.
+        architecture: their model class.
+        model_type: the `model_type` in their config.json.
+        fields: fields with the same names in their configuration and ours.
+        renamed: their names of other fields -> ours.
+        fixed: our fields whose values their code cannot change.
     """
 
     architecture: str
@@ -117,15 +117,15 @@ class Reference:
 
 
 class Shortener(nn.Module):
-    """A module between two encoder blocks that leaves fewer positions, or marks those to ignore.
+    """A module between two encoder blocks that removes positions, or marks those to ignore.
 
     Attributes:
-        deletion_types: what a configuration calls it, in `deletion_type`.
-        name: of the module in its block; weights carry this name in checkpoints.
-        normalises: whether its block has a norm `down_ln` for it, beside it, as the reference's do.
-        own_fields: of the configuration, which are there for this shortener alone, with their defaults. Those
-            of the published checkpoints are declared in `MrT5Config` and stand in every config.json.
-        reference: how the authors' code holds it; None where they have nothing like it.
+        deletion_types: its names in the configuration's `deletion_type`.
+        name: the module's name in its block, and so in the names of its weights.
+        normalises: whether its block has a norm `down_ln` for it, next to it, as in the reference.
+        own_fields: configuration fields that exist for this shortener alone -> their defaults. Fields of the
+            published checkpoints are declared in `MrT5Config` instead, and are part of every config.json.
+        reference: how the authors' code represents it; None if it does not.
         per_row: see `shortening_per` of the configuration.
     """
 
@@ -138,46 +138,46 @@ class Shortener(nn.Module):
 
     @property
     def sees_batch(self) -> bool:
-        """Whether what it leaves of a row in evaluation depends on the rest of the batch."""
+        """Whether its result for a row depends on the rest of the batch, in evaluation."""
         return not self.per_row
 
     @classmethod
     def default_threshold(cls, config: MrT5Config) -> float:
-        """Gate value that parts deleted from kept bytes where the configuration does not say."""
+        """The deletion threshold of a configuration that does not set one."""
         return config.sigmoid_mask_scale / 2
 
     @classmethod
     def threshold_at(cls, config: MrT5Config, rate: float) -> float | None:
-        """The threshold that deletes a share, 0 to below 1, of any text; None where the text decides."""
+        """The threshold for a deletion rate, 0 to below 1; None if it has to be calibrated on text."""
         return None
 
     @classmethod
     def check(cls, config: MrT5Config) -> None:
-        """Raise ValueError if its fields of a configuration do not make sense."""
+        """Raise ValueError if its fields of a configuration are not valid."""
 
     def initialise(self, config: MrT5Config) -> None:
-        """Draw new weights, by `transformers.initialization`, which spares those that were loaded."""
+        """Draw new weights through `transformers.initialization`, which leaves loaded ones unchanged."""
 
     def forward(self, given: Sequences, *, hard: bool, threshold: float | None) -> Shortening:
-        """Shorten.
+        """Shorten the sequences.
 
         Args:
-            hard: really remove positions (inference), or only gate them (training). Pooling always removes.
-            threshold: replaces the configured deletion threshold in hard deletion.
+            hard: remove positions (inference) instead of gating them (training). Pooling always removes.
+            threshold: overrides the configured deletion threshold in hard deletion.
 
         Raises:
-            ValueError: the shortener has no threshold, or needs something it was not given.
+            ValueError: the shortener has no threshold, or an input that it needs is missing.
         """
         raise NotImplementedError
 
 
 class Pooling(Shortener):
-    """Base of the poolings, which make one position of several: subclasses say how in `pool`.
+    """Base of the poolings, which replace several positions with one; subclasses implement `pool`.
 
     Attributes:
-        hidden_once: later encoder blocks see pooled positions by what was hidden before they were pooled, as
-            in the reference, which masks its position bias in the first block and hands it on. A shortener
-            before that block comes first, and learned positions leave no bias to hand on.
+        hidden_once: later encoder blocks use the mask from before pooling, as in the reference, which masks
+            its position bias in the first block and passes it on. This needs a block before the shortener,
+            and a position bias.
     """
 
     normalises = True
@@ -189,35 +189,35 @@ class Pooling(Shortener):
         self.hidden_once = inherits_bias and not self.per_row
 
     def pool(self, given: Sequences, normed: Tensor) -> Shortening:
-        """What `pooled` makes of it; `normed` are the states after the norm, (B, L, D) in float32."""
+        """Pool the states; `normed` are the states after the norm, (B, L, D) in float32."""
         raise NotImplementedError
 
     def forward(self, given: Sequences, *, hard: bool, threshold: float | None) -> Shortening:
         refuse_threshold(threshold, f"a {self.deletion_types[0].replace('_', ' ')}")
-        assert given.normed is not None  # this class normalises
+        assert given.normed is not None  # because `normalises` is True
         return self.pool(given, given.normed)
 
 
 def pooled(
     given: Sequences, states: Tensor, positions: Tensor, valid: Tensor, self_mask: Tensor | None
 ) -> Shortening:
-    """What pooling leaves: states (B, S, D), positions (B, S) of the first byte of each slot, and which slots
-    hold something, (B, S) bool."""
+    """The result of pooling to states (B, S, D), from the first byte of each slot, positions (B, S), and the
+    slots that are not empty, valid (B, S) bool."""
     mask = valid.long()
     kept = mask.new_zeros(given.padding.shape).scatter_add(1, positions, mask).bool()
     return Shortening(states, mask, positions, self_mask, kept_lengths=valid.sum(dim=1), keep_mask=kept)
 
 
 def refuse_threshold(threshold: float | None, what: str) -> None:
-    """Raise ValueError if a threshold is given to a shortener without one."""
+    """Raise ValueError if a threshold is passed to a shortener without one."""
     if threshold is not None:
-        raise ValueError(f"{what} has no deletion threshold; leave deletion_threshold out")
+        raise ValueError(f"{what} has no deletion threshold; leave out deletion_threshold")
 
 
 def norm_in_float32(norm: T5LayerNorm | nn.LayerNorm, states: Tensor) -> Tensor:
-    """`norm(states)` (B, L, D) in float32, whatever the weights are: T5's own norm rounds to their precision.
+    """`norm(states)` (B, L, D) in float32; T5's own norm rounds to the precision of the weights.
 
-    What is deleted, and where segments end, follows from it.
+    The result decides what is deleted and where segments end, so it must not depend on precision.
     """
     states, shape, weight = states.float(), states.shape[-1:], norm.weight.float()
     if isinstance(norm, nn.LayerNorm):
@@ -226,6 +226,6 @@ def norm_in_float32(norm: T5LayerNorm | nn.LayerNorm, states: Tensor) -> Tensor:
 
 
 def check_share(config: MrT5Config, name: str) -> None:
-    """Raise ValueError if a field is no share of positions."""
+    """Raise ValueError if a field is not a fraction from 0 to 1."""
     if not 0 <= getattr(config, name) <= 1:
-        raise ValueError(f"{name} is a share of positions, 0 to 1, not {getattr(config, name)}")
+        raise ValueError(f"{name} is {getattr(config, name)}; expected a fraction from 0 to 1")

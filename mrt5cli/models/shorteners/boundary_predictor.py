@@ -1,7 +1,7 @@
-"""BP, the boundary predictor: segments are found and pooled (paper's baseline, after Nawrot et al. 2023).
+"""BP, the boundary predictor, which pools learned segments (the paper's baseline, after Nawrot et al. 2023).
 
-A segment is a run of bytes that ends where a boundary is; it becomes the mean of its states, and stands at
-the position of its first byte.
+A segment is a run of bytes that ends at a boundary. It becomes the mean of its states, at the position of its
+first byte.
 
 Legend: B batch, L input bytes, S segments of the longest row, D model width.
 """
@@ -19,18 +19,18 @@ from transformers import initialization as init
 from mrt5cli.models.deletion import last_position
 from mrt5cli.models.shorteners.base import Pooling, Reference, Sequences, Shortening, check_share, pooled
 
-if TYPE_CHECKING:  # a configuration knows its shorteners
+if TYPE_CHECKING:  # config imports shorteners
     from mrt5cli.models.config import MrT5Config
 
 
 class BoundaryPredictor(Pooling):
-    """Linear, GELU, linear on normed states: the logit that a segment ends at a byte.
+    """Linear, GELU, linear on normed states: the logit of a segment ending at each byte.
 
-    "gumbel" draws boundaries from a relaxed Bernoulli, passes gradients straight through the draw, and is
-    pulled towards a rate by the binomial likelihood of the number of boundaries. "entropy" and "unigram" are
-    taught by labels: in training segments end where the labels say, and the predictor learns to say the
-    same. In evaluation a segment ends where the logit is positive, whatever the type, unless
-    `boundary_sampling` is "always". The last byte of a row always ends a segment.
+    "gumbel" samples boundaries from a relaxed Bernoulli with straight-through gradients, and the binomial
+    likelihood of the number of boundaries pulls it towards a rate. "entropy" and "unigram" learn from labels:
+    in training, segments end where the labels do, and the predictor learns to reproduce them. In evaluation a
+    segment ends where the logit is positive, for every type, unless `boundary_sampling` is "always". The last
+    byte of a row always ends a segment.
     """
 
     deletion_types = ("boundary_predictor",)
@@ -39,7 +39,7 @@ class BoundaryPredictor(Pooling):
         "BPT5ForConditionalGeneration",
         "t5",
         ("boundary_predictor_type", "prior"),
-        # transformers takes a field called `temperature` for a setting of generation.
+        # transformers would treat a field named `temperature` as a generation setting.
         {"boundary_predictor_layer": "delete_gate_layer", "temperature": "boundary_temperature"},
         frozenset(("shortening_per", "hard_delete_positions", "learned_positions", "boundary_sampling")),
     )
@@ -48,7 +48,7 @@ class BoundaryPredictor(Pooling):
     def check(cls, config: MrT5Config) -> None:
         check_share(config, "prior")
         if config.boundary_temperature <= 0:
-            raise ValueError(f"boundary_temperature must be above 0, not {config.boundary_temperature}")
+            raise ValueError(f"boundary_temperature is {config.boundary_temperature}; expected more than 0")
 
     def __init__(self, config: MrT5Config) -> None:
         super().__init__(config)
@@ -73,12 +73,12 @@ class BoundaryPredictor(Pooling):
         real_BL = given.real
         if not self.per_row:
             real_BL = torch.ones_like(given.padding) if given.mask is None else given.mask != 0
-        # Where segments end must not depend on the precision the rest of the network runs in.
+        # Segments must not depend on the precision of the rest of the network.
         with torch.autocast(given.states.device.type, enabled=False):
             logits_BL = self._logits(normed)
             ends_BL, loss = self._ends(logits_BL, real_BL, given.segment_ends)
             states, positions, valid = self._mean(given.states, ends_BL, real_BL)
-        # Before it is pooled, the reference hides no slot from later blocks.
+        # The reference computes this mask before pooling, where no slot is hidden yet.
         self_mask = torch.ones_like(valid) if self.hidden_once else None
         shortening = pooled(given, states, positions, valid, self_mask)
         return replace(shortening, boundary_logits=logits_BL, auxiliary_loss=loss)
@@ -95,11 +95,11 @@ class BoundaryPredictor(Pooling):
     def _ends(
         self, logits_BL: Tensor, real_BL: Tensor, labels_BL: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """1.0 where a segment ends, with straight-through gradients where there is a draw; training loss."""
+        """1.0 where a segment ends, with straight-through gradients if sampled; and the training loss."""
         if self.kind != "gumbel" and self.training:
             if labels_BL is None:
                 raise ValueError(
-                    f"a boundary predictor of type {self.kind!r} learns from segment_ends: give them in "
+                    f"a boundary predictor of type {self.kind!r} learns from segment_ends: pass them in "
                     "training, (batch, length), true at the last byte of each segment"
                 )
             ends_BL = _close_rows(labels_BL.to(logits_BL.dtype), real_BL)
@@ -128,15 +128,15 @@ class BoundaryPredictor(Pooling):
         return -(log_likelihood / length.clamp(min=1)).mean()
 
     def _mean(self, states: Tensor, ends_BL: Tensor, real_BL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Pooled states (B, S, D), segment starts (B, S), slots that hold a segment (B, S) bool."""
-        # Whatever a NaN would be as an integer, it ends no segment.
+        """Pooled states (B, S, D), segment starts (B, S), non-empty slots (B, S) bool."""
+        # The comparison maps NaN to False; as an integer it could be anything.
         hard_BL = (ends_BL.detach() > 0.5).long()
         counts = hard_BL.sum(dim=1)
-        longest = max(1, int(counts.max()))  # the one device sync of a forward
+        longest = max(1, int(counts.max()))  # the only device sync of a forward pass
         slots = torch.arange(longest, device=states.device)
         valid = slots < counts[:, None]
         segment_BL = hard_BL.cumsum(dim=1) - hard_BL
-        # A byte counts once, whatever the gradient: moving a boundary before it moves it to another segment.
+        # Every byte has weight 1, but a gradient: moving an earlier boundary moves it to another segment.
         before_BL = ends_BL.cumsum(dim=1) - ends_BL
         weight_BL = 1 + before_BL - before_BL.detach()
         member = segment_BL[:, None, :] == slots[:, None]  # [B, S, L]
@@ -151,5 +151,5 @@ class BoundaryPredictor(Pooling):
 
 
 def _close_rows(ends_BL: Tensor, real_BL: Tensor) -> Tensor:
-    """No boundary where nothing is, and one at the last position of each row that holds something."""
+    """Remove boundaries outside the input, and add one at each row's last position."""
     return (ends_BL * real_BL).masked_fill(last_position(real_BL), 1.0)

@@ -1,4 +1,4 @@
-"""CP, convolutional pooling: a strided convolution (paper's baseline, after CANINE, Clark et al. 2022).
+"""CP, convolutional pooling: a strided convolution (the paper's baseline, after CANINE, Clark et al. 2022).
 
 Legend: B batch, L input bytes, S windows, D model width, R the stride.
 """
@@ -14,16 +14,16 @@ from transformers import initialization as init
 
 from mrt5cli.models.shorteners.base import Pooling, Reference, Sequences, Shortening, pooled
 
-if TYPE_CHECKING:  # a configuration knows its shorteners
+if TYPE_CHECKING:  # config imports shorteners
     from mrt5cli.models.config import MrT5Config
 
 
 class Convolution(Pooling):
-    """Every R positions become one: norm, convolution of width and stride R, GELU.
+    """Pools every R positions into one: norm, convolution of width and stride R, GELU.
 
-    Per row, what is not a real byte counts as zero and the last window may be part empty: a row keeps
-    ceil(length / R) positions. Per batch is the reference's way: windows over the padded batch, pad states
-    included, and a tail shorter than R dropped unless there is nothing else.
+    Per row, padding counts as zero and the last window may be partly empty: a row keeps ceil(length / R)
+    positions. Per batch, the reference's mode, windows cover the padded batch, pad states included, and drop
+    a tail shorter than R unless there is nothing else.
     """
 
     deletion_types = ("convolution",)
@@ -39,7 +39,7 @@ class Convolution(Pooling):
     @classmethod
     def check(cls, config: MrT5Config) -> None:
         if config.downsampling_rate < 2:
-            raise ValueError(f"downsampling_rate {config.downsampling_rate} shortens nothing; 2 is the least")
+            raise ValueError(f"downsampling_rate is {config.downsampling_rate}; expected 2 or more")
 
     def __init__(self, config: MrT5Config) -> None:
         super().__init__(config)
@@ -47,7 +47,7 @@ class Convolution(Pooling):
         self.conv = nn.Conv1d(config.d_model, config.d_model, self.rate, stride=self.rate)
 
     def initialise(self, config: MrT5Config) -> None:
-        # PyTorch's own distribution, which the reference leaves in place.
+        # PyTorch's default, which the reference keeps.
         bound = (self.conv.in_channels * self.rate) ** -0.5
         init.uniform_(self.conv.weight, -bound, bound)
         assert self.conv.bias is not None
@@ -59,9 +59,9 @@ class Convolution(Pooling):
             states = states * real_BL[..., None]
             states = F.pad(states, (0, 0, 0, -length % self.rate))
         elif length < self.rate:
-            # The reference fails here; the decoder-only comparison, whose source is one EOS, must not.
+            # The reference fails here; the source-removed comparison, whose source is one EOS, must not.
             states = F.pad(states, (0, 0, 0, self.rate - length))
-        # Autocast computes the convolution in half precision; the residual stream must stay in its own.
+        # Autocast computes the convolution in half precision; the residual stream keeps its precision.
         convolved = self.conv(states.transpose(1, 2).to(self.conv.weight.dtype))
         states = F.gelu(convolved.to(given.states.dtype)).transpose(1, 2)
         positions = torch.arange(0, length, self.rate, device=states.device)[: states.shape[1]]
@@ -73,10 +73,10 @@ class Convolution(Pooling):
             valid = torch.ones_like(positions, dtype=torch.bool)
         else:
             valid = self._any_in_window(given.mask != 0)[:, : states.shape[1]]
-            if self.hidden_once:  # of a window, by its first byte
+            if self.hidden_once:  # a window is hidden if its first byte is
                 self_mask = given.mask.gather(1, positions)
         return pooled(given, states, positions, valid, self_mask)
 
     def _any_in_window(self, real_BL: Tensor) -> Tensor:
-        """(B, S) bool, with a part-filled last window counting."""
+        """(B, S) bool, windows with at least one real byte, the last and partial one included."""
         return F.pad(real_BL, (0, -real_BL.shape[1] % self.rate)).unflatten(1, (-1, self.rate)).any(dim=2)

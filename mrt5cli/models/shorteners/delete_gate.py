@@ -1,4 +1,4 @@
-"""MrT5's learned delete gate. Paper section 3.1.
+"""MrT5's learned delete gate.
 
 Legend: B batch, L input bytes, D model width.
 """
@@ -18,12 +18,12 @@ from transformers.models.t5.modeling_t5 import T5LayerNorm
 from mrt5cli.models.shorteners.base import Reference, norm_in_float32
 from mrt5cli.models.shorteners.gate import GATE_OF_THE_REFERENCE, Gate
 
-if TYPE_CHECKING:  # a configuration knows its shorteners
+if TYPE_CHECKING:  # config imports shorteners
     from mrt5cli.models.config import MrT5Config
 
 
 class DeleteGate(Gate):
-    """MrT5's learned gate: logit z = w . norm(h) + b; value scale * sigmoid(-z), or log sigmoid(z)."""
+    """MrT5's learned gate: logit z = w . norm(h) + b, value G = scale * sigmoid(-z), or log sigmoid(z)."""
 
     deletion_types: ClassVar[tuple[str, ...]] = ("scaled_sigmoid", "log_sigmoid")
     reference: ClassVar[Reference | None] = replace(
@@ -56,14 +56,14 @@ class DeleteGate(Gate):
         self.feed_forward = nn.Linear(config.d_model, 1)
 
     def read(self, states: Tensor) -> Tensor:
-        """(B, L, D) in float32, what its linear layer sees of states (B, L, D)."""
+        """(B, L, D) in float32, the input of its linear layer."""
         return states.float() if self.layer_norm is None else norm_in_float32(self.layer_norm, states)
 
     def score(self, states: Tensor, padding: Tensor, input_ids: Tensor | None) -> tuple[Tensor, Tensor]:
         weight, bias = self.feed_forward.weight.float(), self.feed_forward.bias.float()
         logits_BL = F.linear(self.read(states), weight, bias).squeeze(-1)
         if self.training and self.noise is not None:
-            # The difference of two samples has mean zero; the reference's one has mean 0.58.
+            # The difference of two samples has mean 0; the reference's single one has mean 0.58.
             noise_BL = _gumbel(logits_BL)
             noise_BL = noise_BL - _gumbel(logits_BL) if self.noise == "difference" else noise_BL
             logits_BL = logits_BL + noise_BL

@@ -1,4 +1,4 @@
-"""Fixed deletion, a baseline of the paper: a gate without weights.
+"""Fixed deletion, the paper's baseline: a gate without weights.
 
 Legend: B batch, L input bytes.
 """
@@ -14,20 +14,20 @@ from torch import Tensor
 from mrt5cli.byte_tokens import OFFSET
 from mrt5cli.models.shorteners.gate import WeightlessGate
 
-if TYPE_CHECKING:  # a configuration knows its shorteners
+if TYPE_CHECKING:  # config imports shorteners
     from mrt5cli.models.config import MrT5Config
 
 SEPARATORS = tuple(byte + OFFSET for byte in ("\t\n " + string.punctuation).encode())
-"""Ids of the bytes at which the fixed gate starts a word."""
+"""Ids of the bytes that start a word."""
 
 
 class FixedGate(WeightlessGate):
-    """Deletes the end of every word: of its bytes the first ceil((1 - amount) * length) stay.
+    """Deletes the end of every word; its first ceil((1 - amount) * length) bytes survive.
 
     A word starts at a separator (tab, newline, space, ASCII punctuation, EOS) and at the start of a row. Per
-    batch is the reference's way: the lengths of the n-th words of all rows are added up, padding being part
-    of each row's last word, and one mask that follows from these sums serves all rows. There, the bytes
-    before a row's first separator are its word 0, which is empty in a row that begins with one.
+    batch, the reference's mode, the lengths of the n-th words of all rows are added up, where padding belongs
+    to each row's last word, and the sums define one mask for all rows. There, the bytes before a row's first
+    separator are its word 0, which is empty in a row that begins with a separator.
     """
 
     deletion_types = ("fixed",)
@@ -35,13 +35,13 @@ class FixedGate(WeightlessGate):
 
     def __init__(self, config: MrT5Config) -> None:
         super().__init__(config)
-        # In float32, as the reference multiplies: the ceiling of a product near an integer depends on it.
+        # `_kept` multiplies in float32, as the reference does: ceilings near an integer depend on it.
         self.kept_share = 1 - float(config.fixed_deletion_amount)
         self.eos = config.eos_token_id
 
     def deleted(self, padding: Tensor, input_ids: Tensor | None) -> Tensor:
         if input_ids is None:
-            raise ValueError("fixed deletion looks for words in input_ids; it cannot run on inputs_embeds")
+            raise ValueError("fixed deletion searches input_ids for words; it cannot run on inputs_embeds")
         separators = torch.tensor([self.eos, *SEPARATORS], device=input_ids.device)
         starts = torch.isin(input_ids, separators)
         if self.per_row:
@@ -57,9 +57,9 @@ class FixedGate(WeightlessGate):
         return position - start_BL < self._kept(lengths).gather(1, word_BL)
 
     def _keep_over_batch(self, separators: Tensor) -> Tensor:
-        # A word's number is that of the separators up to it, so word 0 of a row may be empty.
+        # A word's number counts the separators up to it, so word 0 of a row may be empty.
         word_BL = separators.long().cumsum(dim=1)
-        # Every position lies in some word, if need be in one of length 0 beyond the last.
+        # Every position belongs to a word, possibly to one of length 0 beyond the last.
         lengths = torch.bincount(word_BL.flatten(), minlength=word_BL.shape[1] + 1)
         ends = lengths.cumsum(dim=0)
         position = torch.arange(word_BL.shape[1], device=word_BL.device)

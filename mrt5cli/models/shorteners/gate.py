@@ -1,5 +1,4 @@
-"""What delete gates share: something scores every byte, and low scores are masked (soft) or removed (hard).
-Paper section 3.1.
+"""The base of delete gates: a value for every byte; low values are masked (soft) or removed (hard).
 
 Legend: B batch, L input bytes, K kept slots, D model width.
 """
@@ -15,26 +14,26 @@ from torch import Tensor
 from mrt5cli.models.deletion import compact, gather_rows, survivors
 from mrt5cli.models.shorteners.base import Reference, Sequences, Shortener, Shortening, check_share
 
-if TYPE_CHECKING:  # a configuration knows its shorteners
+if TYPE_CHECKING:  # config imports shorteners
     from mrt5cli.models.config import MrT5Config
 
 HIDDEN = -1e9
-"""Gate value that hides a slot, whatever its score."""
+"""Gate value that hides a slot, whatever its attention score."""
 
 FIELDS = (
     *("delete_gate_layer", "deletion_threshold", "deletion_type", "gate_layer_norm", "sigmoid_mask_scale"),
     *("use_gumbel_noise", "random_deletion_probability", "fixed_deletion_amount"),
 )
 GATE_OF_THE_REFERENCE = Reference("MrT5ForConditionalGeneration", "mrt5", FIELDS)
-"""The authors' one class for all their gates."""
+"""The authors have one class for all their gates."""
 
 
 class Gate(Shortener):
-    """Base of the gates: subclasses score the bytes, this class deletes them softly or for real.
+    """Base of the gates: subclasses score bytes, and this class deletes them, softly or hard.
 
     Attributes:
-        spares_padding: padding is scored, and kept, like every other byte, as gates without parameters do in
-            the reference. Only where nobody passes a mask does this show.
+        spares_padding: padding is scored and kept like any byte, as in the reference's gates without
+            weights. This matters only to calls without a mask.
     """
 
     def __init__(self, config: MrT5Config) -> None:
@@ -54,7 +53,7 @@ class Gate(Shortener):
         states, mask, padding = given.states, given.mask, given.padding
         if self.spares_padding:
             padding = torch.zeros_like(padding)
-        # Which bytes survive must not depend on the precision the rest of the network runs in.
+        # Which bytes survive must not depend on the precision of the rest of the network.
         with torch.autocast(states.device.type, enabled=False):
             gate_BL, logits_BL = self.score(states, padding, given.input_ids)
         limit = self.config.threshold if threshold is None else threshold
@@ -69,10 +68,10 @@ class Gate(Shortener):
 
 
 class WeightlessGate(Gate):
-    """Base of the gates without weights, baselines of the paper: subclasses say in `deleted` what goes.
+    """Base of the paper's baselines without weights: subclasses implement `deleted`.
 
     Attributes:
-        share: the configuration's field that says how much goes.
+        share: the configuration field with the fraction of bytes to delete.
     """
 
     share: ClassVar[str]
@@ -88,7 +87,7 @@ class WeightlessGate(Gate):
         self.spares_padding = not self.per_row
 
     def deleted(self, padding: Tensor, input_ids: Tensor | None) -> Tensor:
-        """(B, L) bool, the bytes that go."""
+        """(B, L) bool, the bytes to delete."""
         raise NotImplementedError
 
     def score(self, states: Tensor, padding: Tensor, input_ids: Tensor | None) -> tuple[Tensor, None]:
@@ -96,16 +95,16 @@ class WeightlessGate(Gate):
         return values.masked_fill(self.deleted(padding, input_ids) | padding, self.scale), None
 
 
-def with_fillers_in_sight(shortening: Shortening, given: Sequences) -> Shortening:
-    """What hard deletion left, with the slots past a row's survivors as the reference has them.
+def with_visible_fillers(shortening: Shortening, given: Sequences) -> Shortening:
+    """The result of hard deletion, with the slots past a row's survivors as in the reference.
 
-    There they hold the row's first byte, are as visible as it is, and are kept from being attended to by the
-    gate alone. Outputs are the same, but its score loss, which looks before the gate, counts them. Anything
-    else than a hard deletion is given back as it is.
+    There they contain the row's first byte, are as visible as that byte, and only the gate hides them.
+    Outputs are the same, but the score loss, which ignores the gate, counts them. Any result but that of hard
+    deletion is returned unchanged.
     """
     if shortening.positions is None or shortening.delete_gate_output is None:
         return shortening
-    assert shortening.kept_lengths is not None  # a gate's
+    assert shortening.kept_lengths is not None  # set by every gate
     slots = torch.arange(shortening.positions.shape[1], device=shortening.positions.device)
     valid_BK = slots < shortening.kept_lengths[:, None]
     positions_BK = shortening.positions * valid_BK

@@ -1,4 +1,4 @@
-"""The router of H-Net (Hwang et al. 2025, arXiv 2507.07955): a boundary is where neighbours differ.
+"""H-Net's router (Hwang et al. 2025, arXiv 2507.07955): boundaries are where neighbouring bytes differ.
 
 Legend: B batch, L input bytes, D model width.
 """
@@ -17,23 +17,23 @@ from transformers import initialization as init
 from mrt5cli.models.shorteners.base import Sequences, Shortening
 from mrt5cli.models.shorteners.gate import Gate
 
-if TYPE_CHECKING:  # a configuration knows its shorteners
+if TYPE_CHECKING:  # config imports shorteners
     from mrt5cli.models.config import MrT5Config
 
 
 class Router(Gate):
     """Byte t begins a chunk with probability p_t = (1 - cos(W_q h_t, W_k h_{t-1})) / 2; a row's first with 1.
 
-    It gates rather than pools, because H-Net's chunking takes the state of the first byte of each chunk as it
-    is and leaves the others out; what H-Net does after that serves a decoder that predicts every next byte.
-    So hard deletion keeps the bytes with p_t above 0.5. The gate value is scale * (1 - p_t).
+    It is a gate and not a pooling, because H-Net's chunking keeps the state of each chunk's first byte
+    unchanged and drops the others; its later stages serve a decoder that predicts every next byte. Hard
+    deletion keeps the bytes with p_t above 0.5. The gate value is scale * (1 - p_t).
 
-    The choice is straight through. Softly, a byte that is no boundary is hidden from attention by the whole
-    scale, as good as gone, and a boundary not at all: what hard deletion will compute. Backward, the gate is
-    p_t: H-Net multiplies the states of boundaries by a confidence of value 1 and gradient p_t, and a gate is
-    the logarithm of what attention is multiplied by. No gradient reaches a key that is hidden; what moves
-    those is the paper's ratio loss, N / (N - 1) * ((N - 1) F G + (1 - F) (1 - G)) of each row, where F is its
-    share of boundaries, G the mean of its p_t, and 1 / N the share aimed at.
+    The choice is straight-through. In the forward pass of soft deletion, a byte that is not a boundary is
+    hidden by the full scale and a boundary is not hidden at all, which is what hard deletion computes. In the
+    backward pass the gate is p_t: H-Net multiplies the states of boundaries by a confidence of value 1 and
+    gradient p_t, and a gate is the logarithm of such a factor. No gradient reaches a hidden key; those are
+    moved by the ratio loss of H-Net's paper, N / (N - 1) * ((N - 1) F G + (1 - F) (1 - G)) for each row,
+    where F is its fraction of boundaries, G the mean of its p_t, and 1 / N the target fraction.
     """
 
     deletion_types = ("hnet",)
@@ -50,9 +50,9 @@ class Router(Gate):
     @classmethod
     def check(cls, config: MrT5Config) -> None:
         if config.router_ratio <= 1:
-            raise ValueError(f"router_ratio {config.router_ratio} shortens nothing; expected more than 1")
+            raise ValueError(f"router_ratio is {config.router_ratio}; expected more than 1")
         if config.router_ratio_weight < 0:
-            raise ValueError(f"router_ratio_weight {config.router_ratio_weight} is below 0")
+            raise ValueError(f"router_ratio_weight is {config.router_ratio_weight}; expected 0 or more")
 
     def initialise(self, config: MrT5Config) -> None:
         for projection in (self.query, self.key):
@@ -72,7 +72,7 @@ class Router(Gate):
     def forward(self, given: Sequences, *, hard: bool, threshold: float | Tensor | None) -> Shortening:
         shortening = super().forward(given, hard=hard, threshold=threshold)
         values_BL, keep_BL = shortening.delete_gate_output, shortening.keep_mask
-        assert values_BL is not None and keep_BL is not None  # a gate's
+        assert values_BL is not None and keep_BL is not None  # set by every gate
         loss = self._ratio_loss(values_BL, keep_BL, ~given.padding) if self.training else None
         key_gate = shortening.key_gate
         if not hard:
@@ -82,7 +82,7 @@ class Router(Gate):
         return replace(shortening, key_gate=key_gate, auxiliary_loss=loss)
 
     def _ratio_loss(self, values_BL: Tensor, keep_BL: Tensor, real_BL: Tensor) -> Tensor:
-        """Its weight times the mean over rows; 1 at the ratio aimed at, before the weight."""
+        """The weighted mean over rows; 1 at the target ratio, before the weight."""
         length = real_BL.sum(dim=1).clamp(min=1)
         actual = keep_BL.sum(dim=1) / length
         mean = ((1 - values_BL / self.scale) * real_BL).sum(dim=1) / length

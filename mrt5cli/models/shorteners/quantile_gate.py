@@ -1,4 +1,4 @@
-"""A delete gate that is told how much to delete: one model for every deletion rate. Not in the paper.
+"""A delete gate conditioned on a target rate: one model for every deletion rate. Not in the paper.
 
 Legend: B batch, L input bytes, D model width, K knots.
 """
@@ -18,26 +18,27 @@ from transformers import initialization as init
 from mrt5cli.models.shorteners.base import Sequences, Shortening
 from mrt5cli.models.shorteners.delete_gate import DeleteGate
 
-if TYPE_CHECKING:  # a configuration knows its shorteners
+if TYPE_CHECKING:  # config imports shorteners
     from mrt5cli.models.config import MrT5Config
 
 KNOTS = 21
-"""Quantiles that are learned, from the least score to the greatest; between two, the cut is interpolated."""
+"""Number of learned quantiles, from the lowest score to the highest; the cut is interpolated between two."""
 
 
 class QuantileGate(DeleteGate):
-    """MrT5's gate with a bias that follows from the rate r it is told: logit z = w . norm(h) - q(r), where
-    q(r) is the quantile of the scores w . norm(h) of all bytes below which the share r of them lies.
+    """MrT5's gate with a bias set by the requested rate r: logit z = w . norm(h) - q(r).
 
-    The rate is an input and not what a controller makes of alpha. Training draws it for each micro-batch,
-    uniformly between `lowest_rate` and `highest_rate`; in evaluation, the threshold says it. The quantiles
-    are learned: K numbers, each by its pinball loss over the scores, which is least at the quantile. Sorted,
-    they make q monotone. Cross-entropy alone moves w, which puts the bytes in order; alpha has no part in it,
-    since the quantiles would follow a push on all bytes.
+    q(r) is the quantile of the scores w . norm(h) of all bytes below which a fraction r of them lies.
 
-    The gate value is scale * (1 - u), where u is the lowest rate at which the byte goes, by the learned
-    quantiles. So the threshold of rate r is scale * (1 - r), without calibration. In soft deletion attention
-    sees scale * sigmoid(-z), as with MrT5's gate.
+    The rate is an input, not the result of a controller. Training samples it for each micro-batch, uniformly
+    between `lowest_rate` and `highest_rate`; in evaluation the threshold sets it. The K quantiles are learned
+    from their pinball losses over the scores, each of which is minimal at its quantile; sorting makes q
+    monotone. Cross-entropy alone moves w, which ranks the bytes. A gate loss would have no effect: the
+    quantiles follow a push on all bytes.
+
+    The gate value is scale * (1 - u), where u is the lowest rate at which the byte is deleted, according to
+    the learned quantiles. So the threshold for rate r is scale * (1 - r), without calibration. In soft
+    deletion attention sees scale * sigmoid(-z), as with MrT5's gate.
     """
 
     deletion_types = ("quantile",)
@@ -48,13 +49,13 @@ class QuantileGate(DeleteGate):
     def check(cls, config: MrT5Config) -> None:
         if not 0 <= config.lowest_rate <= config.highest_rate < 1:
             raise ValueError(
-                f"lowest_rate is {config.lowest_rate} and highest_rate {config.highest_rate}; expected "
-                "shares of positions, in order, from 0 to below 1"
+                f"lowest_rate is {config.lowest_rate} and highest_rate is {config.highest_rate}; expected "
+                "0 <= lowest_rate <= highest_rate < 1"
             )
 
     @classmethod
     def threshold_at(cls, config: MrT5Config, rate: float) -> float | None:
-        # Below every gate value where nothing is to go: the least are at `scale` itself.
+        # Rate 0 needs a threshold below every gate value, and the lowest one is `scale` itself.
         return config.sigmoid_mask_scale * (1 - rate) if rate else config.sigmoid_mask_scale - 1
 
     @classmethod
@@ -67,8 +68,8 @@ class QuantileGate(DeleteGate):
         super().__init__(config)
         self.feed_forward = nn.Linear(config.d_model, 1, bias=False)
         self.knots = nn.Parameter(torch.empty(KNOTS))
-        # Adam moves a weight by about the learning rate, and a score by what D weights move together. The
-        # parameters are the knots over D, so that knots keep up with scores.
+        # Adam moves each weight by about the learning rate, and a score by the sum over D weights. The
+        # parameters are knots / D, so that knots keep up with scores.
         self.gain = float(config.d_model)
 
     def initialise(self, config: MrT5Config) -> None:
@@ -81,7 +82,7 @@ class QuantileGate(DeleteGate):
     def score(self, states: Tensor, padding: Tensor, input_ids: Tensor | None) -> tuple[Tensor, Tensor]:
         scores_BL = F.linear(self.read(states), self.feed_forward.weight.float()).squeeze(-1)
         knots = self._quantiles().detach()
-        # Without the gradient that moves all scores alike, which the quantiles would have to run after.
+        # Remove the gradient that moves all scores together, which the quantiles would have to follow.
         mean = scores_BL.masked_fill(padding, 0.0).sum() / (~padding).sum()
         scores_BL = scores_BL - (mean - mean.detach())
         above_BL = torch.bucketize(scores_BL.detach(), knots).clamp(1, KNOTS - 1)
@@ -97,7 +98,7 @@ class QuantileGate(DeleteGate):
             threshold = self.scale * (1 - rate)
         shortening = super().forward(given, hard=hard, threshold=threshold)
         scores_BL, key_gate, loss = shortening.delete_gate_logits, shortening.key_gate, None
-        assert scores_BL is not None  # of the gate above
+        assert scores_BL is not None  # set by `score`
         if not hard:
             limit = self.config.threshold if threshold is None else threshold
             cut = self._cut(1 - torch.as_tensor(limit, device=scores_BL.device) / self.scale)
@@ -108,18 +109,18 @@ class QuantileGate(DeleteGate):
         return replace(shortening, key_gate=key_gate, auxiliary_loss=loss)
 
     def _quantiles(self) -> Tensor:
-        """(K,) float32, in order."""
+        """(K,) float32, ascending."""
         return self.gain * self.knots.float().sort().values
 
     def _cut(self, rate: Tensor) -> Tensor:
-        """The score below which bytes go at a rate, 0-dim; below all scores at rate 0 or less."""
+        """The score below which bytes are deleted at a rate, 0-dim; -inf at rate 0 or less."""
         places = torch.arange(KNOTS, device=rate.device)
         shares = (1 - (rate * (KNOTS - 1) - places).abs()).clamp(min=0)
         cut = (shares * self._quantiles().detach()).sum()
         return torch.where(rate > 0, cut, -math.inf)
 
     def _pinball(self, scores_BL: Tensor, real_BL: Tensor) -> Tensor:
-        """The mean over bytes and knots."""
+        """The mean pinball loss over bytes and knots."""
         levels = torch.linspace(0, 1, KNOTS, device=scores_BL.device)
         above_BLK = scores_BL[..., None] - self._quantiles()
         each_BL = torch.maximum(levels * above_BLK, (levels - 1) * above_BLK).mean(dim=-1)

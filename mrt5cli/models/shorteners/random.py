@@ -1,4 +1,4 @@
-"""Random deletion, a baseline of the paper: a gate without weights.
+"""Random deletion, the paper's baseline: a gate without weights.
 
 Legend: B batch, L input bytes.
 """
@@ -12,20 +12,20 @@ from torch import Tensor
 
 from mrt5cli.models.shorteners.gate import WeightlessGate
 
-if TYPE_CHECKING:  # a configuration knows its shorteners
+if TYPE_CHECKING:  # config imports shorteners
     from mrt5cli.models.config import MrT5Config
 
 RATE_SPREAD = 0.05
-"""Standard deviation of the deletion rate that is drawn around the configured one."""
+"""Standard deviation of the deletion rate, which is sampled around the configured one."""
 
 
 class RandomGate(WeightlessGate):
     """Deletes random bytes, in training and in evaluation.
 
-    Per row, each row's rate is drawn around the configured one and applies to its non-pad bytes. In
-    evaluation the draw is a function of the row's own bytes, so that a result neither changes from run to run
-    nor depends on the batch. Per batch is the reference's way: one rate, positions drawn over the whole
-    batch, padding included.
+    Per row, a rate is sampled around the configured one for each row's non-pad bytes. In evaluation the
+    random numbers are a function of the row's own bytes, so results are reproducible and do not depend on the
+    batch. Per batch, the reference's mode, samples one rate, and positions among all of the batch, padding
+    included.
     """
 
     deletion_types = ("random",)
@@ -40,8 +40,8 @@ class RandomGate(WeightlessGate):
             return delete_over_batch(self.rate + RATE_SPREAD * torch.randn(()).item(), padding)
         if input_ids is None and not self.training:
             raise ValueError(
-                "random deletion in evaluation draws from input_ids, so that results repeat themselves; "
-                "it cannot run on inputs_embeds"
+                "random deletion in evaluation derives its random numbers from input_ids, so that results "
+                "are reproducible; it cannot run on inputs_embeds"
             )
         return self._delete_by_row(padding, None if self.training else input_ids)
 
@@ -56,14 +56,14 @@ class RandomGate(WeightlessGate):
         lengths = (~padding).sum(dim=1)
         rate = (self.rate + RATE_SPREAD * spread).clamp(0, 1)
         count = (rate * lengths).round().long()
-        # Stable, because draws may tie and padding must not decide which of them goes first.
+        # Stable, because random numbers may tie, and padding must not decide the order.
         rank = order.masked_fill(padding, 2.0).argsort(dim=1, stable=True).argsort(dim=1)
         return rank < count[:, None]
 
 
 def delete_over_batch(draw: float, padding: Tensor) -> Tensor:
-    """The reference's random deletion: (B, L) bool, the drawn share of all positions of the batch."""
-    # The reference lets a negative draw wrap around and delete nearly everything; nothing depends on that.
+    """The reference's random deletion: (B, L) bool, a sampled fraction of all positions of the batch."""
+    # In the reference a negative sample wraps around and deletes nearly everything; nothing depends on that.
     count = int(min(max(draw, 0.0), 1.0) * padding.numel())
     deleted = torch.zeros(padding.numel(), dtype=torch.bool, device=padding.device)
     deleted[torch.randperm(padding.numel(), device=padding.device)[:count]] = True
@@ -71,10 +71,10 @@ def delete_over_batch(draw: float, padding: Tensor) -> Tensor:
 
 
 def _uniform_from_bytes(ids: Tensor) -> Tensor:
-    """Uniforms in (0, 1), (B, L + 2) from ids (B, L): the same for a row whatever padding follows it."""
+    """Uniform numbers in (0, 1), (B, L + 2), from ids (B, L): independent of the padding behind a row."""
     position = torch.arange(1, ids.shape[1] + 3, device=ids.device)
     key = _mix(ids * 1_000_003 + position[:-2] * ids.ne(0)).mul(ids.ne(0)).sum(dim=1, keepdim=True)
-    # The last two columns must not depend on where padding ends, so they are numbered from below.
+    # The last two columns must not depend on the length of the padding, so they get negative numbers.
     position[-2:] = torch.tensor([-1, -2], device=ids.device)
     return (_mix(key + position * 7_919).bitwise_and(0xFFFFFF).float() + 0.5) / 0x1000000
 

@@ -1,8 +1,8 @@
-"""Triton kernels of our own, for a GPU.
+"""Our Triton kernels, for GPUs.
 
-Packed attention: `device_layout.py` is what the model calls, `varlen.py` holds the autograd function, and
-`tiles.py` the kernels. What is around it: functions in `around_attention.py`, kernels in `elementwise.py`.
-All but the first import triton: ask `runs_on` or `rows_run_on` before.
+Packed attention: the model uses `device_layout.py`; `varlen.py` has the autograd function and `tiles.py` the
+kernels. Around attention: functions in `around_attention.py`, kernels in `elementwise.py`. All of them except
+`device_layout.py` import triton, so check `runs_on` or `rows_run_on` first.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from torch import Tensor
 from mrt5cli.models.fast.switch import gpu_paths_are_on
 
 WIDEST_HEAD = 128
-"""Tiles of wider heads would not fit the registers of a program."""
+"""Tiles of wider heads do not fit into a program's registers."""
 WIDEST_ROW = 2**14
-"""Nor would longer rows of a norm, with sixteen warps."""
+"""Wider rows of a norm do not fit into a program's registers, with sixteen warps."""
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -29,8 +29,8 @@ class Packed:
 
     Attributes:
         bounds: (B + 1) int32, offsets of the rows.
-        longest: no row is longer; a bound known on the host. Rows may be far shorter at little cost.
-        positions: (n) int32, original position of each, ascending within a row; within +-2^30.
+        longest: upper bound of the row lengths, known on the host; a loose bound costs little.
+        positions: (n) int32, original positions, ascending within a row, within +-2^30.
     """
 
     bounds: Tensor
@@ -43,47 +43,53 @@ def grid(rows: int, columns: int, device: torch.device) -> Packed:
     return Packed(torch.arange(rows + 1, dtype=torch.int32, device=device) * columns, columns)
 
 
+def power_of_2(number: int) -> int:
+    """The smallest power of 2 that is at least `number`."""
+    return 1 << max(0, number - 1).bit_length()
+
+
+def blocks_of(size: int, number: int) -> int:
+    """How many blocks of a size cover a number."""
+    return -(-number // size)
+
+
 @cache
 def _has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
 def float32_is_exact() -> bool:
-    """Whether PyTorch multiplies float32 matrices exactly on a GPU, as our kernels then do."""
+    """Whether float32 products on a GPU are exact (not TF32), in PyTorch and so in our kernels."""
     try:
         return torch.get_float32_matmul_precision() == "highest"
-    except (
-        RuntimeError
-    ):  # once a program used the newer of PyTorch's two switches, the older is not to be read
+    except RuntimeError:  # the older of PyTorch's two switches cannot be read once the newer one was used
         return torch.backends.cuda.matmul.fp32_precision != "tf32"
 
 
 def obstacle(device: torch.device, head_width: int, dtype: torch.dtype = torch.float32) -> str | None:
-    """Why the kernels do not run there; None where they do. Without them a CPU packs row by row, and a GPU
-    computes padding too.
+    """The reason why the attention kernels do not run there, or None.
 
-    They add to the gradient of the position bias in no fixed order, so a program that asked PyTorch for
-    deterministic algorithms does not get them.
+    They add to the gradient of the position bias in no fixed order, and so do not run if PyTorch is set to
+    deterministic algorithms.
     """
     if device.type != "cuda":
-        return "our kernels are for a GPU"
+        return "our kernels need a GPU"
     if head_width > WIDEST_HEAD:
-        return f"heads are {head_width} wide, and our kernels are for {WIDEST_HEAD} at most"
+        return f"heads are {head_width} wide, and our kernels support at most {WIDEST_HEAD}"
     if dtype not in DTYPES:
-        return f"our kernels are not for {str(dtype).removeprefix('torch.')}"
+        return f"our kernels do not support {str(dtype).removeprefix('torch.')}"
     if torch.are_deterministic_algorithms_enabled():
-        return "deterministic algorithms are asked for"
+        return "deterministic algorithms are requested"
     return None if _has_triton() else "triton is not installed"
 
 
 def runs_on(device: torch.device, head_width: int) -> bool:
-    """Whether the kernels run there."""
+    """Whether the attention kernels run there."""
     return obstacle(device, head_width) is None
 
 
 def rows_run_on(states: Tensor, *weights: Tensor) -> bool:
-    """Whether the kernels around attention take (R, D) and weights of the layer, and are right where these
-    lie."""
+    """Whether the kernels around attention support states (R, D) and weights, and pass their self-check."""
     if not gpu_paths_are_on(states) or not _has_triton() or states.shape[-1] > WIDEST_ROW:
         return False
     if any(type(part.data) is not Tensor or part.dtype not in DTYPES for part in (states, *weights)):

@@ -1,8 +1,7 @@
-"""What is around attention on a GPU: T5's norm, the gated activation with dropout and its last product, and
-the addition of what a layer makes, with dropout, to the states it began with.
+"""The layers around attention on a GPU: norm, gated activation with its last product, residual with dropout.
 
-The Triton programs are in `elementwise.py`; this file is their autograd functions and their launches. Nothing
-here reads a value back from the device, but `right_on`, once.
+The Triton programs are in `elementwise.py`; this file has their autograd functions and launches. Only
+`right_on` reads a value back from the device, once.
 
 Legend: R rows (of any number of dimensions), D width of a row, F width of the hidden layer, E output width.
 """
@@ -19,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from mrt5cli.models.fast.kernels import blocks_of, power_of_2
 from mrt5cli.models.fast.kernels.elementwise import (
     add_backward,
     add_forward,
@@ -32,11 +32,11 @@ from mrt5cli.models.fast.kernels.randomness import draw_seed, kept, threshold
 logger = logging.getLogger(__name__)
 
 TILE = 2048
-"""Numbers of a tile: 16 a thread, with four warps. A row of the norm may have more, and is one tile."""
+"""Numbers in a tile: 16 per thread, with four warps. A wider row of the norm is one tile."""
 COLUMNS = 512
-"""Of a tile of the gated activation: F of every T5 is a multiple of it, so that no lane idles."""
+"""Columns in a tile of the gated activation: F of every T5 is a multiple, so that no lane is idle."""
 PROGRAMS = 1024
-"""At most so many add up the gradient of a norm's weight: some 8 on each multiprocessor of a large GPU."""
+"""Most programs that sum the gradient of a norm's weight: about 8 per multiprocessor of a large GPU."""
 
 
 # --- the norm -----------------------------------------------------------------------------------------------
@@ -48,13 +48,13 @@ def normalize(states: Tensor, weight: Tensor, epsilon: float, dtype: torch.dtype
     Args:
         states: (R, D), D at most `WIDEST_ROW`.
         weight: (D).
-        dtype: of the result.
+        dtype: precision of the result.
     """
     return _Norm.apply(states, weight, epsilon, dtype)
 
 
 class _Norm(torch.autograd.Function):
-    """Backward finds x and a number a row."""
+    """Saves x and one number per row for backward."""
 
     @staticmethod
     def forward(ctx: Any, states: Tensor, weight: Tensor, epsilon: float, dtype: torch.dtype) -> Tensor:
@@ -77,7 +77,7 @@ def _normalized(states: Tensor, weight: Tensor, epsilon: float, dtype: torch.dty
     block, height, warps = _rows_at_once(width)
     if rows:
         with torch.cuda.device_of(states):
-            norm_forward[(_blocks(rows, height),)](
+            norm_forward[(blocks_of(height, rows),)](
                 states, weight, output, inverse, rows, epsilon,
                 WIDTH=width, BLOCK=block, ROWS=height, num_warps=warps,
             )  # fmt: skip
@@ -89,8 +89,8 @@ def _norm_gradients(
 ) -> tuple[Tensor, Tensor | None]:
     width, rows = states.shape[-1], inverse.numel()
     block, height, warps = _rows_at_once(width)
-    span = max(height, _power_of_2(_blocks(rows, PROGRAMS)))  # rows of a program
-    programs = _blocks(rows, span)
+    span = max(height, power_of_2(blocks_of(PROGRAMS, rows)))  # rows of a program
+    programs = blocks_of(span, rows)
     to_states = torch.empty_like(states)
     partial = weight.new_empty(programs, width, dtype=torch.float32) if of_weight else None
     if programs:
@@ -103,38 +103,29 @@ def _norm_gradients(
 
 
 def _rows_at_once(width: int) -> tuple[int, int, int]:
-    """Of a program of the norm: columns of its tile, rows of its tile, warps."""
-    block = _power_of_2(width)
+    """Columns and rows of the tile of a norm's program, and its warps."""
+    block = power_of_2(width)
     height = max(1, TILE // block)
     return block, height, min(16, block * height // 512)
-
-
-def _power_of_2(number: int) -> int:
-    """The next one from `number` on."""
-    return 1 << max(0, number - 1).bit_length()
-
-
-def _blocks(number: int, size: int) -> int:
-    return -(-number // size)
 
 
 # --- the gated activation -----------------------------------------------------------------------------------
 
 
 def gated_output(gate: Tensor, factor: Tensor | None, weight: Tensor, rate: float) -> Tensor:
-    """dropout(gelu(gate) * factor) @ weight.T, (R, E), with tanh's approximation of gelu.
+    """dropout(gelu(gate) * factor) @ weight.T, (R, E), with gelu's tanh approximation.
 
     Args:
-        gate, factor: (R, F); or gate alone, both side by side, (R, 2 F).
+        gate, factor: (R, F) each; or both side by side in gate, (R, 2 F), without factor.
         weight: (E, F).
-        rate: share that is dropped, 0 to below 1.
+        rate: fraction that is dropped, 0 to below 1.
     """
     seed = draw_seed(gate.device) if rate > 0 else None
     return _GatedOutput.apply(gate, factor, weight, seed, rate)
 
 
 class _GatedOutput(torch.autograd.Function):
-    """Backward finds gate, factor and the seed of dropout, and makes all else again."""
+    """Saves gate, factor and the seed of dropout for backward, which recomputes the rest."""
 
     @staticmethod
     def forward(
@@ -174,7 +165,7 @@ def _gated(
 def _gate_gradients(
     grad: Tensor, gate: Tensor, factor: Tensor | None, seed: Tensor | None, rate: float
 ) -> tuple[Tensor, Tensor | None, Tensor]:
-    """The gradients of gate and factor from that of `_gated`, and its result once more."""
+    """The gradients of gate and factor from that of `_gated`, and its recomputed result."""
     grad = grad.contiguous()
     hidden = torch.empty_like(grad)
     to_gate = torch.empty_like(gate, memory_format=torch.contiguous_format)
@@ -193,7 +184,7 @@ def _gate_gradients(
 
 
 def _halves(gate: Tensor, factor: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Gate and factor as matrices, whose rows may lie apart."""
+    """Gate and factor as matrices, whose rows need not be adjacent."""
     matrix = gate.reshape(-1, gate.shape[-1]).contiguous()
     if factor is not None:
         return matrix, factor.reshape(matrix.shape).contiguous()
@@ -202,23 +193,23 @@ def _halves(gate: Tensor, factor: Tensor | None) -> tuple[Tensor, Tensor]:
 
 
 def _tiles(rows: int, width: int, rate: float) -> tuple[tuple[int, int], dict[str, int]]:
-    """Programs, and the constants of each."""
-    block = min(COLUMNS, _power_of_2(width))
+    """The grid of programs, and their constants."""
+    block = min(COLUMNS, power_of_2(width))
     height = TILE // block
     constants = {"WIDTH": width, "BLOCK": block, "ROWS": height, "THRESHOLD": threshold(rate)}
-    return (_blocks(rows, height), _blocks(width, block)), constants
+    return (blocks_of(height, rows), blocks_of(block, width)), constants
 
 
 # --- the residual -------------------------------------------------------------------------------------------
 
 
 def added(states: Tensor, update: Tensor, rate: float) -> Tensor:
-    """states + dropout(update), (R, D), of which a share of `rate`, above 0 and below 1, is dropped."""
+    """states + dropout(update), (R, D); `rate` is the fraction that is dropped, above 0 and below 1."""
     return _Added.apply(states, update, draw_seed(states.device), rate)
 
 
 class _Added(torch.autograd.Function):
-    """Backward finds the seed of dropout alone."""
+    """Saves only the seed of dropout for backward."""
 
     @staticmethod
     def forward(ctx: Any, states: Tensor, update: Tensor, seed: Tensor, rate: float) -> Tensor:
@@ -254,15 +245,15 @@ def _update_gradient(grad: Tensor, seed: Tensor, rate: float, dtype: torch.dtype
     return to_update
 
 
-# --- whether they are right ---------------------------------------------------------------------------------
+# --- self-check ---------------------------------------------------------------------------------------------
 
 
 @cache
 def right_on(device: torch.device) -> bool:
-    """Whether the kernels compute on a device what PyTorch does there; if not, a warning says so.
+    """Whether the kernels agree with PyTorch on a device; logs a warning if they do not.
 
-    Asked once a process of each device, in a few milliseconds and the time that compilation takes. It waits
-    for the device, draws no random number, and keeps nothing for a backward pass that it may stand in.
+    It runs once per process and device, and takes a few milliseconds plus compilation. It waits for the
+    device, draws no random numbers, and saves nothing for backward.
     """
     try:
         with torch.no_grad():
@@ -271,18 +262,18 @@ def right_on(device: torch.device) -> bool:
                 for name, found, wanted in _compared(device)
                 if not torch.allclose(found.float(), wanted.float(), rtol=0.02, atol=0.02)
             ]
-    except Exception as error:  # a compiler fails in any way
+    except Exception as error:  # a compiler may raise anything
         wrong = [f"{type(error).__name__}: {error}"]
     if wrong:
         logger.warning(
             "the self-check of our kernels around attention failed on %s: %s; norms, gated activations and "
-            "residuals run by PyTorch's, slower and with the same results", device, wrong[0],
+            "residuals use PyTorch's kernels, slower and with the same results", device, wrong[0],
         )  # fmt: skip
     return not wrong
 
 
 def _compared(device: torch.device) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """What the kernels compute and what it should be, on the types of a training step under autocast."""
+    """Names, results and expected results, in the types of a training step under autocast."""
     rows, width, rate, half = 70, 72, 0.25, torch.bfloat16
     wave = torch.arange(2 * rows * width, device=device).sin().view(rows, 2 * width)
     states, grad, weight = 2 * wave[:, :width], wave[:, width:].to(half), 1 + wave[0, :width]

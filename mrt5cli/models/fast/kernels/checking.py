@@ -1,8 +1,7 @@
-"""Whether our kernels compute the right numbers on the device at hand: a few short, ragged rows, against the
-same mathematics step by step.
+"""The self-check of our attention kernels: a few short, ragged rows against written-out mathematics.
 
-Compilers and drivers differ from GPU to GPU, and a wrong gradient looks like bad luck for days; so this is
-asked before the first batch, of the very programs that will run.
+Compilers and drivers differ between GPUs, and a wrong gradient looks like bad luck for days. So the check
+runs before the first batch, on the exact programs that will be used.
 
 Legend: n positions of all rows laid end to end, N heads, H head width.
 """
@@ -22,15 +21,8 @@ from mrt5cli.models.fast.kernels.randomness import draw_seed, kept
 
 
 class Work(NamedTuple):
-    """What the kernels are wanted for; for all that differs here, they are other programs.
-
-    Attributes:
-        width: of a head.
-        drops: some of the attention weights.
-        scored: with the score loss.
-        trains: gradients are wanted.
-        exact: float32 products are.
-    """
+    """The properties of a call that select its kernel programs: head width, softmax1, whether attention
+    weights are dropped, the score loss is computed, gradients are required, float32 products are exact."""
 
     device: torch.device
     dtype: torch.dtype
@@ -44,12 +36,12 @@ class Work(NamedTuple):
 
 Attend = Callable[..., tuple[Tensor, Tensor | None]]
 KEYS, TARGETS = (70, 1, 0, 33), 5
-"""Lengths of the rows, beside those of tiles, and of the targets that look at them."""
+"""Lengths of the rows, which are no multiples of a tile, and of the targets that attend to them."""
 HEADS, FAR, CEILING, RATE = 2, 16, 1.0, 0.3
 
 
 def fault(work: Work) -> str:
-    """What is wrong with the kernels in words, or nothing: "". Takes as long as compiling them."""
+    """A description of what is wrong with the kernels, or ""; takes as long as compiling them."""
     try:
         from mrt5cli.models.fast.kernels.varlen import attend  # needs triton
 
@@ -59,7 +51,7 @@ def fault(work: Work) -> str:
             torch.autocast(work.device.type, enabled=False),
         ):
             return next(_differences(work, attend), "")
-    except Exception as error:  # whatever a compiler or a driver may raise
+    except Exception as error:  # a compiler or a driver may raise anything
         return f"{type(error).__name__}: {error}".strip().split("\n")[0]
 
 
@@ -69,26 +61,26 @@ def _differences(work: Work, attend: Attend) -> Iterator[str]:
         for what, due in wanted.items():
             difference = (found[what].float() - due.float()).abs().max().item()
             largest = due.float().abs().max().item()
-            if not difference <= _limit(work) * largest + 1e-5:  # nor if it is no number
+            if not difference <= _limit(work) * largest + 1e-5:  # also if it is NaN
                 yield f"{what} of {place} is off by {difference:.2g}, where the largest is {largest:.2g}"
 
 
 def _limit(work: Work) -> float:
-    """The share of the largest value that a result may be off by."""
+    """The largest error allowed, relative to the largest value."""
     if work.dtype != torch.float32:
         return 0.04
     return 1e-3 if work.exact else 0.02
 
 
 def _calls(work: Work) -> dict[str, tuple[dict[str, Tensor], dict[str, Any]]]:
-    """What a model asks of the kernels: tensors, and how they are attended to."""
+    """The calls that a model makes: tensors and options of each."""
     generator, count = torch.Generator().manual_seed(0), sum(KEYS)
 
     def normal(*shape: int) -> Tensor:
         return (0.7 * torch.randn(*shape, generator=generator)).to(work.device)
 
     def states(length: int) -> dict[str, Tensor]:
-        # As views of one matrix, as a joint projection gives them.
+        # Views of one matrix, like the results of a joint projection.
         joint = normal(count, 2, HEADS, work.width).to(work.dtype)
         query = normal(length, HEADS, work.width).to(work.dtype)
         return {"query": query, "key": joint[:, 0], "value": joint[:, 1]}
@@ -111,7 +103,7 @@ def _calls(work: Work) -> dict[str, tuple[dict[str, Tensor], dict[str, Any]]]:
 
 
 def _results(core: Attend, tensors: dict[str, Tensor], how: dict[str, Any], work: Work) -> dict[str, Tensor]:
-    """Output, score loss and gradients, by name; whoever computes them draws the same random numbers."""
+    """Output, score loss and gradients by name; every core gets the same random numbers."""
     given = {name: part.detach().requires_grad_(work.trains) for name, part in tensors.items()}
     with torch.random.fork_rng([work.device] if work.device.type == "cuda" else []):
         output, excess = core(
@@ -146,7 +138,7 @@ def written_out(
     counted: Tensor | None = None,
     dropout: float = 0.0,
 ) -> tuple[Tensor, Tensor | None]:
-    """What `varlen.attend` computes, each row's attention step by step in float32."""
+    """`varlen.attend` written out: each row's attention step by step in float32."""
     outputs, excess = [], torch.zeros((), device=query.device)
     seed = draw_seed(query.device) if dropout else None
     spans = [pairwise(packed.bounds.tolist()) for packed in (queries, keys)]

@@ -1,8 +1,8 @@
-"""A batch packed on a GPU: rows end to end without padding, which our kernels take all at once.
+"""A batch packed on a GPU: rows end to end without padding, which our kernels process together.
 
-The host must know one number, how many positions there are, to allocate them; all else stays on the device.
-Whoever knows the number (a collator, or the gate, whose count of survivors is read anyway) passes it, and
-then nothing here waits for the device.
+The host needs one number, the total number of positions, to allocate memory; everything else stays on the
+device. A caller that knows the number (a collator, or the gate, whose count of survivors is read anyway)
+passes it, and then nothing here waits for the device.
 
 Legend: B rows, S slots of a row, n positions of all rows, N heads, H head width, Q queries of a row.
 """
@@ -25,13 +25,13 @@ from mrt5cli.models.shorteners.base import Shortening
 
 @dataclass(frozen=True)
 class DeviceRows(Rows):
-    """Where the rows of a packed batch lie on a device, and what is added to their attention scores.
+    """The rows of a packed batch on a GPU, and what is added to their attention scores.
 
     Attributes:
         packed: where the rows lie.
-        rel: (N, 2 far + 1) position bias by distance of self-attention, or None with learned positions.
-        gate: (n) key gate, or None after hard deletion.
-        causal: nothing sees what comes after it.
+        rel: (N, 2 far + 1), self-attention's position bias by distance; None with learned positions.
+        gate: (n), key gate; None after hard deletion.
+        causal: no query sees later keys.
     """
 
     packed: Packed
@@ -40,7 +40,7 @@ class DeviceRows(Rows):
     causal: bool = False
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> Tensor:
-        """As of every `Rows`; a decoder's are a grid, whose (B, N, T, H) queries, keys and values will do."""
+        """As in `Rows`; a decoder's rows are a grid, whose queries, keys and values may be (B, N, T, H)."""
         from mrt5cli.models.fast.kernels.varlen import attend  # needs triton
 
         batch, heads, count, width = query.shape
@@ -69,7 +69,7 @@ class DeviceRows(Rows):
 
 
 def causal_rows(attention: T5Attention, targets: Tensor) -> DeviceRows:
-    """The rows of a decoder's targets (B, T, ...), as this self-attention sees them."""
+    """The rows of a decoder's targets (B, T, ...) for one of its self-attentions."""
     rows, columns = targets.shape[:2]
     positions = torch.arange(columns, dtype=torch.int32, device=targets.device).repeat(rows)
     packed = replace(grid(rows, columns, targets.device), positions=positions)
@@ -81,14 +81,14 @@ class DeviceLayout(Layout):
     """(B, S, ...) <-> (1, n, ...).
 
     Args:
-        valid: (B, S) bool, what is laid down.
-        total: n, the number of True in `valid`; None reads it, one device sync.
-        positions: (B, S) ascending original positions, or None where slots are positions.
-        counts_fillers: a score loss is wanted that counts the slots which a shortener leaves empty: then
-            what it leaves is not packed.
+        valid: (B, S) bool, the positions to pack.
+        total: n, the number of True in `valid`; None reads it, which is a device sync.
+        positions: (B, S), ascending original positions; None if slots are positions.
+        counts_fillers: the score loss counts the empty slots after hard deletion, so the survivors must not
+            be packed.
 
     Attributes:
-        index: (n) int64, the slot among B * S that each position comes from.
+        index: (n) int64, the slot among B * S of each position.
         packed: where rows lie, for the kernels.
         total: n.
     """
@@ -104,8 +104,8 @@ class DeviceLayout(Layout):
         self.shape, self.counts_fillers = valid.shape, counts_fillers
         lengths = valid.sum(dim=1)
         self.total = int(lengths.sum()) if total is None else total
-        # Boolean indexing and nonzero would wait for the device to tell the size of their result. A scatter
-        # does not: every slot is sent to its place in the packed order, empty ones to a place past the end.
+        # Boolean indexing and nonzero would wait for the device to report the size of their result. A scatter
+        # does not: it sends every slot to its place in the packed order, and empty ones past the end.
         flat = valid.flatten()
         target = torch.where(flat, flat.cumsum(dim=0) - 1, self.total)
         slots = torch.arange(flat.numel(), device=flat.device)
@@ -122,7 +122,7 @@ class DeviceLayout(Layout):
         return padded.index_copy_(0, self.index, states[0]).unflatten(0, self.shape)
 
     def bias(self, attention: T5Attention, length: int, shortening: Shortening) -> tuple[Tensor, DeviceRows]:
-        # The kernels look biases up; from max_distance on all distances share a bucket.
+        # The kernels look up biases; all distances from max_distance on share a bucket.
         far = min(length - 1, attention.relative_attention_max_distance)
         gate = None if shortening.key_gate is None else self.lay_out(shortening.key_gate)[0]
         rows = DeviceRows(self.packed, relative_bias(attention, far + 1), gate)
@@ -140,13 +140,12 @@ def device_layout(
     score_penalty: ScorePenalty | None,
     real_bytes: int | None,
 ) -> Layout:
-    """The layout of an input (B, S), full batches too, because the kernels need no L x L bias; the padded one
-    where its mask hides something else than the padding, or where a score loss per "batch", as in the
-    reference, counts padding: packed rows have none."""
+    """The packed layout of an input (B, S), even without padding, because the kernels need no L x L bias; the
+    padded one if the mask hides anything but padding, or if the score loss counts padding."""
     if real_bytes is None:
         attended = torch.ones_like(padding) if attention_mask is None else attention_mask != 0
-        # Both numbers in one answer. Waiting for it and, later, for the number of survivors are all the
-        # times a forward waits for the device: neither layouts nor the kernels' launches ask it anything.
+        # Read both numbers at once. This and the later read of the number of survivors are the only times
+        # that a forward pass waits for the device.
         real_bytes, differing = torch.stack([(~padding).sum(), (attended == padding).sum()]).tolist()
         if differing:
             return Layout()

@@ -7,7 +7,7 @@ from mrt5cli.models.fast.kernels.randomness import FIRST as _FIRST
 from mrt5cli.models.fast.kernels.randomness import SECOND as _SECOND
 from mrt5cli.models.fast.kernels.randomness import STEP as _STEP
 
-# Only imported where `runs_on` says yes; guarded as in tiles.py.
+# Only imported if `runs_on` is True; guarded as in tiles.py.
 try:
     import triton
     import triton.language as tl
@@ -26,7 +26,7 @@ def _mixed(word):
 
 @triton.jit
 def line_words(seed, lines):
-    """The two words of each line, once for all its columns.
+    """The two words of each line, for all of its columns.
 
     Args:
         seed: pointer to an int64.
@@ -40,12 +40,12 @@ def line_words(seed, lines):
 
 @triton.jit
 def keeps(start, extra, columns, threshold):
-    """What dropout keeps, bool; arguments broadcast against each other.
+    """Which numbers dropout keeps, bool; arguments broadcast against each other.
 
     Args:
-        start, extra: of `line_words`.
+        start, extra: from `line_words`.
         columns: below 2^32.
-        threshold: of `randomness.threshold`, a uint32.
+        threshold: from `randomness.threshold`, a uint32.
     """
     word = start + columns.to(tl.uint32) * STEP
     word = (word ^ (word >> 16)) * FIRST + extra

@@ -1,8 +1,8 @@
-"""The Triton programs of what is around attention: T5's norm, the gated activation with its dropout, and the
-dropout that a residual is added to, one pass over memory each. `around_attention.py` launches them.
+"""The Triton programs around attention, launched by `around_attention.py`: one pass over memory each.
 
-They multiply no matrices, so bytes decide: of a matrix (R, D), each program reads what it needs once,
-computes in float32 and writes what is asked for in the precision it is asked for.
+They are T5's norm, the gated activation with dropout, and the residual with dropout. They multiply no
+matrices, so memory traffic sets their speed: each program reads its part of a matrix (R, D) once, computes in
+float32, and writes results in the required precision.
 
 Triton sees tensors as pointers, which have no Python type.
 
@@ -12,7 +12,7 @@ Legend: R rows, D width of a row.
 
 from __future__ import annotations
 
-# Only imported where `runs_on` says yes; guarded as in tiles.py.
+# Only imported if `runs_on` is True; guarded as in tiles.py.
 try:
     import triton
     import triton.language as tl
@@ -21,16 +21,16 @@ except ImportError as error:
 
 from mrt5cli.models.fast.kernels.dropping import keeps, line_words
 
-# The number of rows changes from batch to batch, and its special values are not worth a compilation each.
+# The number of rows changes between batches; specialising on its values would cost a compilation each.
 CHANGING = ["rows"]
 
 SLOPE, CUBE = tl.constexpr(1.5957691216057308), tl.constexpr(0.044715)
-"""2 sqrt(2 / pi), and the other constant of gelu by tanh, which is x * sigmoid(SLOPE * (x + CUBE * x^3))."""
+"""2 sqrt(2 / pi), and the cubic constant of gelu's tanh form, x * sigmoid(SLOPE * (x + CUBE * x^3))."""
 
 
 @triton.jit
 def _tile(first, rows, columns, stride, WIDTH: tl.constexpr, ROWS: tl.constexpr):
-    """Where the numbers of some rows lie in a (rows, WIDTH) matrix, and which of them are in it."""
+    """Line numbers and places of a tile in a (rows, WIDTH) matrix, and which of them are inside it."""
     lines = first + tl.arange(0, ROWS)
     inside = (lines[:, None] < rows) & (columns[None, :] < WIDTH)
     return lines, lines.to(tl.int64)[:, None] * stride + columns[None, :], inside
@@ -38,10 +38,7 @@ def _tile(first, rows, columns, stride, WIDTH: tl.constexpr, ROWS: tl.constexpr)
 
 @triton.jit
 def _divided(states, inverse, ROUNDED: tl.constexpr):
-    """x / rms(x) in float32, rounded where the weight is half as wide: there T5 rounds before it multiplies.
-
-    `ROUNDED` is the weight's type.
-    """
+    """x / rms(x) in float32, after rounding to the weight's type `ROUNDED`, as T5 does before multiplying."""
     return (states * inverse[:, None]).to(ROUNDED).to(tl.float32)
 
 
@@ -50,7 +47,7 @@ def norm_forward(
     states, weight, output, inverse, rows, epsilon,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """Some rows of weight * x / rms(x), and 1 / rms(x) of each.
+    """A tile of weight * x / rms(x), and 1 / rms(x) of each row.
 
     `states` and `output` are contiguous (R, D), `inverse` is float32 (R).
     """
@@ -70,9 +67,9 @@ def norm_backward(
     WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, SPAN: tl.constexpr,
     WEIGHT_GRAD: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of `SPAN` rows, and of the weight what these add to it.
+    """The gradient of `SPAN` rows, and their contribution to the weight's.
 
-    `d_weight` is float32 (programs, D): no program waits for another, and their sum has one order.
+    `d_weight` is float32 (programs, D): no program waits for another, and the sum has a fixed order.
     """
     columns = tl.arange(0, BLOCK)
     factor = tl.load(weight + columns, mask=columns < WIDTH, other=0.0).to(tl.float32)
@@ -95,13 +92,13 @@ def norm_backward(
 
 @triton.jit
 def _share(gates):
-    """What gelu leaves of a number."""
+    """gelu(x) / x."""
     return 1.0 / (1.0 + tl.exp((gates + gates * gates * gates * CUBE) * -SLOPE))
 
 
 @triton.jit
 def _kept(seed, lines, columns, scale, THRESHOLD: tl.constexpr):
-    """What dropout multiplies a tile by: 0, or `scale` where it keeps."""
+    """The factors of dropout for a tile: 0 where it drops, `scale` where it keeps."""
     start, extra = line_words(seed, lines)
     threshold = tl.full([1, 1], THRESHOLD, tl.uint32)
     return tl.where(keeps(start[:, None], extra[:, None], columns[None, :], threshold), scale, 0.0)
@@ -112,9 +109,9 @@ def gate_forward(
     gate, factor, output, seed, rows, scale, stride_gate, stride_factor,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, THRESHOLD: tl.constexpr,
 ):  # fmt: skip
-    """A tile of dropout(gelu(gate) * factor); nothing is dropped at a threshold of 0.
+    """A tile of dropout(gelu(gate) * factor); a threshold of 0 drops nothing.
 
-    `gate` and `factor` are (R, D) with rows that lie apart, `output` is contiguous.
+    `gate` and `factor` are (R, D) with strided rows, `output` is contiguous.
     """
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     first = tl.program_id(0) * ROWS
@@ -132,9 +129,9 @@ def gate_backward(
     grad, gate, factor, output, d_gate, d_factor, seed, rows, scale, stride_gate, stride_factor, stride_grads,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, THRESHOLD: tl.constexpr,
 ):  # fmt: skip
-    """The gradients of a tile's gate and factor, and what `gate_forward` made of them once more.
+    """The gradients of a tile's gate and factor, and the recomputed result of `gate_forward`.
 
-    `grad` and `output` are contiguous, rows of `d_gate` and `d_factor` lie `stride_grads` apart.
+    `grad` and `output` are contiguous; rows of `d_gate` and `d_factor` are `stride_grads` apart.
     """
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     first = tl.program_id(0) * ROWS
@@ -174,7 +171,7 @@ def add_backward(
     grad, d_update, seed, rows, scale,
     WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, THRESHOLD: tl.constexpr,
 ):  # fmt: skip
-    """A tile of the update's gradient; that of the states is `grad` itself."""
+    """A tile of the update's gradient; the states' is `grad` itself."""
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     lines, places, inside = _tile(tl.program_id(0) * ROWS, rows, columns, WIDTH, WIDTH, ROWS)
     wanted = tl.load(grad + places, mask=inside, other=0.0).to(tl.float32)
@@ -184,6 +181,6 @@ def add_backward(
 
 @triton.jit
 def _load(base, first, rows, columns, stride, WIDTH: tl.constexpr, ROWS: tl.constexpr):
-    """A tile of a matrix whose rows lie `stride` apart, in float32, zeros past its ends."""
+    """A tile, in float32, of a matrix whose rows are `stride` apart; zeros outside it."""
     _, places, inside = _tile(first, rows, columns, stride, WIDTH, ROWS)
     return tl.load(base + places, mask=inside, other=0.0).to(tl.float32)

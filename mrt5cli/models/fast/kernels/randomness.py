@@ -1,12 +1,11 @@
-"""Which numbers dropout keeps: a function of a seed and of a number's place, so that no mask is stored.
+"""Dropout as a function of a seed and of a number's place, so that no mask is stored.
 
-A kernel that drops asks `dropping.keeps` for its tile, whatever the tile's shape, and its backward kernels
-ask again. Here is the same function for tensors, which the tests and the self-check hold the kernels against,
-and the drawing of seeds.
+Kernels call `dropping.keeps` for their tiles, of any shape, in forward and again in backward. This file has
+the same function for tensors, which tests and the self-check compare the kernels with, and samples seeds.
 
 A place is a line and a column: a query of one head and a key, or a row of states and a feature. Each line has
-two words of its own, mixed from the seed; a column then costs three multiplications. Philox, which has ten
-rounds of two, would take as long as the products of attention.
+two words, mixed from the seed; a column then costs three multiplications. Philox, with ten rounds of two,
+would take as long as the products of attention.
 """
 
 from __future__ import annotations
@@ -16,26 +15,26 @@ from torch import Tensor
 
 WORD = 2**32
 STEP, FIRST, SECOND = 0x9E3779B9, 0x7FEB352D, 0x846CA68B
-"""Odd factors: the golden ratio's, and two by which a multiply and shift mixes all bits of a word."""
+"""Odd factors: the golden ratio's, and two with which multiplying and shifting mixes all bits of a word."""
 
 
 def draw_seed(device: torch.device) -> Tensor:
-    """A 0-dim int64 from a device's generator, whose state checkpoints save; the host does not wait."""
+    """A 0-dim int64 from a device's generator, whose state checkpoints contain; the host does not wait."""
     return torch.randint(-(2**63), 2**63 - 1, (), dtype=torch.int64, device=device)
 
 
 def threshold(rate: float) -> int:
-    """The words below it, of all 2^32, are dropped: a share of `rate`, 0 to below 1, to within 2^-32."""
+    """The word, among 2^32, below which a number is dropped, for a dropout rate from 0 to below 1."""
     return min(WORD - 1, round(rate * WORD))
 
 
 def kept(seed: Tensor, lines: Tensor, columns: Tensor, rate: float) -> Tensor:
-    """What dropout keeps at (line, column), bool, in the shape that `lines` and `columns` broadcast to.
+    """Whether dropout keeps (line, column), bool, in the shape that `lines` and `columns` broadcast to.
 
     Args:
         seed: 0-dim int64.
         lines, columns: int64, 0 to below 2^32.
-        rate: share that is dropped.
+        rate: fraction that is dropped.
     """
     low, high = seed & (WORD - 1), (seed >> 32) & (WORD - 1)
     start = _mixed(_word(low + lines * STEP))
@@ -53,5 +52,5 @@ def _mixed(word: Tensor) -> Tensor:
 
 
 def _word(number: Tensor) -> Tensor:
-    """The low 32 bits: int64 products wrap around, and keep them."""
+    """The low 32 bits, which wrapping int64 products preserve."""
     return number & (WORD - 1)

@@ -1,23 +1,23 @@
-"""The Triton programs of packed attention: one forward, two backward. `varlen.py` launches them.
+"""The Triton programs of packed attention, launched by `varlen.py`: one forward, two backward.
 
-A program owns one block of one row's queries (or keys) in one head and walks over the blocks of the other
-side; a block that starts past its row's end leaves at once, so the host never needs to know a row's length.
-No score leaves the registers.
+A program owns one block of one row's queries (or keys) in one head, and loops over the blocks of the other
+side. A block that starts past its row's end exits immediately, so the host never needs to know a row's
+length. Scores never leave the registers.
 
-Every loop is the same few lines on a tile of queries x keys, which the keys' program holds transposed, so
-that its weights are the left operand of the next product as they lie:
+Every loop runs the same few lines on a tile of queries x keys. The keys' program transposes the tile, so that
+its weights are the left operand of the next product without a copy:
 
     score = rel[head, clamp(pos_k - pos_q)] + q . k         T5 has no 1 / sqrt(H)
-    excess = sum(relu(score - ceiling))                     the score loss looks here, before the gate
+    excess = sum(relu(score - ceiling))                     the score loss, before the gate
     score += gate[k]
-    weight = exp(score - lse)                               softmax1: a key of score 0 and value 0 is in lse
-    out = sum(kept(weight) * v) / (1 - rate)                dropout acts on weights that are normalised
+    weight = exp(score - lse)                               softmax1: lse includes a key of score and value 0
+    out = sum(kept(weight) * v) / (1 - rate)                dropout applies to normalised weights
     d score = weight * (kept(d weight) / (1 - rate) - sum(out * d out))     the same for both softmaxes
 
-The bias is what a product starts from: its lookups need not wait for the product, nor be added. What a query
-does not see has a bias of -inf, set only in tiles at the edge of what it sees. Queries past the end of their
-row have zeros in q, and in backward an infinite lse, which makes their weights 0. Exponentials and logarithms
-are to base 2, as a GPU has them: factor and subtraction are one instruction.
+The bias is the initial value of a product's accumulator: its lookups need not wait for the product, nor be
+added. Keys that a query does not see have a bias of -inf, set only in tiles at the edge of what it sees.
+Queries past the end of their row have zeros in q and, in backward, an infinite lse, which makes their weights
+0. Exponentials and logarithms are to base 2, a GPU's native ones: factor and subtraction are one instruction.
 
 Triton sees tensors as pointers, which have no Python type.
 
@@ -31,8 +31,8 @@ import math
 
 from mrt5cli.models.fast.kernels.dropping import keeps, line_words
 
-# Only imported where `runs_on` says yes. Guarded all the same, because transformers refuses an exported model
-# when one of its files needs, without a guard, what is not installed.
+# Only imported if `runs_on` is True. The guard is for exports: transformers refuses a model if one of its
+# files imports an uninstalled package without a guard.
 try:
     import triton
     import triton.language as tl
@@ -40,7 +40,7 @@ except ImportError as error:
     raise ImportError("packed attention on a GPU needs triton, which torch for CUDA brings") from error
 
 LOG2E = tl.constexpr(math.log2(math.e))
-# Numbers that change from batch to batch, whose special values are not worth a compilation each.
+# These change between batches; specialising on their values would cost a compilation each.
 CHANGING = ["total_q", "total_k", "far", "blocks", "threshold"]
 
 
@@ -53,7 +53,7 @@ def _place(cu, row):
 
 @triton.jit
 def _inside(rows, length, WIDTH: tl.constexpr, PADDED: tl.constexpr):
-    """What of a tile of rows lies in a (length, WIDTH) matrix."""
+    """Which numbers of a tile of rows are inside a (length, WIDTH) matrix."""
     inside = rows[:, None] < length
     if WIDTH != PADDED:
         inside = inside & (tl.arange(0, PADDED)[None, :] < WIDTH)
@@ -62,7 +62,7 @@ def _inside(rows, length, WIDTH: tl.constexpr, PADDED: tl.constexpr):
 
 @triton.jit
 def _load(base, rows, length, stride, WIDTH: tl.constexpr, PADDED: tl.constexpr):
-    """Rows of a (length, WIDTH) matrix, zeros past either end."""
+    """Rows of a (length, WIDTH) matrix, with zeros outside it."""
     places = base + rows[:, None] * stride + tl.arange(0, PADDED)[None, :]
     return tl.load(places, mask=_inside(rows, length, WIDTH, PADDED), other=0.0)
 
@@ -75,11 +75,12 @@ def _store(base, values, rows, length, stride, WIDTH: tl.constexpr, PADDED: tl.c
 
 @triton.jit
 def _load_each(base, places, length, other, is_near):
-    """Numbers of a vector that every thread of a program needs many of.
+    """Numbers of a vector, of which every thread of a program needs many.
 
     Args:
-        is_near: true, which the compiler cannot know. What lies in a branch it leaves there; else it would
-            fetch these ahead, each thread its own copies, whose addresses took a third of the registers.
+        is_near: always true, which the compiler cannot know, so that it does not move the load out of the
+            branch. Prefetched, each thread would have its own copies, with addresses in a third of the
+            registers.
     """
     values = places * 0.0
     if is_near:
@@ -89,7 +90,7 @@ def _load_each(base, places, length, other, is_near):
 
 @triton.jit
 def _sight(rows, first, length_k, CAUSAL: tl.constexpr, BLOCK_Q: tl.constexpr):
-    """How many keys each query of a block sees; the most and the fewest of them."""
+    """The number of keys that each query of a block sees, and its largest and smallest value."""
     limits = tl.zeros([BLOCK_Q], tl.int32) + length_k
     most = length_k
     fewest = length_k
@@ -102,13 +103,13 @@ def _sight(rows, first, length_k, CAUSAL: tl.constexpr, BLOCK_Q: tl.constexpr):
 
 @triton.jit
 def _span(positions, first, length, SIZE: tl.constexpr):
-    """The first and the last position of a block of a row; those between ascend."""
+    """The first and the last position of a block of a row; positions ascend."""
     return tl.load(positions + first), tl.load(positions + tl.minimum(first + SIZE, length) - 1)
 
 
 @triton.jit
 def _is_far(first_q, last_q, first_k, last_k, far):
-    """Whether all distances of a tile lie at or past one end of the bias, and the entry there."""
+    """Whether all distances of a tile are at or beyond one end of the bias, and the entry there."""
     after = first_k - last_q >= far
     before = last_k - first_q <= -far
     return after | before, tl.where(after, 2 * far, 0)
@@ -122,7 +123,7 @@ def _clamped(distance, far):
 
 @triton.jit
 def _entries(pos_q, pos_k, rows, columns, length_q, length_k, far, KEYS_FIRST: tl.constexpr):
-    """The entry of each pair of a tile; past the end of a row, of its last position."""
+    """The entry of each pair of a tile; past the end of a row, its last position's."""
     here = tl.load(pos_q + tl.minimum(rows, length_q - 1))
     there = tl.load(pos_k + tl.minimum(columns, length_k - 1))
     distance = there[:, None] - here[None, :] if KEYS_FIRST else there[None, :] - here[:, None]
@@ -144,17 +145,17 @@ def _bias(
 
 @triton.jit
 def _add_skewed(grad, d_score, distance, far, SIZE_Q: tl.constexpr, SIZE_K: tl.constexpr):
-    """Add a tile's share of the bias gradient where neighbours in the tile are neighbours in the text.
+    """Add a tile's bias gradient where neighbours in the tile are neighbours in the text.
 
-    A diagonal has one distance. Every column is turned by its own index, which makes rows of the diagonals;
-    their sums take two atomics a query, in place of one a pair, which would take longer than all products.
+    All pairs on a diagonal have the same distance. Rotating every column by its index turns diagonals into
+    rows, whose sums take two atomics per query instead of one per pair, which would outlast all products.
 
     Args:
-        distance: of the tile's first query and key.
+        distance: distance between the tile's first query and key.
     """
     tl.static_assert(SIZE_K <= SIZE_Q)
     turns = tl.arange(0, SIZE_Q)[:, None] + tl.arange(0, SIZE_K)[None, :]
-    skewed = tl.gather(d_score, turns & (SIZE_Q - 1), 0)  # row r holds pairs r queries after their keys
+    skewed = tl.gather(d_score, turns & (SIZE_Q - 1), 0)  # row r: pairs r queries after their keys
     whole = tl.sum(skewed, 1)
     wrapped = tl.sum(tl.where(turns >= SIZE_Q, skewed, 0.0), 1)  # or SIZE_Q - r before them
     behind = distance - tl.arange(0, SIZE_Q)
@@ -164,7 +165,7 @@ def _add_skewed(grad, d_score, distance, far, SIZE_Q: tl.constexpr, SIZE_K: tl.c
 
 @triton.jit
 def _ceilings(ceiling, counted, start_q, rows, length_q, HAS_COUNTED: tl.constexpr):
-    """The ceiling of each query; no score exceeds that of one that does not count."""
+    """The ceiling of each query; infinite for queries that do not count."""
     counts = rows < length_q
     if HAS_COUNTED:
         counts = counts & (tl.load(counted + start_q + rows, mask=counts, other=0) != 0)
@@ -204,7 +205,7 @@ def forward(
     if HAS_DROPOUT:
         word, extra = line_words(seed, one_head + rows)
 
-    # softmax1 is a softmax whose first key has score 0 and value 0.
+    # softmax1 is a softmax with a first key of score 0 and value 0.
     peak = tl.full([BLOCK_Q], 0.0 if SOFTMAX1 else float("-inf"), tl.float32)
     total = tl.full([BLOCK_Q], 1.0 if SOFTMAX1 else 0.0, tl.float32)
     summed = tl.zeros([BLOCK_Q, PADDED], tl.float32)
@@ -229,7 +230,7 @@ def forward(
         if HAS_GATE:
             score += gates[None, :]
         higher = tl.maximum(peak, tl.max(score, 1) * LOG2E)
-        # A bias of -inf may hide all that a query has seen.
+        # A bias of -inf may hide every key so far.
         reference = tl.where(higher == float("-inf"), 0.0, higher)
         weight = tl.exp2(score * LOG2E - reference[:, None])
         shrink = tl.exp2(peak - reference)
@@ -242,7 +243,7 @@ def forward(
         )
         peak = higher
 
-    # A query that sees no key: softmax has no sum there, and its output is 0 as softmax1's is.
+    # A query that sees no key has no softmax; its output is 0, like softmax1's.
     empty = total == 0
     total = tl.where(empty, 1.0, total)
     factor = (scale if HAS_DROPOUT else 1.0) / total
@@ -265,7 +266,7 @@ def backward_queries(
     PRECISION: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """One block of queries: their gradient, the bias's, and `delta` = sum(out * d out) for the keys' turn.
+    """One block of queries: their gradient, the bias's, and `delta` = sum(out * d out) for `backward_keys`.
 
     `d_q` is contiguous (total_q, N, WIDTH).
     """
@@ -292,7 +293,7 @@ def backward_queries(
         pos_q, pos_k = pos_q + start_q, pos_k + start_k
         first_q, last_q = _span(pos_q, first, length_q, BLOCK_Q)
         if REL_GRAD:
-            # Neighbouring programs add to different copies, so that their atomics seldom meet.
+            # Neighbouring programs add to different copies, so that their atomics rarely collide.
             d_rel += (program % replicas * heads + head) * (2 * far + 1)
     if HAS_CEILING:
         ceilings = _ceilings(ceiling, counted, start_q, rows, length_q, HAS_COUNTED)
@@ -391,7 +392,7 @@ def backward_keys(
         queries = _load(q, rows, length_q, stride_qn, WIDTH, PADDED)
         logs = _load_each(lse + one_head, rows, length_q, float("inf"), offset < length_q)
         through = _load_each(delta + one_head, rows, length_q, 0.0, offset < length_q)
-        bias = tl.zeros([BLOCK_K, BLOCK_Q], tl.float32)  # transposed, as all of the tile
+        bias = tl.zeros([BLOCK_K, BLOCK_Q], tl.float32)  # transposed, like the entire tile
         if HAS_REL:
             first_q, last_q = _span(pos_q, offset, length_q, BLOCK_Q)
             is_far, entry = _is_far(first_q, last_q, first_k, last_k, far)

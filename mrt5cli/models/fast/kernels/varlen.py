@@ -1,7 +1,7 @@
 """Attention of packed rows on a GPU: softmax or softmax1, T5's bias, delete gate and score loss in one pass.
 
-The Triton programs are in `tiles.py`; this file is their autograd function and their launches. Nothing here
-reads a value back from the device.
+The Triton programs are in `tiles.py`; this file has their autograd function and launches. Nothing here reads
+a value back from the device.
 
 Legend: n positions of all rows laid end to end, B rows, N heads, H head width.
 """
@@ -14,19 +14,17 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mrt5cli.models.fast.kernels import Packed, float32_is_exact
+from mrt5cli.models.fast.kernels import DTYPES, Packed, blocks_of, float32_is_exact, power_of_2
 from mrt5cli.models.fast.kernels.randomness import draw_seed, threshold
 from mrt5cli.models.fast.kernels.tiles import backward_keys, backward_queries, forward
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-
 REPLICAS = 16
-"""Copies of the bias gradient that programs add to, summed at the end."""
+"""Copies of the bias gradient that programs add to; they are summed at the end."""
 
 
 class Tiles(NamedTuple):
-    """How a program is cut: rows of a tile, powers of 2 from 16 on; warps of a program; stages of the loop
-    over tiles, loads ahead included; the most registers of a thread, None as the compiler likes."""
+    """A program's tiling: rows of its tiles (powers of 2 from 16), warps, pipeline stages of the loop over
+    tiles (prefetches included), and a limit of registers per thread (None: the compiler decides)."""
 
     queries: int
     keys: int
@@ -36,8 +34,7 @@ class Tiles(NamedTuple):
 
 
 class Cut(NamedTuple):
-    """The tiles of each program. Those of `backward_queries`, which turns diagonals, have no more keys than
-    queries."""
+    """The tiles of each program; those of `backward_queries` must not have more keys than queries."""
 
     forward: Tiles
     backward_queries: Tiles
@@ -45,26 +42,26 @@ class Cut(NamedTuple):
 
 
 def padded_width(width: int) -> int:
-    """The next power of 2 from 16, the least a matrix unit takes."""
-    return max(16, 1 << (width - 1).bit_length())
+    """The next power of 2, and at least 16, the minimum of a matrix unit."""
+    return max(16, power_of_2(width))
 
 
 def tiles_for(width: int, dtype: torch.dtype) -> Cut:
-    """The tiles for heads of a width.
+    """The tiles for a head width.
 
-    Nobody has timed them on a GPU yet: `python tests/benchmarks/tiles.py` does. What speaks for these: tiles
-    of 128 rows read the other side from the second cache half as often as those of 64; three stages load the
-    next tile while one is computed, for which two have no room; all values of a thread but a few are in
-    registers (`python tests/benchmarks/kernel_resources.py`); and forward, which looks up and exponentiates
-    more than it multiplies, gets two programs on a multiprocessor.
+    They have not been timed on a GPU yet; `python tests/benchmarks/tiles.py` does that. The reasons for them:
+    tiles of 128 rows read the other side from the L2 cache half as often as tiles of 64; three stages load
+    the next tile during computation, for which two have no room; nearly all values of a thread are in
+    registers (`python tests/benchmarks/kernel_resources.py`); and two programs of forward, which spends more
+    on lookups and exponentials than on products, fit on a multiprocessor.
     """
     narrow = padded_width(width) <= 64
     if dtype != torch.float32:
         if narrow:
             return Cut(Tiles(128, 64, 8, 3, 128), Tiles(128, 32, 8, 3), Tiles(64, 128, 8, 3))
         return Cut(Tiles(128, 32, 8, 3), Tiles(64, 32, 4, 3), Tiles(32, 64, 8, 3))
-    if float32_is_exact():  # exact products are no work for matrix units: operands lie in registers
-        # Left alone, NVIDIA's assembler gives some of these 32 registers a thread and spills 1800 bytes.
+    if float32_is_exact():  # exact products do not use matrix units: operands are in registers
+        # Without a limit, NVIDIA's assembler gives some of these 32 registers a thread and spills 1800 bytes.
         warps = 4 if narrow else 8
         return Cut(Tiles(32, 32, 8, 1, 255), Tiles(32, 16, warps, 1, 255), Tiles(16, 32, warps, 1, 255))
     if narrow:
@@ -73,7 +70,7 @@ def tiles_for(width: int, dtype: torch.dtype) -> Cut:
 
 
 class _Options(NamedTuple):
-    """What `attend` is told besides tensors with gradients."""
+    """Arguments of `attend` other than tensors with gradients."""
 
     queries: Packed
     keys: Packed
@@ -100,22 +97,22 @@ def attend(
     dropout: float = 0.0,
     cut: Cut | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Attention of each row's queries over the same row's keys, unscaled.
+    """Unscaled attention of each row's queries over the same row's keys.
 
     Args:
-        query: (n_q, N, H) of one of `DTYPES`, any strides but the last, which is 1.
+        query: (n_q, N, H) in one of `DTYPES`; the last stride is 1, the others are arbitrary.
         key, value: (n_k, N, H), likewise.
-        queries, keys: where the rows lie, with positions where there is a `rel`. Cross-attention of a regular
+        queries, keys: where the rows lie, with positions if there is a `rel`. Cross-attention of a regular
             (B, T) grid has bounds 0, T, 2 T, ...
-        rel: (N, 2 far + 1), what is added to the score of a key at each distance from its query, from -far
-            to far; what lies further counts as at +-far. -inf hides. None without position bias.
+        rel: (N, 2 far + 1), added to the score of a key by its distance from the query, -far to far; larger
+            distances count as +-far. -inf hides. None without position bias.
         gate: (n_k), added to all scores of a key, or None.
-        causal: no query sees the keys after the one at its own place of the row.
-        score_ceiling: also sum what scores, with bias and before the gate, exceed.
-        counted: (n_q) bool, the queries whose scores are in that sum; None for all.
-        dropout: share of the weights that is dropped, as `randomness.kept` says of (head * n_q + query, place
-            of the key in its row) and a seed drawn here.
-        cut: replaces `tiles_for`.
+        causal: a query sees only the keys up to its own place in the row.
+        score_ceiling: also sum the excess of scores, with bias and without gate, over this ceiling.
+        counted: (n_q) bool, the queries in that sum; None for all.
+        dropout: fraction of weights that is dropped, by `randomness.kept` of (head * n_q + query, place of
+            the key in its row) and a seed drawn here.
+        cut: overrides `tiles_for`.
 
     Returns:
         Output (n_q, N, H), zeros where a query sees no key; and the sum of max(score - ceiling, 0), a float32
@@ -147,11 +144,11 @@ class _Attend(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor | None]:
         count, heads, width = query.shape
         tile, ends = options.cut.forward, _ends(options)
-        blocks = _blocks(options.queries.longest, tile.queries)
+        blocks = blocks_of(tile.queries, options.queries.longest)
         programs = (len(options.queries.bounds) - 1) * heads * blocks
         output = query.new_empty(count, heads, width)
         lse = query.new_empty(heads, count, dtype=torch.float32)
-        # Programs past their row's end leave their sum as it is.
+        # Programs past their row's end do not write their sum.
         excess = None if options.ceiling is None else query.new_zeros(programs, dtype=torch.float32)
         if programs:
             with torch.cuda.device_of(query):
@@ -183,7 +180,7 @@ class _Attend(torch.autograd.Function):
 
         with torch.cuda.device_of(query):
             tile = options.cut.backward_queries
-            if blocks := _blocks(options.queries.longest, tile.queries):
+            if blocks := blocks_of(tile.queries, options.queries.longest):
                 backward_queries[(rows * heads * blocks,)](
                     query, key, value, output, grad, lse, delta, d_query, d_rel, d_excess, *added, *ends,
                     *_strides(query, key, value, output, grad), query.shape[0], *numbers, heads, blocks,
@@ -191,7 +188,7 @@ class _Attend(torch.autograd.Function):
                     **_constants(query, rel, gate, counted, options, tile),
                 )  # fmt: skip
             tile = options.cut.backward_keys
-            if blocks := _blocks(options.keys.longest, tile.keys):
+            if blocks := blocks_of(tile.keys, options.keys.longest):
                 backward_keys[(rows * heads * blocks,)](
                     query, key, value, grad, lse, delta, d_key, d_value, d_gate, d_excess, *added, *ends,
                     *_strides(query, key, value, grad), query.shape[0], key.shape[0], *numbers, heads, blocks,
@@ -207,12 +204,8 @@ def _ends(options: _Options) -> tuple[Tensor | None, ...]:
     return queries.positions, keys.positions, queries.bounds, keys.bounds
 
 
-def _blocks(longest: int, size: int) -> int:
-    return -(-longest // size)
-
-
 def _numbers(rel: Tensor | None, options: _Options) -> tuple[int, float, int, float]:
-    """far, ceiling, threshold and scale, as the programs take them."""
+    """far, ceiling, threshold and scale, the numeric arguments of the programs."""
     far, rate = 0 if rel is None else rel.shape[1] // 2, options.dropout
     return far, options.ceiling or 0.0, threshold(rate), 1 / (1 - rate)
 
