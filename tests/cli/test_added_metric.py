@@ -60,7 +60,7 @@ def test_the_added_metric_scores_an_answer(
 
 @pytest.mark.ci
 def test_the_commands_train_and_evaluate_with_it(folder: Path) -> None:
-    commands = re.findall(r"^ {4}(mrt5 (?:.*\\\n)*.*)$", SECTION, re.MULTILINE)
+    commands = re.findall(r"^(mrt5 (?:.*\\\n)*.*)$", SECTION, re.MULTILINE)
     assert len(commands) == 3
     for command in commands:
         words = shlex.split(command.replace("\\\n", " "), comments=True)
