@@ -1,7 +1,7 @@
 """MrT5 toolkit: train, evaluate and inspect byte-level models that delete the bytes they do not need.
 
-The names in `__all__` are what other code may rely on; mrt5cli/API.md is the page on them. They are imported
-when somebody asks for them: most bring torch along, which takes seconds.
+The names in `__all__` are the public interface, documented in mrt5cli/API.md. They are imported on first use,
+because most of them import torch, which takes seconds.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    """A public name, imported from its home."""
+    """Import a public name from its module."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     found = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

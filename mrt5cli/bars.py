@@ -1,4 +1,4 @@
-"""How far an evaluation, a benchmark or a writing of outputs is, on stderr."""
+"""Progress of an evaluation, a benchmark or a generation, on stderr."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from contextlib import contextmanager
 from mrt5cli.text import duration, is_quiet, say, visible
 
 PLAIN_SECONDS = 30.0
-"""Between two lines about the same thing, where there are no bars."""
+"""Interval of progress lines if stderr is not a terminal."""
 Bar = Callable[[str, int, int], None]
 
 
 @contextmanager
 def bars(doing: str, unit: str = "") -> Iterator[Bar]:
-    """A bar for each name that it is called with, the number done, and that of all or 0.
+    """Yield a function of (name, number done, total or 0) that shows one progress bar per name.
 
-    Where stderr is no terminal, lines: what is begun, and now and then how far it is.
+    If stderr is not a terminal, it prints a line when a name starts and then one every `PLAIN_SECONDS`.
 
     Args:
-        doing: what is done with things of these names, one word.
-        unit: of what is counted, where how many a second matters.
+        doing: the activity, one word, such as "evaluating".
+        unit: what is counted, to show a rate per second; empty for no rate.
     """
     if is_quiet():
         yield lambda name, done, total: None

@@ -215,7 +215,7 @@ def _unexpected(error: Exception) -> tuple[str, str, int]:
     # On a CPU torch raises a RuntimeError like others.
     full = "OutOfMemory" in type(error).__name__ or "can't allocate memory" in text
     if full or isinstance(error, MemoryError):
-        return "the memory does not hold this", "take smaller batches, shorter texts or a smaller model", 1
+        return "out of memory", "use smaller batches, shorter texts or a smaller model", 1
     if isinstance(error, OSError) and error.strerror:
         code = UserError.exit_code if error.errno in (errno.ENAMETOOLONG, errno.ENOTDIR) else 1
         return *of_the_system(error), code

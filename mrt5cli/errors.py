@@ -1,6 +1,6 @@
-"""The errors a user can cause, each one sentence and what to do next.
+"""Errors a user can cause: one sentence each, with a hint.
 
-The shell (`cli.Boundary`) is the only place that turns them into exit codes; library callers may catch them.
+Only the command line (`cli.Boundary`) turns them into exit codes; library callers may catch them.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from collections.abc import Iterable
 from mrt5cli.text import counted, shortened, visible
 
 LONGEST = 2000
-"""Characters of a problem that quotes what it is about."""
+"""Maximum characters of one problem of a recipe."""
 
 
 class UserError(Exception):
-    """Bad input from the keyboard, a recipe or a file, or none to be had: exit code 2, no traceback.
+    """Bad or missing input from the keyboard, a recipe or a file: exit code 2, no traceback.
 
     Args:
-        message: what is wrong, where, and what was expected: one sentence, whatever is in the names in it.
-        hint: what to do next, one sentence.
-        more: lines below the message, such as one a key.
+        message: what is wrong, where, and what was expected, in one sentence.
+        hint: what to do next, as an imperative.
+        more: lines below the message, such as one per key.
     """
 
     exit_code = 2
     has_lines = False
-    """Whether the message may have several."""
+    """Whether the message may span several lines."""
 
     def __init__(self, message: str, hint: str | None = None, more: Iterable[str] = ()) -> None:
         self.message = "\n".join(visible(line, lines=self.has_lines) for line in (message, *more))
@@ -38,11 +38,11 @@ class UserError(Exception):
 
 
 class RecipeError(UserError):
-    """A recipe with one or more problems, all reported at once.
+    """A recipe with one or more problems, reported together.
 
     Args:
-        where: the file (or "recipe") the problems are in.
-        problems: pairs of (key path, what is wrong with it).
+        where: the file or option that contains the problems.
+        problems: pairs of (dotted key, what is wrong with it).
     """
 
     def __init__(self, where: str, problems: list[tuple[str, str]], hint: str | None = None) -> None:
@@ -55,38 +55,38 @@ class RecipeError(UserError):
 
 
 class RunFailed(UserError):
-    """A run that started and could not finish: exit code 1, no traceback."""
+    """A run that started and could not continue: exit code 1, no traceback."""
 
     exit_code = 1
     has_lines = True
 
 
 class CheckpointError(UserError, ValueError):
-    """A checkpoint that is no whole model of ours; for callers of the library a `ValueError` too."""
+    """A checkpoint that is incomplete or not one of ours; library callers may catch it as `ValueError`."""
 
 
 class HubAway(UserError):
     """The Hub did not answer in time; the same request may succeed later.
 
-    At the start of a command it is missing like a file would be; in the middle of a run, see `DataLost`.
+    At the start of a command this is missing input; in the middle of a run it becomes `DataLost`.
     """
 
 
 FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO))
-"""What a disk says that can take no more: the place was right, and the run failed there."""
+"""System errors of a disk that accepts no more data: the path was right, so the run failed."""
 _HELP = {
-    **dict.fromkeys(FULL, "make room there, or choose another place"),
-    errno.EFBIG: "lift the limit, e.g. with `ulimit -f unlimited`, or choose a place that takes larger files",
+    **dict.fromkeys(FULL, "free some space there, or choose another location"),
+    errno.EFBIG: "raise the limit with `ulimit -f unlimited`, or choose a location that allows larger files",
     **dict.fromkeys(
-        (errno.EROFS, errno.EACCES, errno.EPERM), "choose a place that you may use, or change its permissions"
+        (errno.EROFS, errno.EACCES, errno.EPERM), "change the permissions, or choose a writable location"
     ),
-    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "look for a slip in the name, or choose another place"),
+    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "check the spelling, or choose another location"),
     errno.ENAMETOOLONG: "choose a shorter name",
 }
 
 
 def of_the_system(error: OSError) -> tuple[str, str]:
-    """A sentence and a hint for what the system refused: a disk that is full, a place that is not ours."""
+    """A sentence and a hint for an operation that the system refused, such as a write to a full disk."""
     said = error.strerror or str(error)
     if error.filename is not None:
         where = os.fsdecode(error.filename)
@@ -95,17 +95,17 @@ def of_the_system(error: OSError) -> tuple[str, str]:
 
 
 def not_written(error: OSError) -> UserError:
-    """What the system refused to write, as an error of ours; where there was no room, the input was right."""
+    """The error for a refused write: `RunFailed` if the disk is full, otherwise bad input."""
     kind = RunFailed if error.errno in FULL else UserError
     where = os.fsdecode(error.filename or "it")
     return kind(f"{where} cannot be written: {error.strerror or error}", of_the_system(error)[1])
 
 
 class DataLost(RunFailed):
-    """Data that a training cannot read any further; its checkpoints are whole.
+    """A training can read no more data; its checkpoints are intact.
 
     Attributes:
-        passes: the same data may be there again later, so that going on is worth a try.
+        passes: the data may be available again later, so resuming is worth a try.
     """
 
     def __init__(self, message: str, hint: str | None = None, *, passes: bool = False) -> None:
@@ -114,5 +114,5 @@ class DataLost(RunFailed):
 
     @classmethod
     def because_of(cls, error: UserError) -> DataLost:
-        """What the error of a reader means for a training."""
+        """Convert the error of a reader into the failure of a training."""
         return cls(error.message, error.hint, passes=isinstance(error, HubAway))

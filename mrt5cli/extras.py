@@ -1,4 +1,4 @@
-"""How to install what only some commands need: packages by name, as mrt5cli itself is on no index."""
+"""Optional dependencies, listed by package name in hints because mrt5cli itself is not on an index."""
 
 from __future__ import annotations
 
@@ -11,34 +11,30 @@ _OURS = re.compile(r"mrt5cli\[(.+)\]")
 
 
 def how_to_install(*names: str) -> str:
-    """The command that installs the packages of extras, for a hint: `pip install 'matplotlib>=3.8'`."""
+    """The command that installs the packages of some extras, such as `pip install 'matplotlib>=3.8'`."""
     return shlex.join(["pip", "install", *(package for name in names for package in packages(name))])
 
 
 def packages(extra: str) -> list[str]:
-    """The packages of an extra with their ranges, as pip takes them.
+    """The requirements of an extra, in pip's syntax.
 
     Raises:
         KeyError: there is no such extra.
     """
-    return _packages(extra, extras())
-
-
-def _packages(extra: str, known: dict[str, list[str]]) -> list[str]:
     found: list[str] = []
-    for package in known[extra]:
+    for package in extras()[extra]:
         ours = _OURS.fullmatch(package)
-        found += [one for name in ours[1].split(",") for one in _packages(name, known)] if ours else [package]
+        found += [one for name in ours[1].split(",") for one in packages(name)] if ours else [package]
     return found
 
 
 def extras() -> dict[str, list[str]]:
-    """The packages of every extra.
+    """The requirements of every extra.
 
-    Of a checkout its pyproject.toml tells, since what pip wrote down when that was installed may be older.
+    In a checkout they come from pyproject.toml, because the metadata of an editable install may be outdated.
     """
     import tomllib
-    from importlib import metadata  # slow to import, as is what reads TOML; help needs neither
+    from importlib import metadata  # slow to import, like tomllib, and not needed for --help
 
     checkout = Path(__file__).parents[1] / "pyproject.toml"
     if checkout.is_file():

@@ -1,8 +1,8 @@
-"""Whether what was made before would come out the same now: the version of the code that decides its numbers.
+"""Versions of the code that determines numbers, to tell whether an earlier result is still valid.
 
-A version is the package's, and a hash of the syntax of every source file that a kind of work computes with.
-Comments, docstrings and layout do not count. What a recipe says is compared key by key instead, so its schema
-is not among the files: what a key means is in the code that reads it.
+A version is that of the package plus a hash of the syntax of every source file that a kind of work computes
+with. Comments, docstrings and layout do not count. Recipes are compared key by key instead, so the schema is
+not among the files: the meaning of a key is in the code that reads it.
 """
 
 from __future__ import annotations
@@ -22,46 +22,46 @@ Work = Literal["train", "evaluate", "analyse"]
 SHARED = (
     *("byte_tokens.py", "runtime.py", "templates.py"),
     *("models/**/*.py", "data/*.py", "tasks/*.py", "metrics/*.py"),
-    "recipe/shorteners/*.py",  # which turn settings into what a model is built by
+    "recipe/shorteners/*.py",  # they turn settings into the configuration of a model
 )
-"""What every kind of work computes with."""
+"""Files that every kind of work computes with."""
 DECODING = ("generation/decoding.py", "generation/utf8.py")
 THRESHOLDS = "generation/calibration.py"
 VALIDATION = (
     *(f"evaluation/{name}.py" for name in ("counting", "evaluate", "options", "timing")),
     *DECODING,
 )
-"""What training imports of evaluations: validation chooses the best weights."""
+"""Evaluation code that training uses: validation selects the best weights."""
 DECIDES: dict[Work, tuple[str, ...]] = {
     "train": ("training/*.py", *VALIDATION),
     "evaluate": ("evaluation/*.py", *DECODING, THRESHOLDS),
     "analyse": ("analysis/*.py", "evaluation/*.py", *DECODING, THRESHOLDS),
 }
-"""What else each kind of work computes with."""
+"""Further files that each kind of work computes with."""
 LEFT_OUT = {
-    "evaluation/predictions.py",  # writes what was scored
-    "evaluation/published.py",  # sets the paper's numbers beside ours
-    "evaluation/request.py",  # turns what was typed into options, which suites have from elsewhere
+    "evaluation/predictions.py",  # writes the scored outputs
+    "evaluation/published.py",  # shows the paper's numbers next to ours
+    "evaluation/request.py",  # turns command-line arguments into options, which suites set directly
     "evaluation/significance.py",  # compares two results, which no kind of work does
-    "metrics/evaluate_metrics.py",  # is for other libraries; evaluation counts without it
-    "training/interruption.py",  # a run that was stopped comes to the same numbers
-    "training/pretrain.py",  # hands on a recipe, which is compared by itself
-    *("training/plan_text.py", "training/progress.py", "training/record.py"),  # words
+    "metrics/evaluate_metrics.py",  # for other libraries; evaluation does not use it
+    "training/interruption.py",  # an interrupted run reproduces the same numbers
+    "training/pretrain.py",  # passes on a recipe, which is compared separately
+    *("training/plan_text.py", "training/progress.py", "training/record.py"),  # messages
 }
-"""Files among those that decide no number."""
+"""Exceptions among those: files that determine no number."""
 
 
 @cache
 def code_version(work: Work) -> str:
-    """The version of the code that a kind of work computes with, e.g. "0.1.0+1f0c5b7a9e21".
+    """The version of the code that a kind of work computes with, such as "0.1.0+1f0c5b7a9e21".
 
-    Taken once a process, early, because a file that is edited later changes nothing about code that runs.
+    Computed once per process, early, because editing a file later does not change the running code.
     """
     return f"{mrt5cli.__version__}+{source_hash(work, Path(mrt5cli.__file__).parent)}"
 
 
 def source_hash(work: Work, package: Path) -> str:
-    """A hash of the syntax of a package's files that decide a kind of work's numbers."""
+    """A hash of the syntax of the files that determine the numbers of a kind of work."""
     digest = hashlib.sha256()
     for path in sorted(path for pattern in (*SHARED, *DECIDES[work]) for path in package.glob(pattern)):
         name = path.relative_to(package).as_posix()
@@ -72,14 +72,14 @@ def source_hash(work: Work, package: Path) -> str:
 
 
 def recipe_hash(recipe: Recipe) -> str:
-    """A recipe's content in short: all of it but its description and what it is compared with."""
+    """A short hash of a recipe without its description and its `paper` section."""
     content = recipe.model_copy(update={"description": "-", "paper": None}).model_dump_json()
     return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 
 @cache
 def _syntax(source: str) -> str:
-    """The syntax tree of a source file, without docstrings and texts below constants."""
+    """The syntax tree of a source file, without docstrings, including those of constants."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(body := getattr(node, "body", None), list):
@@ -90,14 +90,14 @@ def _syntax(source: str) -> str:
 
 
 def commit(folder: Path) -> str | None:
-    """The git commit of this package's own checkout, "+" added when files are changed; None if installed."""
+    """The git commit of this package's checkout, with "+" for uncommitted changes; None if installed."""
 
     def git(*words: str) -> str:
         command = ["git", "-C", str(folder), *words]
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
 
     try:
-        git("ls-files", "--error-unmatch", "__init__.py")  # may lie inside somebody else's repository
+        git("ls-files", "--error-unmatch", "__init__.py")  # fails inside an unrelated repository
         return git("describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+")
     except (OSError, subprocess.SubprocessError):
         return None

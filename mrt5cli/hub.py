@@ -1,8 +1,8 @@
-"""The Hugging Face Hub for models, datasets, metrics and pushes: retries, and a sentence for each trouble.
+"""Access to the Hugging Face Hub for models, datasets, metrics and pushes: retries and clear errors.
 
-huggingface_hub makes every request, with its proxies, HF_ENDPOINT, its token, and the cache that transformers
-and datasets share. It repeats only some requests; here trouble that may pass (no connection, a slow answer, a
-Hub that is busy or down, a body cut off) is met with patience, whatever request it hits.
+huggingface_hub makes every request, with its proxies, HF_ENDPOINT, its token, and the cache shared with
+transformers and datasets. It retries only some requests; here, every request is retried after a transient
+failure (no connection, a slow answer, a busy Hub, a truncated body).
 """
 
 from __future__ import annotations
@@ -25,34 +25,34 @@ if TYPE_CHECKING:
     from huggingface_hub.hf_api import DatasetInfo, ModelInfo, SpaceInfo
 
 PATIENCE = 10.0
-"""Seconds of pauses between attempts, unless a caller has more patience."""
+"""Total seconds of pauses between attempts, unless a caller sets another limit."""
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 BUSY = (408, 425, 429)
-"""Status codes besides 5xx that may be others soon."""
+"""Transient status codes besides 5xx."""
 ABSENT = {"model": "is neither a directory here nor", "dataset": "is not", "space": "is not"}
 CHECK = {
-    "model": "check the name",
+    "model": "check the spelling",
     "dataset": "check task.source.name",
-    "space": "check the task's metrics, of which one of your own comes with --code FILE",
+    "space": "check task.metrics; a custom metric needs --code FILE",
 }
 PAGES = {"model": "", "dataset": "datasets/", "space": "spaces/"}
 WAYS_OUT = {
-    "model": "give a checkpoint directory, connect to the network, or try again later",
+    "model": "use a local checkpoint directory, connect to the network, or try again later",
     "dataset": "use local files (--set task.source.kind=files --set task.source.path=FOLDER, or "
-    "with evaluate --data FOLDER), connect to the network (HF_ENDPOINT names a mirror, HTTPS_PROXY a proxy), "
-    "or try again later",
+    "--data FOLDER with evaluate), connect to the network (set HF_ENDPOINT for a mirror, HTTPS_PROXY for a "
+    "proxy), or try again later",
     "space": "use a metric of the toolkit or a local script, connect to the network, or try again later",
 }
 LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 REPLACED = ["*.safetensors", "*.safetensors.index.json", "*_mrt5.py"]
-"""What an earlier push may have left in a repository and a loader would still find."""
+"""Files of an earlier push that a loader would still find in the repository."""
 Result = TypeVar("Result")
 
 
 def trouble(error: BaseException) -> tuple[str, bool]:
-    """What an exception of huggingface_hub means, in words, and whether it may pass by itself.
+    """The reason behind an exception of huggingface_hub as text, and whether it is transient.
 
-    That is judged by the HTTP or system error that it wraps.
+    Both are judged by the HTTP or system error that it wraps.
     """
     from huggingface_hub import constants, errors
 
@@ -62,11 +62,11 @@ def trouble(error: BaseException) -> tuple[str, bool]:
             return "HF_HUB_OFFLINE is set", False
         if isinstance(link, errors.HfHubHTTPError):
             status, server = link.response.status_code, " ".join((link.server_message or "").split())
-            reason = f"it answers {status}{f' ({server})' if server else ''}"
+            reason = f"it responds with status {status}{f' ({server})' if server else ''}"
             return reason, status in BUSY or status >= 500
         if isinstance(link, errors.HTTPError | ConnectionError | TimeoutError):  # type: ignore[attr-defined]
             return f"{constants.ENDPOINT} cannot be reached ({first_line(link).rstrip('.')})", True
-        if isinstance(link, OSError) and link.strerror:  # on this side: a full disk, say
+        if isinstance(link, OSError) and link.strerror:  # a local problem, such as a full disk
             break
         link = link.__cause__ or link.__context__
     return first_line(link or error), False
@@ -74,13 +74,13 @@ def trouble(error: BaseException) -> tuple[str, bool]:
 
 @dataclass(frozen=True)
 class Repository:
-    """A model, a dataset or a space of the Hub; whatever keeps it from being read is a `UserError`.
+    """A model, a dataset or a space of the Hub. Every failure to read it is a `UserError`.
 
     Attributes:
-        kind: which of them. Metrics are spaces.
+        kind: the type of repository; metrics are spaces.
         name: its id, "owner/name".
         revision: branch, tag or commit; None is the main branch.
-        tell: receives notes on waiting, and on the cache standing in for the Hub.
+        tell: receives notes about waiting and about falling back to the cache.
     """
 
     kind: Literal["model", "dataset", "space"]
@@ -89,12 +89,12 @@ class Repository:
     tell: Tell = say_on_stderr
 
     def info(self, cached: str | None) -> ModelInfo | DatasetInfo | SpaceInfo | None:
-        """What the Hub says of it, its commit and its files among that.
+        """The Hub's description of the repository, including its commit and its files.
 
-        None where the cache has to do: offline, or because the Hub is away.
+        None if the cache must be used, because of offline mode or an unreachable Hub.
 
         Args:
-            cached: the commit that the cache has all of, or None.
+            cached: the commit that is completely cached, or None.
         """
         from huggingface_hub import HfApi, constants
 
@@ -117,7 +117,7 @@ class Repository:
             return None
 
     def cached(self, file: str, commit: str | None = None) -> Path | None:
-        """A file in the cache, at a commit, or as the revision was when it was last downloaded."""
+        """The cached file at a commit, by default the one the revision had at its last download, or None."""
         from huggingface_hub import try_to_load_from_cache
 
         at = commit or self.revision
@@ -127,10 +127,10 @@ class Repository:
         return Path(found) if isinstance(found, str) else None
 
     def fetch(self, file: str, commit: str | None = None) -> Path:
-        """A file in the cache, downloaded if need be, and once more where it arrives damaged.
+        """Path of a file in the cache, downloaded if needed and once more if it arrives damaged.
 
         Args:
-            commit: to take it from; by default the revision, and the cache then knows which commit that is.
+            commit: the commit to read from; by default that of the revision.
         """
         from huggingface_hub import hf_hub_download
 
@@ -139,7 +139,7 @@ class Repository:
         def download() -> Path:
             try:
                 return Path(hf_hub_download(self.name, file, repo_type=self.kind, revision=at))
-            except RuntimeError as error:  # the Rust part of hf_xet has no other name for trouble
+            except RuntimeError as error:  # the only exception type of hf_xet, which is written in Rust
                 raise ConnectionError(first_line(error)) from error
 
         for _ in range(2):
@@ -150,8 +150,8 @@ class Repository:
             path.resolve().unlink()
             path.unlink(missing_ok=True)
         raise UserError(
-            f"{what} arrived damaged, twice: its SHA-256 is not what the Hub names",
-            "look for a proxy that changes what it passes on, or try again",
+            f"{what} arrived damaged twice: its SHA-256 differs from the Hub's",
+            "check for a proxy that modifies downloads, or try again",
         )
 
     def request(
@@ -162,25 +162,25 @@ class Repository:
         *,
         announce: bool = True,
     ) -> Result:
-        """The result of an action, repeated while what keeps it from succeeding may pass.
+        """Run an action, retrying it after transient failures, and return its result.
 
         Args:
-            what: the action is about, for people.
-            patience: seconds of pauses at most, `PATIENCE` by default; 0 makes a single attempt.
-            announce: note the action where it takes longer than a moment.
+            what: the subject of the action, for messages.
+            patience: maximum total seconds of pauses, `PATIENCE` by default; 0 makes a single attempt.
+            announce: print a note if the action takes longer than a moment.
 
         Raises:
-            HubAway: the trouble did not pass in time.
-            UserError: the Hub refuses.
+            HubAway: the failure persisted.
+            UserError: the Hub refused the request.
         """
         from huggingface_hub import logging
 
-        if "HF_HUB_VERBOSITY" not in os.environ:  # its words on retries; there are ours instead
+        if "HF_HUB_VERBOSITY" not in os.environ:  # ours replace its messages about retries
             logging.set_verbosity_error()  # type: ignore[no-untyped-call]
         with announced(f"waiting for the Hub ({what}) ..." if announce else None, self.tell) as tell:
-            return self._patiently(action, what, PATIENCE if patience is None else patience, tell)
+            return self._retried(action, what, PATIENCE if patience is None else patience, tell)
 
-    def _patiently(self, action: Callable[[], Result], what: str, patience: float, tell: Tell) -> Result:
+    def _retried(self, action: Callable[[], Result], what: str, patience: float, tell: Tell) -> Result:
         waited, pause = 0.0, FIRST_PAUSE
         while True:
             try:
@@ -192,17 +192,17 @@ class Repository:
                     if (sentence := self._sentence(error, what)) is None:
                         raise
                     raise sentence from error
-            if waited == FIRST_PAUSE:  # a single stumble is not worth a word
+            if waited == FIRST_PAUSE:  # a single failure is not worth a message
                 tell(f"waiting for the Hub ({what}): {reason}; giving up after {duration(patience)}")
             pause = min(pause, patience - waited)
             time.sleep(pause)
             waited, pause = waited + pause, min(2 * pause, LONGEST_PAUSE)
         if waited > FIRST_PAUSE:
-            tell(f"the Hub answers again, after {duration(waited)} ({what})")
+            tell(f"the Hub responds again after {duration(waited)} ({what})")
         return result
 
     def _sentence(self, error: Exception, what: str) -> UserError | None:
-        """What an exception means for the action at hand; None where it is none of the Hub's."""
+        """The error to raise for an exception during an action; None if it is not related to the Hub."""
         from huggingface_hub import constants, errors
 
         absent, (reason, passes) = f"{self.name} {ABSENT[self.kind]}", trouble(error)
@@ -224,25 +224,25 @@ class Repository:
             case errors.RevisionNotFoundError():
                 return UserError(
                     f"{self.name} has no revision {self.revision!r}",
-                    "expected a branch, a tag or a whole commit hash",
+                    "use a branch, a tag or a full commit hash",
                 )
             case errors.HFValidationError():
-                return UserError(f"{absent} a name that the Hub takes: {first_line(error)}", CHECK[self.kind])
+                return UserError(f"{absent} a valid Hub id: {first_line(error)}", CHECK[self.kind])
             case errors.HfHubHTTPError():
                 return UserError(
                     f"the Hub refuses {what}: {reason}",
-                    f"for what only some accounts may do, {LOG_IN} to a valid token of one that may",
+                    f"if it needs an account with access, {LOG_IN} to a valid token of one",
                 )
             case errors.LocalEntryNotFoundError() | json.JSONDecodeError():
                 return UserError(
-                    f"{constants.ENDPOINT} does not answer as the Hugging Face Hub does",
-                    "look at HF_ENDPOINT and at the proxy",
+                    f"{constants.ENDPOINT} does not respond like the Hugging Face Hub",
+                    "check HF_ENDPOINT and the proxy",
                 )
         return None
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether a file of the cache is what its name says: large files are kept by their SHA-256."""
+    """Whether a cached file matches its name: large files are stored under their SHA-256."""
     name = path.resolve().name
     if len(name) != 64:
         return True
@@ -254,29 +254,33 @@ def _is_whole(path: Path) -> bool:
 
 
 def check_can_push(repo_id: str) -> None:
-    """Refuse a push that has no chance, before any work is done for it."""
+    """Refuse a push that cannot succeed, before any work is done for it.
+
+    Raises:
+        UserError: the name is invalid, or there is no token that the Hub accepts.
+    """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
-    hint = "write owner/name, the owner being a user or an organisation of the Hub"
+    hint = "use OWNER/NAME, where OWNER is a user or an organisation of the Hub"
     if repo_id.count("/") != 1:
-        raise UserError(f"{repo_id} is not a repository of the Hub", hint)
+        raise UserError(f"{repo_id} is not a valid Hub id", hint)
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise UserError(f"{repo_id} is not a name that the Hub takes: {first_line(error)}", hint) from error
+        raise UserError(f"{repo_id} is not a valid Hub id: {first_line(error)}", hint) from error
     try:
         Repository("model", repo_id).request(HfApi(library_name="mrt5cli").whoami, repo_id)
-    except (UserError, OSError) as error:  # the latter where there is no token
+    except (UserError, OSError) as error:  # the latter if there is no token
         raise UserError(
-            f"nothing can be pushed to {repo_id}: {trouble(error)[0]}",
-            f"{LOG_IN} to a token that may write, or leave out --push and push the directory later",
+            f"cannot push to {repo_id}: {trouble(error)[0]}",
+            f"{LOG_IN} to a token with write permission, or leave out --push and push the directory later",
         ) from error
 
 
 def card_of(repo_id: str) -> str | None:
-    """README.md as it stands in a repository now; None where there is none yet."""
+    """The current README.md of a repository, or None."""
     from huggingface_hub import HfApi
 
     repository, api = Repository("model", repo_id), HfApi(library_name="mrt5cli")
@@ -285,11 +289,11 @@ def card_of(repo_id: str) -> str | None:
 
 
 def push(folder: Path, repo_id: str, *, private: bool = False) -> str:
-    """Upload an exported directory, creating the repository if it is not there; see `check_can_push`.
+    """Upload an exported directory, creating the repository if needed, and return its URL.
 
-    A new repository is private if that is wanted, else what the owner's settings on the Hub say, which is
-    public by default; one that exists keeps its visibility. Weights and code of an earlier push are replaced;
-    the rest of the repository stays. Returns the repository's address.
+    See `check_can_push`. A new repository is private if requested; otherwise the owner's settings on the Hub
+    decide, which default to public. An existing one keeps its visibility. Weights and code of an earlier push
+    are replaced; other files stay.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]
@@ -306,17 +310,17 @@ def push(folder: Path, repo_id: str, *, private: bool = False) -> str:
         )
     except HfHubHTTPError as error:
         raise UserError(
-            f"the Hub refuses a push to {repo_id}: {trouble(error)[0]}",
+            f"the Hub refuses the push to {repo_id}: {trouble(error)[0]}",
             f"use a token with write permission for {repo_id.split('/')[0]}, or another repository",
         ) from error
     except (HTTPError, OSError, RuntimeError, json.JSONDecodeError) as error:  # Rust parts raise the third
         raise UserError(
-            f"the upload to {repo_id} broke off: {first_line(error)}",
-            f"{folder} is complete; push again, what has arrived is not sent twice",
+            f"the upload to {repo_id} was interrupted: {first_line(error)}",
+            f"push {folder} again; it is complete, and files that arrived are not sent twice",
         ) from error
-    except ValueError as error:  # what huggingface_hub makes of the Hub's verdict on the card
+    except ValueError as error:  # raised by huggingface_hub if the Hub rejects the card
         raise UserError(
-            f"the Hub does not take README.md of {folder}: {' '.join(str(error).split())}",
-            "correct it, and upload the directory with `hf upload`",
+            f"the Hub rejects README.md of {folder}: {' '.join(str(error).split())}",
+            "correct it and upload the directory with `hf upload`",
         ) from error
     return str(url)

@@ -1,4 +1,4 @@
-"""Reading JSON that somebody may have damaged: every way to fail is one sentence. Writing it without NaN."""
+"""Reading possibly damaged JSON with a one-sentence error for each failure; replacing NaN for writing."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from mrt5cli.stand_ins import but
 from mrt5cli.text import byte_size
 
 LARGEST_FILE = 2**25
-"""Bytes of a file of JSON that is read whole: a result, a state, a configuration."""
-TOO_MANY_DIGITS = f"it holds a whole number of more than {sys.get_int_max_str_digits():,} digits"
+"""Maximum bytes of a JSON file such as a result, a state or a configuration."""
+TOO_MANY_DIGITS = f"it contains a whole number of more than {sys.get_int_max_str_digits():,} digits"
 
 
 def parse(text: str | bytes) -> Any:
-    """The value that a JSON text stands for.
+    """Parse JSON.
 
     Raises:
-        ValueError: it is no JSON, or none that Python reads.
+        ValueError: it is not JSON, is nested too deeply, or contains too large a number.
     """
     try:
         return json.loads(text)
@@ -35,7 +35,7 @@ def parse(text: str | bytes) -> Any:
 
 
 def finite(tree: Any) -> Any:
-    """The same without NaN and infinities, which are not JSON: null."""
+    """Copy a tree with NaN and infinities, which JSON cannot represent, replaced by None."""
     if isinstance(tree, Mapping):
         return {name: finite(value) for name, value in tree.items()}
     if isinstance(tree, list | tuple):
@@ -44,16 +44,16 @@ def finite(tree: Any) -> Any:
 
 
 def read_object(path: Path, hint: str | None = None) -> dict[str, Any]:
-    """The JSON object in a file.
+    """Read a JSON object from a file.
 
     Args:
-        hint: what to do about a file that holds none.
+        hint: what to do if the file is unreadable.
 
     Raises:
-        UserError: it cannot be read, or holds something else.
+        UserError: it cannot be read, or does not contain an object.
     """
     try:
-        if path.exists() and not path.is_file():  # a pipe would be waited for
+        if path.exists() and not path.is_file():  # opening a pipe would block
             raise UserError(f"{path} is not a file", hint)
         with path.open("rb") as file:
             text = file.read(LARGEST_FILE + 1)

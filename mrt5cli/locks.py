@@ -1,11 +1,11 @@
-"""One process at a time: a lock file that its holder keeps locked, and signs every few seconds.
+"""Mutual exclusion between processes: a lock file that its holder keeps locked and signs every few seconds.
 
-The system's lock (flock) goes with its holder, however that ends. But a file system of several hosts may know
-no locks, or keep them to each host. So the holder also writes into the file who it is and, with a beat, that
-it lives. Where flock does not decide, a process of another host counts as alive while its beat changes: that
-is watched, as the clocks of hosts differ.
+The system's lock (flock) is released with its holder, however that ends. But a file system shared by several
+hosts may not support locks, or may keep them local to each host. So the holder also writes its identity and a
+heartbeat into the file. Where flock does not decide, a process of another host counts as alive while its
+heartbeat changes; changes are observed rather than compared with the time, because clocks of hosts differ.
 
-Readers of a checkpoint hold it in common, so that nobody deletes it under them, where flock is known.
+Readers of a checkpoint share a lock on it, so that no process deletes it while they read, where flock works.
 """
 
 from __future__ import annotations
@@ -28,28 +28,28 @@ from mrt5cli.text import duration
 from mrt5cli.writing import naming
 
 BEAT_SECONDS = 15.0
-"""Between two beats; after four without one, a process that shows by its beat alone counts as dead."""
+"""Interval of heartbeats. After four missed ones, a process known only by its heartbeat counts as dead."""
 WAIT_SECONDS = 10.0
-"""How long to wait for a process that holds a lock, and may be ending."""
+"""How long to wait for the holder of a lock, which may be about to end."""
 SETTLE_SECONDS = 0.5
-"""How long another host that takes the same lock, at the same moment, may need to show."""
+"""How long until a host that takes the same lock at the same moment becomes visible."""
 POLL_SECONDS = 0.1
 NO_LOCKS = frozenset((errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS))
-"""How file systems say that they know no locks, or none of this kind."""
+"""Errors of file systems that do not support this kind of lock."""
 LOCAL = frozenset(("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "tmpfs", "overlay"))
-"""Types of file systems that are one host's alone."""
+"""Types of file systems that only one host can mount."""
 SIZE = 512
-"""Bytes of a lock file, so that a shorter text leaves nothing of a longer one."""
+"""Bytes of a lock file; fixed, so that a shorter text overwrites a longer one completely."""
 
 logger = logging.getLogger(__name__)
 
 
 def _machine() -> tuple[str, str]:
-    """What tells apart hosts that may have one name, and on one host the spaces that number processes."""
+    """Ids of this boot and of this process-id namespace: host names may repeat, pids do in containers."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return boot, os.readlink("/proc/self/ns/pid")
-    except OSError:  # no Linux
+    except OSError:  # not Linux
         return socket.gethostname(), ""
 
 
@@ -62,9 +62,9 @@ class Holder:
     """A process that holds a lock.
 
     Attributes:
-        pid: 0 where it is not known, as in the moment before it has signed.
-        started: when it took the lock, seconds since 1970 by its own clock.
-        beat: when it last said that it lives, likewise.
+        pid: 0 if it is not known, as in the moment before the holder signs.
+        started: when it took the lock, in seconds since 1970 by its own clock.
+        beat: time of its last heartbeat, likewise.
         machine, space: see `_machine`.
         ticks: see `_ticks`.
     """
@@ -79,19 +79,20 @@ class Holder:
 
     def __str__(self) -> str:
         if not self.pid:
-            return "which has not said who it is"
+            return "it has not identified itself yet"
         since = datetime.fromtimestamp(self.started, UTC)
         ago = duration(max(0.0, time.time() - self.beat))
-        return f"pid {self.pid} on host {self.host}, since {since:%Y-%m-%d %H:%M:%S} UTC, last beat {ago} ago"
+        when = f"since {since:%Y-%m-%d %H:%M:%S} UTC, last heartbeat {ago} ago"
+        return f"pid {self.pid} on host {self.host}, {when}"
 
     @property
     def how_to_stop(self) -> str:
-        """What ends it, for a hint."""
+        """How to end the process, for a hint."""
         there = "" if self.host == HOST else f"on {self.host}: "
         return f"stop it ({there}kill {self.pid})" if self.pid else "stop it"
 
     def is_same(self, other: Holder) -> bool:
-        """Whether both are one process, at one beat or another."""
+        """Whether both are the same process, regardless of the heartbeat."""
         return replace(self, beat=0.0) == replace(other, beat=0.0)
 
 
@@ -99,15 +100,15 @@ UNKNOWN = Holder(0, "", 0.0, 0.0, "", "", 0)
 
 
 class Lock:
-    """A lock file that this process holds, in a folder that it watches over. Made by `take`.
+    """A lock file that this process holds. Created by `take`.
 
     Args:
-        descriptor: of the file, locked where the file system knows locks.
+        descriptor: the open file, locked if the file system supports locks.
     """
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path, self.descriptor = path, descriptor
-        # Held open, so that no other folder can get its number.
+        # Held open, so that no other folder can reuse its inode number.
         self.folder = os.open(path.parent, os.O_RDONLY)
         now = round(time.time(), 3)
         self.me = Holder(os.getpid(), HOST, now, now, MACHINE, SPACE, _ticks(os.getpid()))
@@ -116,7 +117,7 @@ class Lock:
         self._thread = threading.Thread(target=self._beats, daemon=True, name=f"beat of {path}")
 
     def begin(self) -> Holder | None:
-        """Sign, and go on signing; returns the process of another host that has been quicker."""
+        """Sign the file and start the heartbeat; returns a faster process of another host, if any."""
         try:
             with naming(self.path):
                 self._sign()
@@ -134,7 +135,7 @@ class Lock:
         return None
 
     def lost(self) -> str | None:
-        """What has become of the folder, if it is not this process's any more: "was deleted"."""
+        """What happened to the folder if this process no longer holds it, such as "was deleted"."""
         with self._busy:
             try:
                 found = os.stat(self.path.parent)
@@ -150,11 +151,11 @@ class Lock:
             return f"was taken by another process, {holder}"
 
     def _replace_file(self) -> str | None:
-        """Make a lock file that somebody has deleted again."""
+        """Create the lock file again after it was deleted."""
         try:
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         except FileExistsError:
-            return None  # who was quicker signs it, which the next look shows
+            return None  # another process was faster and will sign it, which the next check shows
         if _flock(descriptor, fcntl.LOCK_EX) is False:
             os.close(descriptor)
             return None
@@ -166,11 +167,11 @@ class Lock:
     def _sign(self) -> None:
         self.me = replace(self.me, beat=round(time.time(), 3))
         os.pwrite(self.descriptor, json.dumps(asdict(self.me)).ljust(SIZE - 1).encode() + b"\n", 0)
-        os.fsync(self.descriptor)  # over a network, others see it only then
+        os.fsync(self.descriptor)  # other hosts see it only then
 
     def _beats(self) -> None:
         while not self._ended.wait(BEAT_SECONDS):
-            # A disk that takes no beat is asked again at the next one: no run ends of it.
+            # A failed heartbeat is retried at the next interval: it must not end a run.
             with suppress(OSError):
                 if self.lost() is None:
                     with self._busy:
@@ -178,7 +179,7 @@ class Lock:
                             self._sign()
 
     def release(self) -> None:
-        """Let go; the file stays, empty, as another process may be waiting at it."""
+        """Release the lock. The file stays, empty, because another process may be waiting for it."""
         self._ended.set()
         if HELD.get(os.path.abspath(self.path)) is self:
             del HELD[os.path.abspath(self.path)]
@@ -199,12 +200,15 @@ class Lock:
 
 
 HELD: dict[str, Lock] = {}
-"""What this process holds, by the path of the file."""
+"""The locks that this process holds, by path of the file."""
 
 
 def _leave_to_parent() -> None:
-    """In a fork: close what the parent has locked. A lock is free when all who have it open have ended, and
-    those that prepare batches may outlive a trainer by seconds."""
+    """After a fork, close the parent's lock files in the child.
+
+    A lock is released once every process that has the file open has ended, and data workers may outlive the
+    trainer by seconds.
+    """
     for lock in HELD.values():
         lock._close()
     HELD.clear()
@@ -215,15 +219,18 @@ os.register_at_fork(after_in_child=_leave_to_parent)
 
 @dataclass
 class _Watch:
-    """How long a process that only its beat shows has been seen without another beat."""
+    """Since when a process that is known only by its heartbeat has been observed without a new one."""
 
     holder: Holder
     since: float
 
     @property
     def is_over(self) -> bool:
-        """Whether it counts as dead: four beats late by both clocks, or a beat and a half by ours where by
-        the clocks it has been so for long."""
+        """Whether it counts as dead.
+
+        It does after four intervals of observation, or after one and a half if its last heartbeat is already
+        long past by our clock.
+        """
         late = time.time() - self.holder.beat
         most, least = 4 * BEAT_SECONDS, 1.5 * BEAT_SECONDS
         return time.monotonic() - self.since >= min(most, max(least, most - late))
@@ -234,9 +241,9 @@ _SAID: list[Path] = []
 
 
 def take(path: Path) -> Lock | Holder:
-    """Take a lock if that is possible now; else who has it.
+    """Take a lock if it is free, otherwise return its holder.
 
-    Of another host that has it without flock, this may say so for a minute after its death.
+    A process of another host that held it without flock is reported for up to a minute after its death.
     """
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -255,8 +262,8 @@ def take(path: Path) -> Lock | Holder:
     if locked is None and not _SAID:
         _SAID.append(path)
         logger.warning(
-            "the file system of %s knows no locks: processes of other hosts show there only by their beat, "
-            "every %g s",
+            "the file system of %s does not support locks: processes of other hosts are detected by their "
+            "heartbeat only, every %g s",
             path.parent,
             BEAT_SECONDS,
         )
@@ -266,7 +273,7 @@ def take(path: Path) -> Lock | Holder:
 
 
 def _is_dead(path: Path, holder: Holder) -> bool:
-    """Whether a holder has not shown for long enough, in this and earlier looks of this process."""
+    """Whether the holder's heartbeat has not changed for long enough, over this and earlier calls."""
     watch = _WATCHES.get(path)
     if watch is None or watch.holder != holder:
         _WATCHES[path] = watch = _Watch(holder, time.monotonic())
@@ -274,7 +281,7 @@ def _is_dead(path: Path, holder: Holder) -> bool:
 
 
 def wait_for(path: Path) -> Lock | Holder:
-    """Take a lock, from a process that is ending too; else who has it, and is alive."""
+    """Take a lock, waiting for a holder that is about to end; otherwise return the living holder."""
     first, begin = None, time.monotonic()
     while isinstance(found := take(path), Holder):
         if first is None or not first.is_same(found):
@@ -288,7 +295,7 @@ def wait_for(path: Path) -> Lock | Holder:
 
 
 def holder_of(path: Path) -> Holder | None:
-    """Who has a lock, by what is to be seen now; None where nobody has."""
+    """The holder of a lock as far as it is visible now, or None."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except (FileNotFoundError, NotADirectoryError, PermissionError):
@@ -304,10 +311,10 @@ def holder_of(path: Path) -> Holder | None:
 
 
 def _in_the_way(locked: bool | None, path: Path) -> tuple[Holder | None, bool]:
-    """Who keeps a lock from being taken, and whether that is certain, or only so if it is alive elsewhere.
+    """Who prevents a lock from being taken, and whether that is certain or only if it is alive elsewhere.
 
     Args:
-        locked: what `_flock` says.
+        locked: the result of `_flock`.
     """
     found = _read(path)
     if locked is False:
@@ -322,31 +329,33 @@ def _in_the_way(locked: bool | None, path: Path) -> tuple[Holder | None, bool]:
 
 
 def _lives(holder: Holder) -> bool:
-    """Whether a process of this host is there, and is not a later one of the same number."""
+    """Whether a process of this host is alive and not a later one with the same pid."""
     try:
         os.kill(holder.pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass  # somebody else's
+        pass  # another user's
     return _ticks(holder.pid) == holder.ticks
 
 
 def _ticks(pid: int) -> int:
-    """When a process of this host began, in ticks since its boot; 0 where that is not to be had."""
+    """Start time of a process of this host, in ticks since boot; 0 if it is not available."""
     try:
         return int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
-    except OSError:  # no Linux, or it has ended
+    except OSError:  # not Linux, or the process has ended
         return 0
 
 
 def _read(path: Path) -> Holder | None:
-    """Who has signed a lock file; None where nobody has, or who let go. Opened anew, as over a network a file
-    that is open may be as it was."""
+    """Who signed a lock file, or None if it is released.
+
+    The file is opened again each time: over a network, an open one may show stale content.
+    """
     for _ in range(5):
         try:
             text = path.read_text(encoding="utf-8", errors="replace")
-        except (FileNotFoundError, PermissionError):  # SMB lets nobody else read what is locked
+        except (FileNotFoundError, PermissionError):  # SMB: a locked file cannot be read by others
             return None
         if not text.strip():
             return None
@@ -357,7 +366,7 @@ def _read(path: Path) -> Holder | None:
 
 
 def _flock(descriptor: int, how: int) -> bool | None:
-    """Whether a file could be locked; None where its file system knows no locks."""
+    """Whether a file could be locked; None if its file system does not support locks."""
     try:
         fcntl.flock(descriptor, how | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -370,7 +379,7 @@ def _flock(descriptor: int, how: int) -> bool | None:
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
-    """Whether an open file still has its name."""
+    """Whether an open file is still the one at its path."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
@@ -378,7 +387,7 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 
 def _is_local(descriptor: int) -> bool:
-    """Whether what is open lies on a file system that only this host can have."""
+    """Whether an open file or folder is on a file system that only this host can mount."""
     number = os.fstat(descriptor).st_dev
     device = f"{os.major(number)}:{os.minor(number)}"
     with suppress(OSError):
@@ -392,14 +401,14 @@ def _is_local(descriptor: int) -> bool:
 # --- readers ------------------------------------------------------------------------------------------------
 
 _READ: dict[tuple[int, int], int] = {}
-"""Descriptors of what this process reads, until it ends."""
+"""Open files of the checkpoints that this process reads, kept until it ends."""
 
 
 def read_on(file: Path) -> bool:
-    """Have a file's folder stay until this process ends, see `unread`; False where it is being deleted."""
+    """Protect a file's folder from `unread` until this process ends; False if it is being deleted."""
     try:
         descriptor = os.open(file, os.O_RDONLY)
-    except OSError:  # whoever reads it says what is wrong
+    except OSError:  # the actual reader reports it
         return file.parent.is_dir()
     found = os.fstat(descriptor)
     key = found.st_dev, found.st_ino
@@ -408,7 +417,7 @@ def read_on(file: Path) -> bool:
         return key in _READ
     try:
         file.read_bytes()
-    except PermissionError:  # SMB lets nobody read what is locked, not even ourselves
+    except PermissionError:  # SMB: a locked file cannot be read, not even by this process
         os.close(descriptor)
         return True
     _READ[key] = descriptor
@@ -417,12 +426,14 @@ def read_on(file: Path) -> bool:
 
 @contextmanager
 def unread(file: Path) -> Iterator[bool]:
-    """Keep readers away from a file's folder, to delete it; False where other processes read it, or have not
-    ended. What this one has read, as a run does that is resumed, it has done with."""
+    """Exclude readers of a file's folder in order to delete it; yields False if another process reads it.
+
+    This process's own protection is dropped: a resumed run has finished reading its checkpoint.
+    """
     try:
         descriptor = os.open(file, os.O_RDWR)
     except OSError:
-        yield True  # it is not whole, and nobody's
+        yield True  # it is incomplete, so nobody reads it
         return
     found = os.fstat(descriptor)
     if (own := _READ.pop((found.st_dev, found.st_ino), None)) is not None:

@@ -1,14 +1,14 @@
-"""What was written into a folder of weights: manifest.json lists the size and a hash of every file in it.
+"""The manifest of a folder of weights: manifest.json lists size and hash of every file in it.
 
-It is written last, and what a file holds is compared with it before anything is read from that file. So a
-bit that flipped, or a file of another step, is an error and no other result. Folders without one, of an
-older version or of somebody else, are taken as they are.
+It is written last, and a file is verified against it before it is read. So a flipped bit, or a file from
+another step, is an error instead of a different result. Folders without a manifest, written by an older
+version or another program, are accepted as they are.
 
     {"files": {"model.safetensors": {"size": 1198583628, "xxh3_128": "..."}, ...},
-     "finite": true,        none of the weights is NaN or infinite, so that loading need not look
-     "metrics": {...},      of the run's metrics.jsonl up to then, as of a file
-     "step": 500,           optimizer steps; a folder that is named by a step is named by this one
-     "xxh3_128": "..."}     of all that
+     "finite": true,        no weight is NaN or infinite, so that loading need not check
+     "metrics": {...},      size and hash of the run's metrics.jsonl up to this step
+     "step": 500,           optimizer steps; must match the name of a step-... folder
+     "xxh3_128": "..."}     hash of all of the above
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ NAME, HASH = "manifest.json", "xxh3_128"
 STEP_NAME = re.compile(r"step-(\d{8,})")
 _OF_A_MODEL = re.compile(r"(generation_)?config\.json|(pytorch_)?model[\w.-]*\.(safetensors|bin|json)")
 _BLOCK = 1 << 18
-"""Bytes that are hashed at once: they are still in the cache of the core that has read them."""
+"""Bytes to hash at a time, few enough to be in the CPU's cache still."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a folder's manifest.json says; see there."""
+    """The content of manifest.json; see above."""
 
     files: dict[str, dict[str, Any]]
     finite: bool
@@ -44,10 +44,10 @@ class Manifest:
 
 
 def write(folder: Path, *, step: int, finite: bool, metrics: bytes) -> None:
-    """List all files of a folder, in which nothing is to be written any more.
+    """Write the manifest of a folder that is otherwise complete.
 
     Args:
-        step: optimizer steps that the weights have seen.
+        step: optimizer steps that the weights have been trained for.
         finite: whether no weight is NaN or infinite.
         metrics: the content of the run's metrics.jsonl.
     """
@@ -62,13 +62,13 @@ def write(folder: Path, *, step: int, finite: bool, metrics: bytes) -> None:
 
 
 def check(folder: Path, of: Callable[[str], bool] = lambda _: True) -> Manifest | None:
-    """What a folder's manifest says, having compared the folder with it; None where it has none.
+    """Verify a folder against its manifest and return that; None if the folder has none.
 
     Args:
-        of: which files to look at, by name.
+        of: which files to verify, by name.
 
     Raises:
-        CheckpointError: a file is missing or not what was written.
+        CheckpointError: a file is missing or differs from what was written.
     """
     if why := fault(folder, of):
         raise CheckpointError(f"{folder} is not a whole checkpoint: {why}", what_to_do(folder))
@@ -76,11 +76,11 @@ def check(folder: Path, of: Callable[[str], bool] = lambda _: True) -> Manifest 
 
 
 def fault(folder: Path, of: Callable[[str], bool] = lambda _: True, *, content: bool = True) -> str | None:
-    """What is wrong in a folder that has a manifest, as a clause that names the file, or None.
+    """How a folder differs from its manifest, as a clause that names the file, or None.
 
     Args:
-        of: which files to look at, by name.
-        content: False compares no more than the files' sizes.
+        of: which files to verify, by name.
+        content: False compares sizes only.
     """
     try:
         manifest = read(folder)
@@ -90,60 +90,60 @@ def fault(folder: Path, of: Callable[[str], bool] = lambda _: True, *, content: 
         return None
     named = STEP_NAME.fullmatch(folder.name)
     if named and int(named[1]) != manifest.step:
-        return f"{NAME} says that it is of step {manifest.step}"
+        return f"{NAME} belongs to step {manifest.step}"
     listed = {name: entry for name, entry in manifest.files.items() if of(name)}
     for name, entry in listed.items():
         if not (folder / name).is_file():
             return f"it has no {name}"
         if (size := (folder / name).stat().st_size) != entry["size"]:
-            return f"{name} has {size:,} bytes, and {entry['size']:,} were written"
+            return f"{name} has {size:,} bytes, but {entry['size']:,} were written"
     for name in sorted(path.name for path in folder.iterdir()):
         if name not in manifest.files and of(name) and of_the_model(name):
-            return f"{name} was added, which is read in place of what was written"
+            return f"{name} was added and would be read instead of the original files"
     for name, entry in listed.items() if content else ():
         try:
             if _hash(folder / name) != entry[HASH]:
-                return f"{name} is not what was written: it was damaged, or changed"
+                return f"{name} differs from what was written: it was edited or damaged"
         except OSError as error:
             return f"{name} cannot be read: {error.strerror}"
     return None
 
 
 def read(folder: Path) -> Manifest | None:
-    """What a folder's manifest says, or None where it has none.
+    """The manifest of a folder, or None if it has none.
 
     Raises:
-        ValueError: it is damaged; a clause without a subject.
+        ValueError: it is damaged; the message is a clause without a subject.
     """
     if not (folder / NAME).is_file():
         return None
     try:
         content = parse((folder / NAME).read_bytes())
         if content.pop(HASH) != _own_hash(content):
-            raise ValueError("it is not what was written")
+            raise ValueError("hash mismatch")
         return Manifest(**content)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ValueError("is damaged, or of another version") from error
+        raise ValueError("is damaged or from another version") from error
 
 
 def of_the_model(name: str) -> bool:
-    """Whether a file is one that loading a model reads, which a checkpoint holds more than."""
+    """Whether loading a model reads this file; a checkpoint also contains others."""
     return _OF_A_MODEL.fullmatch(name) is not None
 
 
 def what_to_do(folder: Path) -> str:
-    """The hint for a folder in which something is not what was written."""
+    """The hint for a folder that differs from its manifest."""
     named = STEP_NAME.fullmatch(folder.name) is not None
     others = (folder.parent if named else folder.parent / "checkpoints").glob("step-*")
     found = sorted(path for path in others if STEP_NAME.fullmatch(path.name))
     if named:
         found = [path for path in found if path.name < folder.name]
-    instead = f"take {found[-1]}" if found else "bring the file back from a copy"
-    return f"{instead}; if it was changed on purpose, delete {folder / NAME}"
+    instead = f"use {found[-1]}" if found else "restore the file from a copy"
+    return f"{instead}; if the change was intended, delete {folder / NAME}"
 
 
 def hash_of(content: bytes) -> str:
-    """The hash of a text that is kept beside it."""
+    """The hash of some bytes, as manifests store it."""
     return xxh3_128(content).hexdigest()
 
 
@@ -152,7 +152,7 @@ def _own_hash(content: dict[str, Any]) -> str:
 
 
 def _hash(path: Path) -> str:
-    """Of a file's content. It is read and not mapped: what a disk refuses is an error then, and no signal."""
+    """The hash of a file. It is read, not mapped, so that a read error is an exception and not a signal."""
     digest, block = xxh3_128(), bytearray(_BLOCK)
     with path.open("rb", buffering=0) as file:
         while count := file.readinto(block):

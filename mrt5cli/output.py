@@ -1,4 +1,4 @@
-"""The standard streams: nothing fails for lack of a character, a stream, or a reader of messages."""
+"""The standard streams: no missing character, stream or reader of messages makes a command fail."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from mrt5cli.json_files import finite
 
 STREAMS = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
 UNSPOKEN = "backslashreplace"
-"""What becomes of a character that a stream cannot hold."""
+"""Error handler for characters that a stream's encoding lacks."""
 
 
 def prepare() -> None:
-    """Make the process's standard streams fit for everything a command may print; called once, at the entry.
+    """Make the standard streams accept whatever a command prints; called once, at startup.
 
-    A stream that was closed by whoever started the process (`>&-`, a daemon) leads nowhere afterwards.
+    A stream that the parent process closed (`>&-`, a daemon) is replaced by the null device.
     """
     for name, mode in STREAMS:
         if getattr(sys, name) is None:
-            # The null device gets the number of the closed stream: the lowest free.
+            # The null device gets the lowest free descriptor, which is that of the closed stream.
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
     if sys.stdout is sys.__stdout__ and isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout = Results(sys.stdout)
@@ -33,9 +33,9 @@ def prepare() -> None:
 
 @contextmanager
 def losing_messages() -> Iterator[None]:
-    """Let what is said on stderr meanwhile be lost where it cannot be written, in programs that are not ours.
+    """In other programs, ignore failing writes to stderr in the meantime.
 
-    In a command `prepare` has seen to it for good; a stderr that somebody else has put in place is theirs.
+    Commands do so from `prepare` on. A stderr that the program has replaced is left alone.
     """
     before = sys.stderr
     _lose_messages()
@@ -51,7 +51,7 @@ def _lose_messages() -> None:
 
 
 class Results(io.TextIOWrapper):
-    """stdout, whose trouble tells that it is stdout's."""
+    """stdout, whose errors name it."""
 
     def __init__(self, stream: io.TextIOWrapper) -> None:
         raw = io.FileIO(stream.fileno(), "w", closefd=False)
@@ -72,9 +72,9 @@ class Results(io.TextIOWrapper):
 
 
 class Messages(Results):
-    """stderr, whose reader may go away (`2>&1 | head`) or whose disk may fill up.
+    """stderr, whose reader may disappear (`2>&1 | head`) or whose disk may fill up.
 
-    What is said meanwhile is lost, and nothing else: a training is worth more than the words about it.
+    Only the messages are lost: a training is worth more than the messages about it.
     """
 
     def write(self, text: str, /) -> int:
@@ -96,12 +96,12 @@ def _named(name: str) -> Iterator[None]:
 
 
 def lead_nowhere(stream: IO[str]) -> None:
-    """Let what is left in a stream go nowhere, so that Python does not complain of it at its end."""
+    """Discard what is buffered in a stream, so that Python does not fail to flush it at exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
 
 
 def print_json(document: object) -> None:
-    """Print a JSON document on stdout, in ASCII, which every stream takes; NaN and infinities as null."""
+    """Print a JSON document to stdout, in ASCII; NaN and infinities become null."""
     print(json.dumps(finite(document), indent=2, allow_nan=False))

@@ -1,4 +1,4 @@
-"""Paths as users mean them: `~` is a home directory wherever a path enters, and libraries always find one."""
+"""Paths as users mean them: `~` works wherever a path is read, and libraries always find a home directory."""
 
 from __future__ import annotations
 
@@ -15,21 +15,23 @@ from mrt5cli.errors import UserError, of_the_system
 
 
 def place(text: str) -> str:
-    """A path, a recipe's name or a Hub id, with a `~` or `~user` at its start replaced by the home directory.
+    """A path, a recipe name or a Hub id, with a leading `~` or `~user` expanded to the home directory.
 
-    A shell does that only to a word of its own, not to what follows `--out=`, and a recipe has no shell.
+    A shell does so only at the start of a word, not after `--out=`, and not in a recipe.
 
     Raises:
-        UserError: nobody knows the home directory, or the text is empty, as a variable that is not set.
+        UserError: the home directory is unknown, or the text is empty.
     """
     if not text.strip():
-        raise UserError("a name is empty; expected a path or a name", "look for a variable that is not set")
+        raise UserError(
+            "a name is empty; expected a path or a name", "check for a shell variable that is unset"
+        )
     found = os.path.expanduser(text)
     if found.startswith("~"):
         who = text.partition("/")[0]
         raise UserError(
             f"{text}: there is no user {who[1:]!r} with a home directory",
-            f"for a folder of that name: ./{text}",
+            f"for a folder of that name, use ./{text}",
         )
     return found
 
@@ -40,15 +42,15 @@ def path(text: str | Path) -> Path:
 
 
 def shown(path: Path) -> str:
-    """A path as messages name it: from the working directory, where it lies below."""
+    """A path for messages: relative to the working directory if it is below it, otherwise absolute."""
     absolute = Path(os.path.abspath(path))
     return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(absolute)
 
 
 def find_home() -> None:
-    """Give libraries a home for their caches where the user has none, and a name; called once, at the entry.
+    """Set HOME and LOGNAME if the user has no home directory or name; called once, at startup.
 
-    They would make a folder called `~` wherever they are, or look up a name that nobody has.
+    Otherwise libraries would create a folder named `~`, or fail to look up the user's name.
     """
     if not os.environ.get("HOME"):
         os.environ.pop("HOME", None)  # an empty one would be the root of the file system
@@ -61,7 +63,7 @@ def find_home() -> None:
 
 
 def _private_folder() -> str:
-    """A folder among temporary files that is this user's alone; the same at every call, if it can be had."""
+    """A temporary folder that only this user can access; the same one at each call if possible."""
     try:
         folder = Path(tempfile.gettempdir(), f"mrt5-home-{os.getuid()}")
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -69,40 +71,40 @@ def _private_folder() -> str:
         if found.st_mode == stat.S_IFDIR | 0o700 and found.st_uid == os.getuid():
             return str(folder)
         return tempfile.mkdtemp(prefix="mrt5-home-")
-    except OSError:  # nothing can be written anywhere; whoever needs to says so, by this name
+    except OSError:  # nothing is writable; a later write fails and names this path
         return "/nonexistent"
 
 
 def room(path: Path) -> float:
-    """Bytes that are free where a path is, or will be made."""
+    """Free bytes on the file system of a path, which need not exist yet."""
     total, _, free = shutil.disk_usage(_nearest(path))
-    return free if total else math.inf  # some file systems do not say
+    return free if total else math.inf  # some file systems report nothing
 
 
 def check_writable(path: Path, kind: Literal["file", "folder", "new folder"]) -> None:
     """Refuse a file or folder that cannot be written, before any work is done for it.
 
     Args:
-        kind: a "new folder" is made beside its place and renamed, a "file" beside what a link points to.
+        kind: a "new folder" is created next to its path and renamed, a "file" next to the target of a link.
 
     Raises:
-        UserError: something else has that name, or its folder takes nothing new.
+        UserError: the name is taken by something else, or its folder is not writable.
     """
     try:
         nearest = _nearest(path if kind == "folder" else Path(os.path.realpath(path)).parent)
         if kind == "file" and path.exists() and not path.is_file():
-            raise UserError(f"{path} cannot be written: it is not a file", "give another name")
+            raise UserError(f"{path} cannot be written: it is not a file", "choose another name")
         if not nearest.is_dir():
-            raise UserError(f"{path} cannot be written: {nearest} is not a folder", "give another name")
+            raise UserError(f"{path} cannot be written: {nearest} is not a folder", "choose another name")
         with tempfile.TemporaryFile(dir=nearest):
-            pass  # permissions do not say it: root has them all in /proc, which takes no files
+            pass  # permissions are not enough: root has them all in /proc, where no file can be created
     except OSError as error:
         _, hint = of_the_system(error)
         raise UserError(f"{path} cannot be written: {error.strerror}", hint) from error
 
 
 def new_file(text: str | Path) -> Path:
-    """`path` for a file that a command writes when its work is done; see `check_writable`."""
+    """`path` for a file that a command writes at the end of its work; see `check_writable`."""
     file = path(text)
     check_writable(file, "file")
     return file

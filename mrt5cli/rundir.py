@@ -1,14 +1,14 @@
-"""Run directories: the names of everything a run writes, made and read back in one place.
+"""Run directories: the only place that names, writes and reads the files of a run.
 
 runs/<name>-seed<seed>/  recipe.yaml (resolved)  meta.json (versions, commit, device, command, times)
                          metrics.jsonl  checkpoints/step-00000500/  model/  eval/<task>.json
-                         boundaries.npz (only where a boundary predictor is taught by labels)
-                         best/step-00000300/ (only with training.best_metric: the weights best so far)
-                         checkpoints/damaged-step-00000500/ (what a resumed run has found damaged)
-                         segments/step-00000500/ (of a run that was continued: its recipe up to that step,
-                         recipe.yaml, and the results of the model that it had then, eval/)
+                         boundaries.npz (only for boundary predictors trained on labels)
+                         best/step-00000300/ (only with training.best_metric: the best weights so far)
+                         checkpoints/damaged-step-00000500/ (found damaged when the run was resumed)
+                         segments/step-00000500/ (after --continue-for: the recipe up to that step and
+                         the results, eval/, of the model at that step)
                          tensorboard/ wandb/ (only with training.report_to)
-                         .mrt5.lock (who trains here; empty when nobody does)
+                         .mrt5.lock (the process that trains here; empty if there is none)
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ if TYPE_CHECKING:
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 DEFAULT_FOLDER = "runs"
 CONFIG = "config.json"
-"""What every checkpoint holds, and its readers do; see `locks.read_on`."""
+"""Present in every checkpoint; readers lock this file, see `locks.read_on`."""
 ADAPTER = "adapter_config.json"
-"""What PEFT writes beside an adapter's weights."""
+"""Written by PEFT next to an adapter's weights."""
 FINISHED = "finished"
-"""What meta.json says of a run that came to its end."""
+"""Status in meta.json of a run that reached its last step."""
 DAMAGED = "damaged-"
-"""What a checkpoint's name begins with that was found damaged, and is no checkpoint any more."""
+"""Prefix of a checkpoint that was found damaged and set aside."""
 _TEXT, _NUMBER = (str,), (int, NoneType)
 SESSION_TYPES = dict.fromkeys(("started", "status", "code", "recipe"), _TEXT) | {"ended": (str, NoneType)}
 META_TYPES: dict[str, tuple[type, ...]] = {
@@ -68,19 +68,19 @@ META_TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("data", "hub_commits", "versions"), (dict,)),
     **{"best": (dict, NoneType), "sessions": (list,)},
 }
-"""What is read in meta.json: by a run that is resumed, by reports and cards; and in each of its sessions."""
+"""Types of the meta.json fields that resuming, reports and model cards read, and of those of a session."""
 COUNTED_WITH = ("loss", "cross_entropy", "deletion_rate", "target", "seconds")
-"""What summaries and displays take from lines of metrics, which are numbers or nothing."""
+"""Fields of a metrics line that summaries and displays read: each a number or null."""
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class RunState:
-    """How far a run is, which a plan to train it rests on.
+    """Progress of a run at the time a plan is made.
 
     Attributes:
-        saved: steps with a checkpoint, in order.
-        meta: what meta.json says; empty where there is no run.
+        saved: steps with a checkpoint, in ascending order.
+        meta: the content of meta.json; empty if there is no run.
     """
 
     saved: list[int] = field(default_factory=list)
@@ -92,22 +92,22 @@ class RunState:
 
     @property
     def last_step(self) -> int | None:
-        """The last step that was logged or saved, of a run that has ended."""
+        """The last step that an ended run logged or saved."""
         step: int | None = self.meta.get("step")
         return step
 
 
 @dataclass(frozen=True)
 class RunDir:
-    """One run's directory; a value, nothing is touched by making it.
+    """The directory of one run. Constructing it does not touch the file system.
 
     Attributes:
         recipe_path: the resolved recipe; training it again repeats the run.
-        metrics_path: one JSON object a line, one line a logging step.
+        metrics_path: JSON lines, one per logging step.
         model: the finished model in Hugging Face layout; absent until the run has finished.
-        best: weights that were the best on validation data when they were measured, a directory a step.
-        kept_room: a file that makes room for the last words of a run on a disk that has filled up.
-        boundaries: where segments end, for runs whose shortener is taught that; fitted before the first step.
+        best: one directory per step whose weights were the best on validation data at that time.
+        kept_room: a placeholder, deleted on a full disk to make space for the final status of the run.
+        boundaries: segment ends for shorteners that learn from them; fitted before the first step.
     """
 
     path: Path
@@ -153,45 +153,45 @@ class RunDir:
         return self.path / f"{TEMPORARY}room"
 
     def eval(self, task: str) -> Path:
-        """The evaluation results of a task."""
+        """The file of a task's evaluation results."""
         return self.path / "eval" / f"{task}.json"
 
     def checkpoint(self, step: int) -> Path:
-        """The checkpoint after so many optimizer steps."""
+        """The directory of the checkpoint after `step` optimizer steps."""
         return self.checkpoints / f"step-{step:08d}"
 
     def best_weights(self, step: int) -> Path:
-        """The model that was the best after so many optimizer steps, in Hugging Face layout."""
+        """The directory of the best model as of `step` optimizer steps, in Hugging Face layout."""
         return self.best / f"step-{step:08d}"
 
     def segment(self, step: int) -> Path:
-        """What is kept of the run as it was when it had finished after so many optimizer steps."""
+        """The directory that keeps recipe and results of the run as it finished at `step`."""
         return self.segments / f"step-{step:08d}"
 
     @staticmethod
     def step_of(checkpoint: Path) -> int:
-        """The optimizer steps after which one of a run's checkpoints was written."""
+        """The optimizer step of a checkpoint directory."""
         return int(checkpoint.name.removeprefix("step-"))
 
     def saved_steps(self) -> list[int]:
-        """Steps with a checkpoint, in order; half-written ones still carry a temporary name."""
+        """Steps with a checkpoint, in order; an unfinished one still has a temporary name."""
         return _steps_in(self.checkpoints)
 
     def best_steps(self) -> list[int]:
-        """Steps whose weights are kept as the best of their time, in order."""
+        """Steps whose weights are kept as the best at that time, in order."""
         return _steps_in(self.best)
 
     def meta(self) -> dict[str, Any]:
-        """What meta.json says; empty when there is none.
+        """The content of meta.json; empty if the file does not exist.
 
         Raises:
-            UserError: it cannot be read, or says something of another type than was written.
+            UserError: it cannot be read, or a field has an unexpected type.
         """
         if not self.meta_path.is_file():
             return {}
         meta = read_object(self.meta_path, "restore it from a copy")
         if not meta:
-            raise UserError(f"{self.meta_path} is damaged: it says nothing", "restore it from a copy")
+            raise UserError(f"{self.meta_path} is damaged: it is an empty object", "restore it from a copy")
         for key, value in _odd(meta, META_TYPES):
             raise UserError(
                 f"{self.meta_path} is damaged: its {key} is {shortened(repr(value))}",
@@ -200,15 +200,17 @@ class RunDir:
         return meta
 
     def recipe(self) -> Recipe:
-        """The resolved recipe, read back."""
+        """Load the resolved recipe."""
         from mrt5cli import recipe
 
         loaded: Recipe = recipe.load(self.recipe_path)
         return loaded
 
     def recipe_of(self, model: Path) -> Recipe:
-        """The recipe that one of the run's models was trained by: of a run that was continued, that of its
-        segment. Until a segment ends, the run's model is that of the one before."""
+        """The recipe that trained one of the run's models: in a continued run, that of the model's segment.
+
+        Until a segment ends, the run's model is that of the segment before.
+        """
         from mrt5cli import recipe
 
         ends, step = _steps_in(self.segments), self._step_before
@@ -219,7 +221,7 @@ class RunDir:
 
     @property
     def _step_before(self) -> int | None:
-        """Of a run that goes on and has not ended, the step that its model is of."""
+        """The step of the run's model if the run is being continued and has not ended, otherwise None."""
         if not self.segments.is_dir() or self.is_finished:
             return None
         return self.recipe().training.continues_from or None
@@ -233,7 +235,7 @@ class RunDir:
         return self.state().finished
 
     def state(self) -> RunState:
-        """How far the run is."""
+        """The current progress of the run."""
         return RunState(self.saved_steps(), self.meta()) if self.is_run else RunState()
 
     @property
@@ -244,21 +246,20 @@ class RunDir:
         return shlex.join([*words, *own_code.as_options(self.meta())])
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl. One that a kill cut short is left out; so are damaged ones, of which a
-        warning tells, once."""
+        """The lines of metrics.jsonl, without an unfinished last one and, with one warning, damaged ones."""
         return [row for _, row in self._lines()]
 
     def metrics_content(self) -> bytes:
-        """metrics.jsonl as it is; empty where there is none."""
+        """The raw content of metrics.jsonl; empty if the file does not exist."""
         return self.metrics_path.read_bytes() if self.metrics_path.is_file() else b""
 
     def _lines(self) -> list[tuple[bytes, dict[str, Any]]]:
-        """The whole lines of metrics.jsonl, as they are in the file and read."""
+        """The complete lines of metrics.jsonl, raw and parsed."""
         *lines, _ = self.metrics_content().split(b"\n")
         read = [(line + b"\n", metrics_row(line)) for line in lines]
         if broken := [number for number, (_, row) in enumerate(read, 1) if row is None]:
             warn_once(
-                f"{self.metrics_path}: {counted(len(broken), 'line')} left out, damaged or no metrics, first "
+                f"{self.metrics_path}: skipped {counted(len(broken), 'damaged line')}, the first is "
                 f"line {broken[0]}"
             )
         return [(line, row) for line, row in read if row is not None]
@@ -267,8 +268,10 @@ class RunDir:
         return b"".join(line for line, row in self._lines() if row["step"] <= step)
 
     def metrics_lost(self, step: int) -> str | None:
-        """What metrics.jsonl lacks of what it held at a checkpoint, as a sentence; None where it is all
-        there. Of a checkpoint without a manifest, it is known only when lines were to come."""
+        """What metrics.jsonl has lost since a checkpoint, as a sentence; None if it is complete.
+
+        Without a manifest in the checkpoint, only the logging interval shows whether lines are missing.
+        """
         held, written = self._metrics_up_to(step), manifest.read(self.checkpoint(step))
         if written is not None:
             size = written.metrics["size"]
@@ -276,34 +279,36 @@ class RunDir:
                 return f"{self.metrics_path} is missing: the curve of this run is lost up to step {step}"
             if len(held) != size:
                 return (
-                    f"{self.metrics_path} holds {len(held):,} bytes of lines up to step {step}, and {size:,} "
+                    f"{self.metrics_path} has {len(held):,} bytes of lines up to step {step}, but {size:,} "
                     "were written: the curve of this run has a gap"
                 )
             if manifest.hash_of(held) != written.metrics[manifest.HASH]:
-                return f"{self.metrics_path} is not what was written up to step {step}: a number has changed"
+                return f"{self.metrics_path} differs from what was written up to step {step}"
             return None
         last = max((row["step"] for row in self.metrics() if row["step"] <= step), default=0)
         if last >= step - step % self.recipe().training.logging_steps:
             return None
-        return f"{self.metrics_path} has no line from step {last} to step {step}: the curve has a gap"
+        return f"{self.metrics_path} has no line between steps {last} and {step}: the curve has a gap"
 
     def add_metrics(self, row: Mapping[str, Any]) -> None:
-        """Write one more line of metrics."""
+        """Append a line to metrics.jsonl."""
         self.check_held()
         line = json.dumps(finite(row), allow_nan=False) + "\n"
         with naming(self.metrics_path, len(line)), self.metrics_path.open("a", encoding="utf-8") as file:
             file.write(line)
 
     def recipe_changed(self) -> str | None:
-        """That recipe.yaml is not what the run has written, as a sentence, or None. It is trained by."""
+        """A sentence if recipe.yaml differs from what the run wrote, otherwise None."""
         written = [session["recipe"] for session in self.meta().get("sessions", []) if "recipe" in session]
         if not written or manifest.hash_of(self.recipe_path.read_bytes()) in written:
             return None
-        return f"{self.recipe_path} is not what the run wrote: it was damaged, or changed"
+        return f"{self.recipe_path} differs from what the run wrote: it was edited or damaged"
 
     def go_back_to(self, step: int) -> None:
-        """Clear away what a run that is resumed has left of later steps: lines of metrics and best weights;
-        and checkpoints, which were found damaged and are kept under another name."""
+        """Discard what is later than the step a run resumes from: lines of metrics and best weights.
+
+        Later checkpoints are the damaged ones that were skipped; they are kept under another name.
+        """
         write_bytes(self.metrics_path, self._metrics_up_to(step))
         for later in self.saved_steps():
             if later > step:
@@ -316,17 +321,21 @@ class RunDir:
                 remove_directory(self.best_weights(later))
 
     def keep_results(self, step: int) -> None:
-        """Put the results of the run's model, which another is to take the place of, where what else is kept
-        of the segment is that ended after so many steps. Those of checkpoints stay."""
+        """Move the results of the run's model, which will be replaced, into the segment that ended at `step`.
+
+        Results of checkpoints stay.
+        """
         for path in self.eval("").parent.glob("*.json"):
             if not re.search(STEP_NAME, path.stem):
                 make_directory(self.segment(step) / "eval")
                 shutil.move(path, self.segment(step) / "eval" / path.name)
 
     def prune(self, checkpoints: int) -> None:
-        """Delete all but the last so many checkpoints, and best weights that nothing needs any more: neither
-        this run nor a resume from a checkpoint, for which its best are the last ones kept before it. What
-        somebody reads stays until a later time."""
+        """Keep the last `checkpoints` checkpoints and delete best weights that nothing needs any more.
+
+        The run needs its latest best weights, and resuming from a checkpoint needs the latest ones before it.
+        Directories that another process is reading stay until a later call.
+        """
         for step in self.saved_steps()[:-checkpoints]:
             _remove_unread(self.checkpoint(step))
         best = self.best_steps()
@@ -336,10 +345,10 @@ class RunDir:
                 _remove_unread(self.best_weights(step))
 
     def check_not_foreign(self) -> None:
-        """Refuse a directory that holds something and is no run: a run is never mixed into other files.
+        """Refuse a directory that contains other files: a run is never mixed with them.
 
         Raises:
-            UserError: it does, or it is a link to nowhere, or has one in it.
+            UserError: it contains other files, or it is or contains a dangling link.
         """
         for place in (self.path, *self._folders):
             check_link(place)
@@ -350,14 +359,15 @@ class RunDir:
         foreign = sorted(path.name for path in self._foreign())
         if foreign:
             raise UserError(
-                f"{self.path} is not empty and not a run directory: it holds {', '.join(foreign[:3])}",
+                f"{self.path} is not a run directory and not empty: it contains {', '.join(foreign[:3])}",
                 "choose another directory with --out",
             )
 
     def _torn(self) -> UserError:
         lost = self.meta_path if self.recipe_path.is_file() else self.recipe_path
         return UserError(
-            f"{self.path} holds checkpoints of a run, and no {lost.name}", "bring that back from a copy"
+            f"{self.path} contains the checkpoints of a run but no {lost.name}",
+            f"restore {lost.name} from a copy",
         )
 
     @property
@@ -366,11 +376,11 @@ class RunDir:
 
     @property
     def _replaced(self) -> Path:
-        """Here while what a run before has left is deleted, and after a kill on the way."""
+        """A marker that exists while an earlier run is being deleted; a kill may leave it behind."""
         return self.path / f"{TEMPORARY}replaced"
 
     def _foreign(self) -> list[Path]:
-        """What no run has written into the directory, or one that has lost its meta.json."""
+        """Entries that no run wrote, or that belong to a run without meta.json."""
         ours = {self.recipe_path, self.meta_path, self.metrics_path, self.lock}
         ours |= {place for place in self._folders if not (place.is_dir() and any(place.iterdir()))}
         if self.is_run or self._replaced.exists():
@@ -379,10 +389,10 @@ class RunDir:
 
     @classmethod
     def create(cls, path: str | Path) -> RunDir:
-        """The directory of a run, made if it is missing; what a kill left half-written is cleared away.
+        """Create the directory of a run if needed, and delete temporary files that a kill left.
 
         Raises:
-            UserError: something else is there.
+            UserError: the directory contains other files.
         """
         run = cls(Path(path))
         make_directory(run.path)
@@ -395,8 +405,10 @@ class RunDir:
         return run
 
     def _clear(self) -> None:
-        """Delete all that a run before has left; a kill on the way leaves the run, or what is none and may be
-        cleared. Of a link to a folder of the run, what a run has written there goes, and the link stays."""
+        """Delete an earlier run. A kill in between leaves the run, or a remainder that may be cleared.
+
+        Links to folders of the run are kept; only what the run wrote behind them is deleted.
+        """
         for entry in self._foreign():
             _remove(entry)
         if self.meta_path.is_file():
@@ -415,16 +427,16 @@ class RunDir:
     def opened(
         self, recipe: Recipe, meta: Mapping[str, Any], *, step: int, found: RunState | None
     ) -> Iterator[None]:
-        """Be the only process that trains here, in a directory that holds what a run begins with.
+        """Lock the directory for training and write the initial recipe.yaml and meta.json.
 
         Args:
-            meta: what meta.json is to say.
-            step: the one that training begins after; what a run before has left of later ones goes.
-            found: how far the run was when it was planned; None replaces whatever run there is.
+            meta: the content of meta.json.
+            step: training starts after this step; whatever is later is discarded.
+            found: the run's progress when it was planned; None replaces an existing run.
 
         Raises:
-            UserError: another process trains here or has done so since, or something else is here.
-            RunFailed: the directory was deleted or replaced under the run.
+            UserError: another process trains here or has done so since, or there are other files.
+            RunFailed: the directory was deleted or replaced during training.
         """
         from mrt5cli.recipe import dump
 
@@ -432,7 +444,7 @@ class RunDir:
             if found is not None and self.state() != found:
                 raise UserError(
                     f"another process has trained in {self.path} in the meantime",
-                    "give the command again, or choose another directory with --out",
+                    "run the command again, or choose another directory with --out",
                 )
             if found is None or not self.is_run:
                 self._clear()
@@ -441,8 +453,8 @@ class RunDir:
             if self.is_run and self.recipe().training.continues_from < recipe.training.continues_from:
                 kept = self.segment(recipe.training.continues_from) / own_code.RECIPE
                 write_bytes(kept, self.recipe_path.read_bytes())
-            # In this order: the recipe in place is one that meta.json knows, wherever a kill comes. It alone
-            # says that a segment has begun.
+            # In this order, so that meta.json knows the recipe in place whenever a kill comes. Only the
+            # recipe records that a segment has begun.
             write_json(self.meta_path, meta)
             write_text(self.recipe_path, dump(recipe))
             try:
@@ -453,10 +465,10 @@ class RunDir:
 
     @contextmanager
     def hold(self) -> Iterator[None]:
-        """Be the only process that trains here; made if it is missing. A process that dies lets go.
+        """Lock the directory for training, creating it if needed. The lock dies with its process.
 
         Raises:
-            UserError: another one does not end within seconds.
+            UserError: another process holds the lock and does not end within seconds.
         """
         self.check_not_foreign()
         make_directory(self.path)
@@ -476,24 +488,25 @@ class RunDir:
         return found
 
     def check_free(self) -> None:
-        """Refuse a directory in which another process trains, before anything is done for a run in it.
+        """Refuse a directory in which another process trains, before any work is done.
 
         Raises:
-            UserError: another one does not end within seconds.
+            UserError: that process does not end within seconds.
         """
         if self.holder() is not None:
             self._wait().release()
 
     def holder(self) -> Holder | None:
-        """The process that trains here now, by its lock and its last beat; None where nobody does."""
+        """The process that trains here now, by its lock and last heartbeat, or None."""
         return locks.holder_of(self.lock)
 
     def check_held(self) -> None:
-        """Refuse to write on where the run has been deleted or replaced since this process opened it; of one
-        that this process does not hold, nothing is known.
+        """Refuse to continue in a directory that was deleted or replaced since this process locked it.
+
+        Directories that this process has not locked are not checked.
 
         Raises:
-            RunFailed: it has.
+            RunFailed: it was deleted or replaced.
         """
         lock = locks.HELD.get(os.path.abspath(self.lock))
         if lock is None:
@@ -506,34 +519,36 @@ class RunDir:
             where = "it" if what == self.path else self.path
             raise RunFailed(
                 f"{what} {lost} while this process trained in {where}",
-                "bring it back from a copy and resume, or train anew",
+                "restore it from a copy and resume, or train again",
             )
 
 
 def default_directory(recipe: Recipe) -> Path:
-    """Where a recipe's run goes when nobody says otherwise."""
+    """The default run directory of a recipe."""
     return Path(DEFAULT_FOLDER, f"{recipe.name}-seed{recipe.seed}")
 
 
 def name_and_seed(directory: str) -> tuple[str, int]:
-    """Of the recipe whose run would get a directory of such a name; the seed is -1 if no recipe's would."""
+    """Split the name of a default run directory into recipe name and seed; the seed is -1 if it has none."""
     name, _, seed = directory.rpartition("-seed")
     return (name, int(seed)) if re.fullmatch("[0-9]{1,10}", seed) else (directory, -1)
 
 
 def resolve_model(path_or_hub_id: str | Path) -> tuple[str, RunDir | None]:
-    """What to load for a run directory, a checkpoint directory or a Hub id, and the run it belongs to.
+    """Resolve a run directory, a checkpoint directory or a Hub id to what to load and the run it belongs to.
 
-    A run stands for its finished model, or for its latest checkpoint while there is none; RUN@step-500,
-    RUN@500, RUN@best and RUN@last for one of its checkpoints. What the run was made with of the user's own
-    code is imported; a Hub model never brings any.
+    A run resolves to its finished model, or to its latest checkpoint until there is one; RUN@step-500,
+    RUN@500, RUN@best and RUN@last name one of its checkpoints. Custom code that the run was made with is
+    imported; a Hub model never brings any.
 
     Raises:
-        UserError: none of the three, or the code of a run has changed.
+        UserError: it is none of the three, or the code of the run has changed.
     """
     where, path = str(path_or_hub_id), Path(path_or_hub_id)
     if not where.strip():
-        raise UserError("the model has no name; expected a run directory, a checkpoint directory or a Hub id")
+        raise UserError(
+            "the name of the model is empty; expected a run directory, a checkpoint directory or a Hub id"
+        )
     own_code.take_in_packages()
     if (at := run_and_step(where)) is not None:
         run, step = at
@@ -545,20 +560,20 @@ def resolve_model(path_or_hub_id: str | Path) -> tuple[str, RunDir | None]:
             locks.read_on(run.model / CONFIG)
             if (since := run._step_before) is not None:
                 warn_once(
-                    f"{run.path} goes on from step {since}, and has not ended: its model is that of then"
+                    f"{run.path} is being continued from step {since}; its model is the one at that step"
                 )
             return str(run.model), run
         if checkpoint := _newest_model(run):
             return str(checkpoint), run
         if holder := run.holder():
             raise UserError(
-                f"{where} has no model yet: it is being trained, and has saved nothing: {holder}",
+                f"{where} has no model yet: it is being trained and has not saved a checkpoint: {holder}",
                 "wait for its first checkpoint",
             )
         status = run.meta().get("status", "unfinished")
         how = "was killed" if status == "running" else f"is {status}"
         raise UserError(
-            f"{where} has no model yet: the run {how} and has saved nothing",
+            f"{where} has no model yet: the run {how} and has not saved a checkpoint",
             f"train it: {run.resume_command}",
         )
     if (path / CONFIG).is_file():
@@ -576,10 +591,10 @@ def resolve_model(path_or_hub_id: str | Path) -> tuple[str, RunDir | None]:
         inside = ", ".join(_runs_in(path)[:5])
         raise UserError(
             f"{where} is neither a run (no recipe.yaml) nor a checkpoint (no config.json)",
-            f"runs in it: {inside}" if inside else None,
+            f"choose one of the runs in it: {inside}" if inside else None,
         )
-    # `runs/mine` has the form of a Hub id; beside other runs it is a path that was mistyped.
-    # So is a name below the folder where runs go by default, with that folder or without it.
+    # `runs/mine` looks like a Hub id; next to other runs it is a mistyped path. So is a name below the
+    # default folder of runs, with or without that folder.
     beside, below = _runs_in(path.parent), Path(DEFAULT_FOLDER, where)
     is_below = "/" not in where and RunDir(Path(DEFAULT_FOLDER, where.partition("@")[0])).is_run
     if beside or is_below or path.parts[:1] == (DEFAULT_FOLDER,) or not HUB_ID.fullmatch(where):
@@ -587,24 +602,26 @@ def resolve_model(path_or_hub_id: str | Path) -> tuple[str, RunDir | None]:
         nearest += [path.parent / name for name in difflib.get_close_matches(path.name, beside, n=1)]
         hint = f"did you mean {nearest[0]}?" if nearest else None
         if "@" in path.name and not nearest:
-            hint = "RUN@step-500 is of a run that is here; --revision names one of a Hub model"
+            hint = "use RUN@step-500 for a local run, and --revision for a Hub model"
         raise UserError(f"{where} does not exist", hint)
     return where, None
 
 
 def run_and_step(where: str) -> tuple[RunDir, str] | None:
-    """The run, and which of its checkpoints, that RUN@step-500 and its like name; None for any other name,
-    and for a path that is there."""
+    """The run and the checkpoint that a name such as RUN@step-500 refers to.
+
+    None for any other name and for an existing path.
+    """
     folder, at, step = where.rpartition("@")
     run = RunDir(Path(folder))
     return (run, step) if at and folder and run.is_run and not os.path.exists(where) else None
 
 
 def _at_step(run: RunDir, step: str) -> Path:
-    """A checkpoint of a run, as what stands behind the @ names it.
+    """The checkpoint of a run that the part after the @ names.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such checkpoint.
     """
     saved = {each: run.checkpoint(each) for each in run.saved_steps()}
     best = {each: run.best_weights(each) for each in run.best_steps()}
@@ -619,18 +636,18 @@ def _at_step(run: RunDir, step: str) -> Path:
     kept += [f"{run.path}@step-{each} (best then)" for each in best if each not in saved]
     what = f"no checkpoint of step {number[1]}" if number else f"no checkpoint '{shortened(step)}'"
     if step == "best":
-        what = "no best weights: its recipe has no training.best_metric, or nothing was measured yet"
-    raise UserError(
-        f"{run.path} has {what}", f"it has {listed(kept)}" if kept else "it has saved nothing yet"
-    )
+        what = "no best weights: its recipe sets no training.best_metric, or nothing was measured yet"
+    hint = f"choose one of {listed(kept)}" if kept else "wait for its first checkpoint"
+    raise UserError(f"{run.path} has {what}", hint)
 
 
 def _newest_model(run: RunDir) -> Path | None:
-    """The last checkpoint of a run that holds a model, as far as names and sizes of its files tell; it stays
-    while this process reads, though the run goes on. None where there are no checkpoints.
+    """The last checkpoint of a run whose model is complete, judged by names and sizes of its files.
+
+    It is protected from deletion while this process reads it. None if there are no checkpoints.
 
     Raises:
-        UserError: none does.
+        UserError: there are checkpoints, and none is complete.
     """
     folder = None
     for _ in range(50):
@@ -638,33 +655,33 @@ def _newest_model(run: RunDir) -> Path | None:
         for step in reversed(run.saved_steps()):
             folder = run.checkpoint(step)
             if not locks.read_on(folder / CONFIG):
-                break  # it is being deleted, and there is a newer one
+                break  # it is being deleted, so there is a newer one
             why = manifest.fault(folder, manifest.of_the_model, content=False)
             if why is None and not (folder / CONFIG).is_file():
                 why = f"it has no {CONFIG}"
             if why is None:
                 for text in passed_over:
-                    logger.warning("%s; %s is taken", text, folder)
+                    logger.warning("%s; using %s", text, folder)
                 return folder
             passed_over.append(f"{folder} is not a whole checkpoint: {why}")
         else:
             if not passed_over:
                 return None
-            raise UserError(passed_over[0], "bring the files back from a copy", passed_over[1:])
+            raise UserError(passed_over[0], "restore the files from a copy", passed_over[1:])
         time.sleep(locks.POLL_SECONDS)
     return folder
 
 
 def adapter_refused(where: str, base: str | None = None) -> UserError:
-    """The error for an adapter that is named as a model.
+    """The error for an adapter given as a model.
 
     Args:
-        base: the model that it belongs to, as it says itself.
+        base: the base model recorded in the adapter.
     """
     load = f"load({base!r})" if base else "load(ITS_MODEL)"
     return UserError(
-        f"{where} is an adapter of PEFT ({ADAPTER}), not a whole model",
-        f"merge it and name what that saves: PeftModel.from_pretrained({load}, {where!r}).merge_and_unload()"
+        f"{where} is a PEFT adapter ({ADAPTER}), not a complete model",
+        f"merge it and use the result: PeftModel.from_pretrained({load}, {where!r}).merge_and_unload()"
         ".save_pretrained(FOLDER)",
     )
 
@@ -674,7 +691,7 @@ def _runs_in(folder: Path) -> list[str]:
 
 
 def _odd(entry: Mapping[str, Any], kinds: Mapping[str, tuple[type, ...]]) -> Iterator[tuple[str, object]]:
-    """What in meta.json, or one of its sessions, is of another type than was written."""
+    """The fields of meta.json, or of one of its sessions, whose values have an unexpected type."""
     for key, kind in kinds.items():
         value: Any = entry.get(key, kind[0]())
         if not issubclass(type(value), kind) or (
@@ -695,7 +712,7 @@ def _is_time(text: str) -> bool:
 
 
 def _remove(path: Path) -> None:
-    """Delete a file, a folder or a link, and not what that leads to."""
+    """Delete a file, a folder or a link, but not a link's target."""
     remove_directory(path) if path.is_dir() else path.unlink()
 
 
@@ -706,14 +723,14 @@ def _remove_unread(folder: Path) -> None:
 
 
 def _steps_in(folder: Path) -> list[int]:
-    # An empty folder is what somebody made, and no checkpoint that has lost something.
+    # An empty folder is not a damaged checkpoint: someone created it.
     filled = (path for path in folder.glob("step-*") if path.is_dir() and any(path.iterdir()))
     names = (STEP_NAME.fullmatch(path.name) for path in filled)
     return sorted(int(match[1]) for match in names if match)
 
 
 def metrics_row(line: bytes) -> dict[str, Any] | None:
-    """A line of metrics, or None where it is none: a step, and numbers where others count with them."""
+    """A parsed line of metrics, or None if it lacks a step or has other values where numbers are read."""
     try:
         row = parse(line)
         numbers = all(isinstance(row.get(key), int | float | None) for key in COUNTED_WITH)

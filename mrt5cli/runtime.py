@@ -1,4 +1,4 @@
-"""The machine a command runs on, decided once: device, precision, seed, threads, place among processes."""
+"""The machine a command runs on, decided once: device, precision, seed, threads, rank."""
 
 from __future__ import annotations
 
@@ -22,35 +22,38 @@ LAUNCHERS = (
     *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
     *("OMPI_COMM_WORLD_", "MV2_COMM_WORLD_", "PMI_", "MPI_LOCAL", "ACCELERATE_"),
 )
-"""How the variables begin by which launchers tell libraries of a group of processes."""
+"""Prefixes of the variables by which launchers describe a group of processes to libraries."""
 SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_NTASKS")
-"""The variables by which launchers say how many processes they start."""
-FSDP = "--set training.sharding=fsdp shards weights, gradients and Adam's moments, by FSDP2"
+"""Variables in which launchers put the number of processes."""
+FSDP = "use --set training.sharding=fsdp, which shards weights, gradients and moments with FSDP2"
 NOT_OURS = {
     "ACCELERATE_USE_DEEPSPEED": ("--use_deepspeed", FSDP),
     "ACCELERATE_USE_MEGATRON_LM": ("--use_megatron_lm", FSDP),
     "ACCELERATE_USE_PARALLELISM_CONFIG": ("--use_parallelism_config", FSDP),
-    "FSDP_OFFLOAD_PARAMS": ("--fsdp_offload_params", "what a GPU holds shrinks with every further process"),
-    "FSDP_ACTIVATION_CHECKPOINTING": ("--fsdp_activation_checkpointing", "--set training.recompute=blocks"),
+    "FSDP_OFFLOAD_PARAMS": ("--fsdp_offload_params", "use more processes: each holds a smaller shard"),
+    "FSDP_ACTIVATION_CHECKPOINTING": (
+        "--fsdp_activation_checkpointing",
+        "use --set training.recompute=blocks",
+    ),
 }
-"""Variables by which accelerate launch asks for what no test of ours covers, the option that sets each, and
-what to do in its place."""
+"""Variables by which accelerate launch requests features that our tests do not cover, the option that sets
+each, and what to use instead."""
 DRIVER = Path("/proc/driver/nvidia")
 
-# Read by OpenMP when torch is imported, and so set here. Its default is to keep a core busy while waiting for
-# other threads: on two cores with any other load, steps were 4 times slower on average, some 20 times.
+# OpenMP reads it when torch is imported, so it is set here. By default, waiting threads keep their core busy:
+# on two cores with any other load, steps were 4 times slower on average, and some of them 20 times.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """What was decided.
+    """What `start` decided.
 
     Attributes:
         device: where tensors live.
-        precision: "fp32", or "bf16" by autocast. No fp16: T5's activations overflow in it.
-        seed: of every generator.
-        rank, world_size: this process among those that train together (torchrun, accelerate launch).
+        precision: "fp32", or "bf16" by autocast. Never fp16, in which T5's activations overflow.
+        seed: the seed of every random generator.
+        rank, world_size: index of this process and number of processes that train together.
     """
 
     device: torch.device
@@ -65,7 +68,7 @@ class Runtime:
         return self.rank == 0
 
     def describe(self) -> dict[str, Any]:
-        """For meta.json."""
+        """The fields of meta.json."""
         import torch
 
         return {
@@ -77,7 +80,7 @@ class Runtime:
         }
 
     def sentence(self) -> str:
-        """For people, e.g. "cpu (2 threads), fp32"."""
+        """Human-readable, such as "cpu (2 threads), fp32"."""
         facts = self.describe()
         on_cpu = self.device.type == "cpu"
         what = counted(facts["threads"], "thread") if on_cpu else facts["device_name"]
@@ -95,8 +98,8 @@ def start(
     """Choose device and threads, and seed every generator; called once, before a model is built.
 
     Raises:
-        UserError: there is no such device, it cannot compute in this precision, or a launcher wants what the
-            recipe does not say or nobody can do here.
+        UserError: there is no such device, it does not support this precision, or a launcher requests what
+            contradicts the recipe or is not supported.
     """
     import torch
     from transformers import set_seed
@@ -105,7 +108,8 @@ def start(
     _refuse_others()
     if world_size > 1:
         _check_launch(precision, sharding)
-    # Alone, whatever a launcher has left behind for libraries to read; and the sharding is ours.
+    # A single process drops all variables of launchers, which libraries would read. The recipe, not the
+    # launcher, configures FSDP.
     left = LAUNCHERS if world_size == 1 else ("ACCELERATE_USE_FSDP", "FSDP_")
     for name in [name for name in os.environ if name.startswith(left)]:
         del os.environ[name]
@@ -119,21 +123,21 @@ def start(
 
 
 def _refuse_others() -> None:
-    """Refuse what accelerate launch asks for and no test of ours covers."""
+    """Refuse features of accelerate launch that our tests do not cover."""
     for name, (option, instead) in NOT_OURS.items():
         if _is_on(name):
-            raise UserError(f"accelerate launch was given {option}, which mrt5 does not train with", instead)
+            raise UserError(f"accelerate launch was given {option}, which mrt5 does not support", instead)
     if (backend := os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower()) != "no":
         raise UserError(
-            f"accelerate launch was given --dynamo_backend {backend}, which compiles again for every length",
-            "--set training.compile=true compiles what is one graph for all of them",
+            f"accelerate launch was given --dynamo_backend {backend}, which recompiles for every length",
+            "use --set training.compile=true, which compiles one graph for all lengths",
         )
     if os.environ.get("PJRT_DEVICE") == "TPU":
-        raise UserError("this was launched for TPUs", "mrt5 trains on NVIDIA GPUs and on CPUs")
+        raise UserError("mrt5 does not support TPUs (PJRT_DEVICE is TPU)", "use an NVIDIA GPU or a CPU")
 
 
 def _check_launch(precision: Precision, sharding: Sharding) -> None:
-    """Refuse what accelerate launch says otherwise than the recipe."""
+    """Refuse options of accelerate launch that contradict the recipe."""
     version = os.environ.get("FSDP_VERSION", "1")
     if _is_on("ACCELERATE_USE_FSDP") and version != "2":
         raise UserError(
@@ -142,37 +146,38 @@ def _check_launch(precision: Precision, sharding: Sharding) -> None:
         )
     if _is_on("ACCELERATE_USE_FSDP") and sharding == "none":
         raise UserError(
-            "accelerate launch was given --use_fsdp, and the recipe training.sharding: none",
-            "the recipe decides: --set training.sharding=fsdp",
+            "accelerate launch was given --use_fsdp, but the recipe sets training.sharding: none",
+            "set it in the recipe: --set training.sharding=fsdp",
         )
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION") or "no"
     if launched not in ("no", precision):
         raise UserError(
-            f"accelerate launch was given --mixed_precision {launched}, and the recipe training.precision: "
-            f"{precision}",
-            "the recipe decides: launch with --mixed_precision no",
+            f"accelerate launch was given --mixed_precision {launched}, but the recipe sets "
+            f"training.precision: {precision}",
+            "launch with --mixed_precision no, and set training.precision",
         )
 
 
 def _is_on(name: str) -> bool:
-    """Whether accelerate has set a variable to true."""
+    """Whether accelerate set a variable to true."""
     return os.environ.get(name, "").lower() in ("true", "1")
 
 
 def device(requested: str | None = None) -> torch.device:
-    """The device of `--device`: cpu, cuda, cuda:1, or auto (None), a GPU if there is one.
+    """The device that `--device` names: cpu, cuda, cuda:1, or auto (None), which is a GPU if there is one.
 
     In a launched group of processes, "cuda" and "auto" are this process's own GPU.
 
     Raises:
-        UserError: not a device's name, or not there.
+        UserError: not the name of a device, or no such device exists.
     """
     import torch
 
     name = requested or "auto"
     if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,4})?", name):
         raise UserError(
-            f"--device {shortened(name)} is not a device", "use cpu, cuda, cuda:1 (a GPU's number) or auto"
+            f"--device {shortened(name)} is not a device",
+            "use cpu, cuda, cuda:N (a GPU's number) or auto",
         )
     if name == "cpu":
         return torch.device("cpu")
@@ -180,7 +185,7 @@ def device(requested: str | None = None) -> torch.device:
     if not found:
         if name == "auto":
             return torch.device("cpu")
-        raise UserError(f"--device {name}: torch {torch.__version__} sees no GPU here", "use --device cpu")
+        raise UserError(f"--device {name}: torch {torch.__version__} finds no GPU", "use --device cpu")
     if ":" not in name:
         return torch.device("cuda", (int(os.environ["LOCAL_RANK"]) if processes()[1] > 1 else 0) % found)
     index = int(name.split(":")[1])
@@ -190,16 +195,17 @@ def device(requested: str | None = None) -> torch.device:
         )
     if processes()[1] > 1:
         raise UserError(
-            f"--device {name} names one GPU for several processes", "use --device cuda; each takes its own"
+            f"--device {name} names one GPU for several processes",
+            "use --device cuda, and each process uses its own",
         )
     return torch.device("cuda", index)
 
 
 def devices(requested: str) -> list[torch.device]:
-    """Several devices, as `device` takes each, with commas between them; "all" is every GPU there is.
+    """The devices of a comma-separated list; "all" is every GPU. See `device`.
 
     Raises:
-        UserError: one is not a device's name, or not there.
+        UserError: one is not the name of a device, or does not exist.
     """
     import torch
 
@@ -209,7 +215,7 @@ def devices(requested: str) -> list[torch.device]:
 
 
 def check_bf16(device: torch.device, hint: str) -> None:
-    """Refuse a GPU that cannot compute in bf16.
+    """Refuse a GPU without bf16 support.
 
     Args:
         hint: what to do instead.
@@ -217,34 +223,34 @@ def check_bf16(device: torch.device, hint: str) -> None:
     import torch
 
     if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        raise UserError(f"{device_name(device)} cannot compute in bf16", hint)
+        raise UserError(f"{device_name(device)} does not support bf16", hint)
 
 
 def processes() -> tuple[int, int]:
-    """(rank, number) of this process in a group started by torchrun or accelerate launch; (0, 1) alone."""
+    """(rank, world size) of this process under torchrun or accelerate launch; otherwise (0, 1)."""
     if not (os.environ.get("RANK") and os.environ.get("WORLD_SIZE")):
         return 0, 1
     return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 
 
 def leads() -> bool:
-    """Whether this process speaks for its group; one that knows of no group does."""
+    """Whether this process prints and writes for its group, which a process without a group does."""
     return os.environ.get("RANK", "") in ("", "0") or not os.environ.get("WORLD_SIZE")
 
 
 def ignored_launchers() -> list[str]:
-    """A note where a launcher names several processes and this one trains alone; read before `start`."""
+    """A note if a launcher started several processes but this one trains alone; call it before `start`."""
     if processes()[1] > 1:
         return []
     sizes = [f"{name}={size}" for name in SIZES if (size := os.environ.get(name, "1")) not in ("", "0", "1")]
     if not sizes:
         return []
-    together = "torchrun or accelerate launch starts several that train together"
+    together = "use torchrun or accelerate launch to train with several"
     return [f"{', '.join(sizes)}: ignored, this process trains alone; {together}"]
 
 
 def usable_cpus() -> int:
-    """Cores this process may use; in a container far fewer than the machine has and torch would take."""
+    """Cores this process may use; in a container often far fewer than the machine has."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
@@ -254,7 +260,7 @@ def usable_cpus() -> int:
 
 
 def memory(device: torch.device) -> int:
-    """Bytes of memory that a GPU has, or this machine for its CPU."""
+    """Total memory in bytes of a GPU, or of the machine for a CPU."""
     import torch
 
     if device.type == "cuda":
@@ -263,8 +269,10 @@ def memory(device: torch.device) -> int:
 
 
 def memory_in_use(device: torch.device) -> int | None:
-    """Bytes that PyTorch holds of a GPU, or this process of the machine's memory; None where the system does
-    not tell. Waits for nothing."""
+    """Bytes that PyTorch has reserved on a GPU, or the resident memory of this process; None if unknown.
+
+    Does not synchronize with the device.
+    """
     import torch
 
     if device.type == "cuda":
@@ -277,7 +285,7 @@ def memory_in_use(device: torch.device) -> int | None:
 
 
 def installed_gpu() -> str:
-    """The name of an NVIDIA GPU of this machine, as its driver tells it without torch; "" where none is."""
+    """The name of an NVIDIA GPU according to its driver, without torch; empty if there is none."""
     for facts in sorted(DRIVER.glob("gpus/*/information")):
         model = re.search(r"^Model:\s*(.*)", facts.read_text(encoding="utf-8"), re.MULTILINE)
         if model:
@@ -286,14 +294,14 @@ def installed_gpu() -> str:
 
 
 def device_name(device: torch.device) -> str:
-    """The model of a GPU or of the CPU, or the CPU's architecture where the system does not tell."""
+    """The model of a GPU or of the CPU, or the CPU's architecture if its model is unknown."""
     import torch
 
     return str(torch.cuda.get_device_name(device)) if device.type == "cuda" else cpu_name()
 
 
 def cpu_name() -> str:
-    """The model of the CPU, or its architecture where the system does not tell."""
+    """The model of the CPU, or its architecture if the model is unknown."""
     import platform
 
     try:

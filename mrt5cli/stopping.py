@@ -1,4 +1,4 @@
-"""Signals that ask a program to stop: which these are, who takes them, which exit code tells of them."""
+"""Signals that ask the program to stop: which they are, who handles them, and the exit code they lead to."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-"""Ctrl-C; a time limit, `kill` or a service manager; a terminal that is gone; what schedulers warn with."""
+"""Ctrl-C; a time limit, `kill` or a service manager; a closed terminal; warnings of schedulers."""
 SAME_SECONDS = 5.0
-"""Within these another signal is the first once more: `timeout` sends its to the process and to its group."""
+"""A signal this soon after another counts as the same: `timeout` signals the process and its group."""
 AGAIN_SECONDS = 0.05
-"""After which a signal comes once more whose exception was lost."""
+"""Delay before a signal whose exception was lost is sent again."""
 LOOK_SECONDS = 0.5
-"""Between two looks at whether a parent is still there."""
+"""Interval at which a child checks that its parent is alive."""
 Handler = Callable[[int, FrameType | None], None]
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal has asked to stop, which need not have been Ctrl-C.
+    """A signal asked the program to stop; unlike `KeyboardInterrupt`, not only Ctrl-C.
 
     Attributes:
-        number: of the signal.
+        number: the signal number.
     """
 
     def __init__(self, number: int) -> None:
@@ -40,17 +40,17 @@ class Stopped(KeyboardInterrupt):
 
 
 def number_of(error: KeyboardInterrupt) -> int:
-    """The signal that an interruption came from: SIGINT, where nothing else is known of it."""
+    """The signal that caused an interruption; SIGINT if none is recorded."""
     return error.number if isinstance(error, Stopped) else signal.SIGINT
 
 
 def exit_code(error: KeyboardInterrupt) -> int:
-    """What a process ends with that was interrupted: 128 + the signal's number, as shells count."""
+    """The exit code of an interrupted process: 128 + the signal number, as in a shell."""
     return 128 + number_of(error)
 
 
 def how_it_ended(code: int | None) -> str:
-    """How a process ended that should not have, for the end of a sentence, by Python's exit code of it."""
+    """A clause on how a process ended unexpectedly, from its exit code as Python reports it."""
     if code is None or code >= 0:
         return f"ended with code {code}"
     name = signal.Signals(-code).name
@@ -59,10 +59,10 @@ def how_it_ended(code: int | None) -> str:
 
 @contextmanager
 def taken_by(handler: Handler) -> Iterator[None]:
-    """Let a function take the signals meanwhile; outside the main thread, which gets them, nothing changes.
+    """Handle the signals with a function in the meantime; a no-op outside the main thread.
 
-    What is ignored stays ignored, as nohup wants SIGHUP to be; but for SIGINT, which shells let all jobs in
-    the background ignore: who sends it to one means it.
+    Ignored signals stay ignored, as nohup requires for SIGHUP, except SIGINT: shells make every background
+    job ignore it, but a SIGINT sent to one is meant for it.
     """
     mine = threading.current_thread() is threading.main_thread()
     known = {number: signal.getsignal(number) for number in SIGNALS} if mine else {}
@@ -82,7 +82,7 @@ def taken_by(handler: Handler) -> Iterator[None]:
 
 @contextmanager
 def raised() -> Iterator[None]:
-    """Raise `Stopped` for signals that come meanwhile; not twice for one that comes twice, but for Ctrl-C."""
+    """Raise `Stopped` for signals that arrive in the meantime; only Ctrl-C raises again if repeated."""
     last, shown = -SAME_SECONDS, sys.unraisablehook
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -96,7 +96,7 @@ def raised() -> Iterator[None]:
         if not isinstance(lost.exc_value, Stopped):
             shown(lost)
             return
-        # Python drops what is raised in a finalizer, or while C calls back: so the signal comes once more.
+        # Python drops exceptions raised in a finalizer or a callback from C, so the signal is sent again.
         last = -SAME_SECONDS
         threading.Timer(AGAIN_SECONDS, os.kill, (os.getpid(), lost.exc_value.number)).start()
 
@@ -109,20 +109,20 @@ def raised() -> Iterator[None]:
 
 
 def end_at_once(number: int, frame: FrameType | None) -> None:
-    """A handler for when nothing has begun, or all is done: no code of anybody's sees an exception."""
+    """A handler for before work begins and after it ends: exit without raising in anybody's code."""
     os._exit(128 + number)
 
 
 @contextmanager
 def kept_from_children(*, spawned: bool = False) -> Iterator[None]:
-    """Processes that are started meanwhile do not get the signals, not even while they import.
+    """Block the signals in processes started in the meantime, even while they import.
 
-    A terminal, Slurm and `timeout` send them to all processes of a group, and the first one says when the
-    others are to end. What comes for that one comes after.
+    A terminal, Slurm and `timeout` signal every process of a group, but the first process decides when the
+    others end. Signals to this process are delivered afterwards.
 
     Args:
-        spawned: they are no mere forks. Python then has a process of its own beside them, and starting that
-            lets some signals through again.
+        spawned: the processes are spawned, not forked. Python then starts a resource tracker, which unblocks
+            some signals again.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
@@ -137,16 +137,16 @@ def kept_from_children(*, spawned: bool = False) -> Iterator[None]:
 
 
 def work_for_parent() -> None:
-    """End with the process that has started this one through multiprocessing, or when it terminates it.
+    """End together with the parent (of multiprocessing) or when it terminates this process.
 
-    No other signal does anything any more.
+    Every other signal is ignored.
     """
     from multiprocessing import parent_process
 
     parent = parent_process()
     assert parent is not None
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    if not hasattr(signal, "sigtimedwait"):  # macOS: whoever terminates it is heeded, parent or not
+    if not hasattr(signal, "sigtimedwait"):  # macOS: SIGTERM works from any sender
         signal.signal(signal.SIGTERM, end_at_once)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         end_with_parent()
@@ -160,10 +160,10 @@ def work_for_parent() -> None:
 
 
 def end_with_parent(or_when: Callable[[], bool] | None = None) -> None:
-    """End when the process has ended that has started this one through multiprocessing, be it by a kill.
+    """End when the parent (of multiprocessing) has ended, even if it was killed.
 
     Args:
-        or_when: waits a while, and says whether to end now.
+        or_when: waits briefly and returns whether to end now.
     """
     from multiprocessing import parent_process
 
@@ -171,7 +171,7 @@ def end_with_parent(or_when: Callable[[], bool] | None = None) -> None:
     assert parent is not None
 
     def wait() -> None:
-        # The pipe that tells of the parent is open in processes that were forked later, too.
+        # The pid as well: processes that were forked later keep the parent's pipe open, too.
         while parent.is_alive() and os.getppid() == started_by:
             if or_when is None:
                 time.sleep(LOOK_SECONDS)

@@ -1,4 +1,4 @@
-"""What commands look at: a run, a checkpoint or a Hub model, and a task for it."""
+"""What commands work on: a run, a checkpoint or a Hub model, and a task for it."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Subject:
-    """One model to look at.
+    """One model to work on.
 
     Attributes:
-        name: short, for tables: the run directory's name, or what the user typed.
+        name: a short name for tables: that of the run directory, or what the user typed.
         source: the checkpoint directory.
-        run: the run it comes from, or None.
-        recipe: that run's recipe, or one found beside the checkpoint, or None.
-        commit: of the Hub repository it comes from, or None.
-        model: where somebody has loaded it; None where it is read from `source`.
+        run: the run that the model belongs to, or None.
+        recipe: the run's recipe, or one found next to the checkpoint, or None.
+        commit: the commit of its Hub repository, or None.
+        model: the model if the caller has loaded it; None if it is to be read from `source`.
     """
 
     name: str
@@ -47,28 +47,28 @@ class Subject:
 
     @property
     def step(self) -> int | None:
-        """The optimizer step of a run's checkpoint; None for a finished model."""
+        """Optimizer step if this is a run's checkpoint, otherwise None."""
         folder = Path(self.source).name
         return int(folder.removeprefix("step-")) if self.run and folder.startswith("step-") else None
 
 
 def find_subject(path_or_hub_id: str, *, revision: str | None = None, allow_pickle: bool = True) -> Subject:
-    """A run directory, a checkpoint directory or a Hub model, which is downloaded.
+    """Find a run directory, a checkpoint directory or a Hub model, which is downloaded if needed.
 
     Args:
-        revision: of a Hub id: branch, tag or commit. Directories have none, and are taken as they are.
-        allow_pickle: False refuses a model whose weights are in pickles alone.
+        revision: branch, tag or commit of a Hub model; ignored for directories.
+        allow_pickle: False refuses a model that has its weights in pickles only.
 
     Raises:
-        UserError: none of the three, or the Hub model cannot be had.
-        CheckpointError: it holds pickles, and none may be read.
+        UserError: it is none of the three, or the Hub model could not be obtained.
+        CheckpointError: it contains pickles, and they are not allowed.
     """
     from mrt5cli import recipe
     from mrt5cli.models.hub_files import locate
 
     found = locate(path_or_hub_id, revision=revision, allow_pickle=allow_pickle)
     if found.run is not None:
-        found.run.meta()  # results say when the run ended; if that cannot be read, better now than then
+        found.run.meta()  # results record when the run ended; if that is unreadable, fail early
         folder = found.folder.name
         name = found.run.path.name + (f"/{folder}" if folder.startswith("step-") else "")
         return Subject(name, str(found.folder), found.run, found.run.recipe_of(found.folder))
@@ -78,28 +78,28 @@ def find_subject(path_or_hub_id: str, *, revision: str | None = None, allow_pick
 
 
 def history(subject: Subject) -> list[Subject]:
-    """Every checkpoint that a run still has, in order, and its model when it has finished."""
-    assert subject.run is not None  # the caller has looked
+    """Every checkpoint that a run still has, in order, followed by its model if it has finished."""
+    assert subject.run is not None  # checked by the caller
     found = [find_subject(str(subject.run.checkpoint(step))) for step in subject.run.saved_steps()]
     return [*found, subject] if subject.run.is_finished or not found else found
 
 
 def find_subjects(names: Sequence[str], revision: str | None, *, allow_pickle: bool = True) -> list[Subject]:
-    """Several subjects; the revision is that of those that are Hub models.
+    """Find several subjects; the revision applies to those that are Hub models.
 
-    Runs of one name in different folders are called as they were typed.
+    Runs with equal names in different folders are named as they were typed.
 
     Raises:
-        UserError: a revision, and no Hub model among them.
-        UserError, CheckpointError: as `find_subject`.
+        UserError: there is a revision but no Hub model.
+        UserError, CheckpointError: as in `find_subject`.
     """
     from mrt5cli.rundir import run_and_step
 
     hub_ids = [name for name in names if not (Path(name).exists() or run_and_step(name))]
     if revision is not None and not hub_ids:
         raise UserError(
-            f"--revision {revision} is of a Hub model, and none is named here",
-            "leave it out, or name one",
+            f"--revision {revision} needs a Hub model, and none is given",
+            "leave out --revision, or give a Hub id",
         )
     found = [
         find_subject(name, revision=revision if name in hub_ids else None, allow_pickle=allow_pickle)
@@ -113,13 +113,13 @@ def find_subjects(names: Sequence[str], revision: str | None, *, allow_pickle: b
 
 
 def newest_subject(option: str | None) -> Subject:
-    """The finished run under runs/ that ended last, of those trained on a task.
+    """The most recently finished run under runs/, optionally of one task.
 
     Args:
-        option: the task as `--task` says it; None takes a run of any.
+        option: the task, as in `--task`; None accepts any.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such run.
     """
     from mrt5cli import rundir
 
@@ -127,7 +127,7 @@ def newest_subject(option: str | None) -> Subject:
     unknown: UserError | None = None
     try:
         kind = option if option is None or option in kinds() else _task_of_recipe(option).kind
-    except UserError as error:  # it may be of code that a run brings
+    except UserError as error:  # it may be a custom task, whose code a run imports
         kind, unknown = option, error
     folder = Path(rundir.DEFAULT_FOLDER)
     runs = [rundir.RunDir(path) for path in (folder.iterdir() if folder.is_dir() else ())]
@@ -135,8 +135,8 @@ def newest_subject(option: str | None) -> Subject:
     for run in sorted(finished, key=lambda run: run.meta().get("ended") or "", reverse=True):
         try:
             subject = find_subject(str(run.path))
-        except UserError as error:  # a recipe of another version of the toolkit, say
-            logger.warning("%s is passed over: %s", run.path, error.message)
+        except UserError as error:  # such as a recipe of another version of the toolkit
+            logger.warning("%s is skipped: %s", run.path, error.message)
             continue
         if kind is None or (subject.recipe is not None and subject.recipe.task.kind == kind):
             return subject
@@ -145,34 +145,33 @@ def newest_subject(option: str | None) -> Subject:
     trained = "" if kind is None else f" that was trained on {kind}"
     raise UserError(
         f"there is no finished run under {folder}/{trained}",
-        "name a run, or train one: `mrt5 pretrain quickstart_byt5` takes minutes on a CPU"
+        "give a run, or train one: `mrt5 pretrain quickstart_byt5` takes minutes on a CPU"
         if kind is None
-        else "name a run, or train one: `mrt5 recipe list` shows the recipes",
+        else "give a run, or train one: `mrt5 recipe list` lists the recipes",
     )
 
 
 def check_stays(device: str, precision: Precision) -> None:
-    """Refuse to have a model that somebody has loaded anywhere else, or in another precision.
+    """Refuse to move a model that the caller has loaded, or to change its precision.
 
     Raises:
-        UserError: one of the two is not the default.
+        UserError: the device or the precision is not the default.
     """
     if device != "auto" or precision != "fp32":
         raise UserError(
             "a loaded model stays on its device and in its precision",
-            "move the model, or name its run",
+            "move the model yourself, or give its run",
         )
 
 
 def load_model(
     subject: Subject, device: torch.device | str | None = None, precision: Precision = "fp32"
 ) -> MrT5ForConditionalGeneration:
-    """The subject's model in eval mode, on a device, its weights in a precision; one that was loaded is as it
-    was, see `check_stays`.
+    """Load the subject's model in eval mode; one that the caller has loaded is returned unchanged.
 
     Raises:
-        CheckpointError: it is not a checkpoint we can load.
-        UserError: the device cannot compute in this precision.
+        CheckpointError: the checkpoint cannot be loaded.
+        UserError: the device does not support this precision.
     """
     import torch
 
@@ -190,22 +189,22 @@ def load_model(
 
 
 def choose_task(option: str | None, subject: Subject, data: str | None = None) -> TaskSection:
-    """The task section to use: the subject's own, another kind of suitable length, or another recipe's.
+    """Choose the task section: the subject's own, another kind of matching length, or another recipe's.
 
     Args:
-        option: what `--task` says: a kind of task, a recipe's name or file, or None.
+        option: the value of `--task`: a kind of task, a recipe's name or file, or None.
         data: a folder or file of examples that replaces the task's source, or None.
 
     Raises:
-        UserError: a subject without a recipe and no option, an option that is neither kind nor recipe, a task
-            whose examples are files that nobody gave, or data for a task that makes up its own.
+        UserError: the subject has no recipe and there is no option; the option is neither a kind nor a
+            recipe; the task needs files and none are given; or data are given for a generated task.
     """
     own = subject.recipe.task if subject.recipe is not None else None
     if option is None:
         if own is None:
             raise UserError(
-                f"{subject.name} comes without a recipe, so its task is not known",
-                f"name one with --task: a recipe, or one of {', '.join(kinds())}",
+                f"{subject.name} has no recipe, so its task is unknown",
+                f"pass --task with a recipe or one of {', '.join(kinds())}",
             )
         section: TaskSection = own
     elif own is not None and own.kind == option:
@@ -223,18 +222,18 @@ def _task_of_recipe(option: str) -> TaskSection:
     try:
         return recipe.load(recipe.find(option)).task
     except UserError as error:
-        hint = f"--task takes a recipe, or one of {', '.join(kinds())}; {error.hint or ''}".removesuffix("; ")
+        hint = f"pass a recipe or one of {', '.join(kinds())}; {error.hint or ''}".removesuffix("; ")
         first, *more = error.message.split("\n")
         raise UserError(f"--task {option}: {first}", hint, more) from error
 
 
 def _default_section(kind: str, length: int | None, data: str | None) -> TaskSection:
-    """The section of a kind of task with the paper's settings; the tasks that stretch take the length."""
+    """The section of a kind of task with the paper's settings, of the given length if the kind allows it."""
     section = next(one for one in SECTIONS if kind in one.kinds())
     if issubclass(section, Text2TextTask):
         raise UserError(
-            f"{kind} needs a recipe, which names the columns of its rows",
-            "name one with --task, or make one: mrt5 recipe new text2text --data FILE",
+            f"{kind} needs a recipe that names the columns of its rows",
+            "pass one with --task, or write one with mrt5 recipe new text2text --data FILE",
         )
     settings: dict[str, Any] = {"kind": kind}
     if issubclass(section, SpanCorruptionTask):
@@ -245,7 +244,7 @@ def _default_section(kind: str, length: int | None, data: str | None) -> TaskSec
         if data is None:
             raise UserError(
                 f"the examples of {kind} are files, and none are given",
-                "give their folder with --data, or a recipe with --task",
+                "pass their folder with --data, or a recipe with --task",
             )
         settings["source"] = {"kind": "files", "path": "-"}  # `_with_data` puts the real one in its place
     return cast("TaskSection", section.model_validate(settings))
@@ -254,14 +253,15 @@ def _default_section(kind: str, length: int | None, data: str | None) -> TaskSec
 def _with_data(section: TaskSection, data: str) -> TaskSection:
     if isinstance(section, DiagnosticTask):
         raise UserError(
-            f"the examples of {section.kind} are generated: there is nothing to read from {data}",
+            f"the examples of {section.kind} are generated, not read from {data}",
             "leave out --data, or choose another --task",
         )
-    # Unlike in a recipe, a name on the command line need not be UTF-8, which the schema insists on.
+    # Unlike in a recipe, a name on the command line need not be UTF-8, which the schema requires.
     source: Any = FileRows.model_construct(kind="files", path=data)
     if isinstance(section, Text2TextTask):
-        # What was trained on keeps its held-out rows; other rows are all new.
-        own = (one for one in section.every_source if isinstance(one, PairFiles) and _same(one.path, data))
+        # The training data keep their held-out rows; of other data, all rows are unseen.
+        files = (one for one in section.every_source if isinstance(one, PairFiles))
+        own = (one for one in files if os.path.realpath(one.path) == os.path.realpath(data))
         given = GivenFiles.model_construct(kind="files", path=data, split=Shares())
         return section.model_copy(update={"source": next(own, given), "sources": []})
     if isinstance(section, SpanCorruptionTask):
@@ -274,31 +274,27 @@ def _with_data(section: TaskSection, data: str) -> TaskSection:
     return section.model_copy(update={"source": source})
 
 
-def _same(one: str, other: str) -> bool:
-    return os.path.realpath(one) == os.path.realpath(other)
-
-
 def check_fits(
     model: MrT5ForConditionalGeneration, section: TaskSection, name: str, longest_answer: int = 0
 ) -> None:
-    """Refuse a task that is longer than what the model has positions for.
+    """Refuse a task whose sequences exceed the model's learned positions.
 
     Args:
-        longest_answer: byte tokens of a target or an answer, at most; 0 where none is read or written.
+        longest_answer: maximum byte tokens of a target or an answer; 0 if there is none.
 
     Raises:
-        UserError: the model has learned positions, and too few.
+        UserError: the model has learned positions, and too few of them.
     """
     config = model.config
     if config.has_absolute_position_embeddings and section.longest_source > config.max_position_embeddings:
         raise UserError(
-            f"{name} learned {config.max_position_embeddings} positions and cannot read the "
-            f"{section.longest_source} of {section.kind}",
+            f"{name} has {config.max_position_embeddings} learned positions and cannot read the "
+            f"{section.longest_source} byte tokens of {section.kind}",
             "choose a task with shorter inputs",
         )
     if config.has_absolute_position_embeddings and longest_answer > config.max_position_embeddings:
         raise UserError(
-            f"{name} learned {config.max_position_embeddings} positions and cannot write the "
-            f"{longest_answer} of {section.kind}",
+            f"{name} has {config.max_position_embeddings} learned positions and cannot write the "
+            f"{longest_answer} byte tokens of {section.kind}",
             "choose a task with shorter targets",
         )

@@ -1,6 +1,6 @@
-"""Templates of texts, with columns in braces: `Correct: {noisy}`, `{translation.en}`.
+"""Text templates with columns in braces: `Correct: {noisy}`, `{translation.en}`.
 
-What a recipe calls `input` and `target`, and what `mrt5 generate` makes of a row. `{{` and `}}` are braces.
+Used for `input` and `target` in recipes and for the prompt of `mrt5 generate`. `{{` and `}}` are braces.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ _BRACES = "for a brace itself write {{ or }}"
 
 @dataclass(frozen=True)
 class Template:
-    """A text with columns in it.
+    """A parsed template.
 
     Attributes:
-        text: as it was written.
-        pieces: what the text consists of: a literal, which may be empty, and the column after it, or None.
+        text: the template as written.
+        pieces: pairs of a literal, possibly empty, and the column that follows it, or None at the end.
     """
 
     text: str
@@ -31,10 +31,10 @@ class Template:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The template that a text stands for.
+        """Parse a template.
 
         Raises:
-            ValueError: a brace lacks its pair, or braces hold no name of a column.
+            ValueError: a brace is unmatched, or braces do not contain a column name.
         """
         pieces: list[tuple[str, str | None]] = []
         literal, end = "", 0
@@ -44,7 +44,7 @@ class Template:
             if part[0] in ("{{", "}}"):
                 literal += part[0][0]
             elif part[1] is None:
-                raise ValueError(f"the {part[0]} at character {part.start() + 1} lacks its pair; {_BRACES}")
+                raise ValueError(f"unmatched {part[0]} at character {part.start() + 1}; {_BRACES}")
             else:
                 pieces.append((literal, _checked(part[1])))
                 literal = ""
@@ -52,22 +52,22 @@ class Template:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns that it names, each once, in their order."""
+        """The columns it uses, each once, in order of first use."""
         return tuple(dict.fromkeys(column for _, column in self.pieces if column is not None))
 
     @property
     def lone_column(self) -> str | None:
-        """The column that is all there is of it: of "{clean}"; else None."""
+        """The column if the template is nothing but one column, such as "{clean}"; otherwise None."""
         return self.columns[0] if len(self.columns) == 1 and self.text == f"{{{self.columns[0]}}}" else None
 
     def render(self, values: Mapping[str, str]) -> str:
-        """The text of a row, whose columns hold these texts."""
+        """Fill in the columns of one row."""
         return "".join(
             literal if column is None else literal + values[column] for literal, column in self.pieces
         )
 
     def render_table(self, table: pa.Table) -> pa.LargeStringArray:
-        """The texts of the rows of a table, whose columns are large strings without nulls."""
+        """Fill in each row of a table whose columns are large strings without nulls."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
@@ -86,12 +86,12 @@ class Template:
 
 def _checked(column: str) -> str:
     if not column.strip():
-        raise ValueError(f"braces without the name of a column; {_BRACES}")
+        raise ValueError(f"empty braces; write a column name in them, and {_BRACES}")
     if column != column.strip():
-        raise ValueError(f"{{{column}}} has spaces around the column's name; write {{{column.strip()}}}")
+        raise ValueError(f"{{{column}}} has spaces around the column name; write {{{column.strip()}}}")
     if mark := next((mark for mark in ":!" if mark in column), None):
         raise ValueError(
-            f"{{{column}}} is not the name of a column alone: there are no formats or conversions after "
-            f"{mark!r}; a column with such a name must be renamed"
+            f"{{{column}}} is not a plain column name: formats and conversions after {mark!r} are not "
+            "supported, and a column with such a name must be renamed"
         )
     return column

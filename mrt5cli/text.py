@@ -1,4 +1,4 @@
-"""Words for people: counts, durations, sizes, exceptions; lines broken between words to fit a terminal."""
+"""Human-readable text: counts, durations, sizes, exceptions; wrapping lines to a terminal's width."""
 
 from __future__ import annotations
 
@@ -17,31 +17,30 @@ if TYPE_CHECKING:
     from rich.table import Column
 
 LEAST = 20
-"""Columns below which nothing is made narrower."""
+"""Minimum width in columns; nothing is wrapped more narrowly."""
 WIDE = 80
 """Columns that a line of progress fits into."""
 MISSING = "-"
-"""In a cell of a terminal's table that has no value."""
+"""A table cell without a value."""
 LONGEST = 40
-"""Characters of what somebody gave, in a sentence about it."""
+"""Maximum characters of a quoted user input."""
 Tell = Callable[[str], None]
 
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-"""What a terminal takes for a command, what turns the order of the text around it, and what is no text, as in
-names that are not UTF-8."""
+"""Terminal control characters, characters that reorder the text around them, and lone surrogates, which occur
+in names that are not UTF-8."""
 _IN_TEXTS = re.compile("[\n\t\u061c\u200e\u200f]")
-"""What belongs in texts, also in those from right to left, and hides in a name."""
+"""Characters that are legitimate in (right-to-left) texts but invisible in a name."""
 _LABEL = re.compile(r"\s*\S+ {2,}")
 logger = logging.getLogger(__name__)
 _COMMAND = re.compile(r"\b(mrt5|torchrun) ")
 
 
 def visible(text: str, *, lines: bool = True) -> str:
-    """Text as a terminal may show it: what would move its cursor, colour it or reorder it is an escape.
+    """Escape what would move a terminal's cursor, change its colour or reorder the text.
 
     Args:
-        lines: it may have several, and tabs in them; else it is a name or a value, and these are escapes too,
-            and marks of direction.
+        lines: allow line breaks, tabs and direction marks; False for names and values.
     """
     text = _UNSEEN.sub(_escaped, text)
     return text if lines else _IN_TEXTS.sub(_escaped, text)
@@ -52,7 +51,7 @@ def _escaped(character: re.Match[str]) -> str:
 
 
 def say(text: str = "", file: IO[str] | None = None) -> None:
-    """Print text for people, fitted to the terminal.
+    """Print text wrapped to the terminal's width.
 
     Args:
         file: stdout by default.
@@ -62,32 +61,32 @@ def say(text: str = "", file: IO[str] | None = None) -> None:
 
 
 def say_on_stderr(text: str) -> None:
-    """Print text for people where it is no result, unless this is to be quiet."""
+    """Print a message to stderr, unless within `quiet`."""
     if not is_quiet():
         say(text, sys.stderr)
 
 
 def say_nothing(text: str) -> None:
-    """For processes that are not to speak."""
+    """A `Tell` for processes that print nothing."""
 
 
 _WARNED: set[str] = set()
 
 
 def warn_once(text: str) -> None:
-    """Log a warning, unless this process has logged the same before."""
+    """Log a warning, unless this process has logged the same one before."""
     if text not in _WARNED:
         _WARNED.add(text)
         logger.warning("%s", text)
 
 
 _QUIET: list[bool] = []
-"""An entry for each `quiet` that is under way; of the process, as what is announced comes from timers."""
+"""One entry per active `quiet`. Global to the process, because announcements come from timer threads."""
 
 
 @contextmanager
 def quiet(wanted: bool = True) -> Iterator[None]:
-    """Where wanted, nothing is said on stderr meanwhile: no progress, no notes, no remarks."""
+    """Suppress progress, notes and remarks on stderr in the meantime, if wanted."""
     if not wanted:
         yield
         return
@@ -99,20 +98,20 @@ def quiet(wanted: bool = True) -> Iterator[None]:
 
 
 def is_quiet() -> bool:
-    """Whether nothing is to be said on stderr."""
+    """Whether `quiet` is active."""
     return bool(_QUIET)
 
 
 @contextmanager
 def announced(text: str | None, tell: Tell, after: float = 2.0) -> Iterator[Tell]:
-    """Announce work that takes longer than a moment, unless something else is said about it by then.
+    """Announce work once it takes longer than a moment, unless another message comes first.
 
     Args:
-        text: the work; None announces nothing.
-        after: seconds.
+        text: the announcement; None for none.
+        after: delay in seconds.
 
-    Returns:
-        The function to say anything else with meanwhile.
+    Yields:
+        The function to print other messages with; it cancels the announcement.
     """
     timer = Timer(after, tell if text else say_nothing, [text])
     timer.daemon = True
@@ -129,13 +128,13 @@ def announced(text: str | None, tell: Tell, after: float = 2.0) -> Iterator[Tell
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an exception's text, or its name."""
+    """The first line of an exception's message, or its type if the message is empty."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
 
 def shortened(text: str, longest: int = LONGEST) -> str:
-    """What somebody gave, for a sentence about it: cut where it is long, control characters as escapes."""
+    """A user input for quoting in a message: truncated, with control characters escaped."""
     kept = text if len(text) <= longest else f"{text[: longest - 3]}..."
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in kept)
 
@@ -152,7 +151,7 @@ def listed(names: Sequence[object], at_most: int = 8) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """A time span in words: 112 s, 12 min, 2 h, 3 h 05 min; or a dash."""
+    """A human-readable duration: 112 s, 12 min, 2 h, 3 h 05 min; a dash for None."""
     if seconds is None:
         return MISSING
     if round(seconds) < 120:
@@ -164,7 +163,7 @@ def duration(seconds: float | None) -> str:
 
 
 def byte_size(count: float | None) -> str:
-    """A number of bytes in words, to three digits: 999 B, 12.3 kB, 52 MB, 1.5 GB; or a dash."""
+    """A human-readable size, to three digits: 999 B, 12.3 kB, 52 MB, 1.5 GB; a dash for None."""
     if count is None:
         return MISSING
     for unit in ("B", "kB", "MB"):
@@ -175,45 +174,43 @@ def byte_size(count: float | None) -> str:
 
 
 def number(value: float | None, digits: int) -> str:
-    """A number for a cell, or a dash."""
+    """A number for a table cell; a dash for None."""
     return MISSING if value is None else f"{value:.{digits}f}"
 
 
 def percent(share: float | None, digits: int) -> str:
-    """A share of 0 to 1 as a percentage for a cell, without the sign, or a dash."""
+    """A fraction (0 to 1) as a percentage for a table cell, without the sign; a dash for None."""
     return number(None if share is None else 100 * share, digits)
 
 
 def rounded(count: int) -> str:
-    """A large count as people say it: 99,999, 1.23 M."""
+    """A count, abbreviated from 100,000 on: 99,999, 1.23 M."""
     return f"{count / 1e6:.3g} M" if count >= 1e5 else f"{count:,}"
 
 
 def columns(file: IO[str]) -> int | None:
-    """Columns to keep to: COLUMNS, where it is set, else the terminal's; None in a pipe or a file."""
+    """Width to wrap to: COLUMNS if it is set, otherwise the terminal's; None for a pipe or a file."""
     given = os.environ.get("COLUMNS", "")
     if re.fullmatch("[0-9]{1,5}", given) and int(given) > 0:
         return int(given)
     try:
         return os.get_terminal_size(file.fileno()).columns or None
-    except (OSError, ValueError):  # no terminal; no file at all, as in tests
+    except (OSError, ValueError):  # not a terminal; in tests, not even a file
         return None
 
 
 def one_line_if_wide(console: Console) -> Column:
-    """A column of a progress display whose text takes several lines where one would not hold it."""
+    """A column of a progress display that wraps only on terminals narrower than `WIDE`."""
     from rich.table import Column
 
     return Column(no_wrap=console.width >= WIDE)
 
 
 def wrapped(text: str, width: int | None) -> str:
-    """Text for a terminal, as `visible` makes it, whose lines are broken between words where they are longer
-    than `width`; None breaks none.
+    """Text made `visible` and wrapped at spaces to `width` columns; None does not wrap.
 
-    What continues in the next line is indented: to where a line's text begins behind a label and two spaces,
-    or by two more spaces than the line. A line with a command is left to the terminal, so that the command
-    can be pasted.
+    Continuation lines are indented by two more spaces, or to the text after a label and two spaces. Lines
+    that contain a command are not wrapped, so that the command can be copied.
     """
     text = visible(text)
     if width is None:
@@ -225,7 +222,7 @@ def wrapped(text: str, width: int | None) -> str:
 
 
 def _broken(line: str, width: int) -> str:
-    """One line as several, none wider than `width` but for words that are."""
+    """Wrap one line to `width` columns; longer words stay in one piece."""
     label = _LABEL.match(line)
     indent = len(line) - len(line.lstrip()) + 2
     if label and len(label[0]) <= width // 3:

@@ -1,4 +1,4 @@
-"""Files and folders that are whole or absent: written under a temporary name, synced and renamed."""
+"""Atomic files and folders: written under a temporary name, synced and renamed."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from mrt5cli.text import byte_size
 
 TEMPORARY = ".tmp-"
 NAME_BYTES = 200
-"""Of a name that is made of others; a suffix, and what a temporary file has before it, still fit."""
+"""Maximum bytes of a composed file name; leaves room for a suffix and the prefix of temporary files."""
 _REFUSED = re.compile(
     r"\(os error (\d+)\)|inline_container.*unexpected pos|PytorchStreamWriter failed|problem writing element"
 )
-"""How safetensors, torch and numpy tell of what the system refused; the last two do not say why."""
+"""Messages of safetensors, torch and numpy for a refused write; torch and numpy omit the error number."""
 
 
 def write_json(path: str | Path, content: Mapping[str, Any] | list[Any]) -> None:
-    """Write a JSON file whole or not at all.
+    """Write a JSON file atomically.
 
     Raises:
-        ValueError: the content holds a NaN or an infinity, which are not JSON.
+        ValueError: the content has a NaN or infinity, which JSON cannot represent.
     """
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def as_file_name(name: str) -> str:
-    """A name from data, such as a language's, as that of one file: of each another, none leading away."""
+    """Turn a name from data, such as a language, into a unique and safe file name."""
     kept = "".join(
         c if c.isprintable() and c not in "/\\%" else quote(c, safe="", errors="surrogatepass") for c in name
     )
@@ -50,15 +50,15 @@ def as_file_name(name: str) -> str:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a UTF-8 file whole or not at all, making its folder if needed.
+    """Write a UTF-8 file atomically, creating its folder if needed.
 
-    Half a character, as file names that are not UTF-8 have them, becomes an escape that JSON reads back.
+    Lone surrogates, which occur in file names that are not UTF-8, become escapes that JSON reads back.
     """
     write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
-    """Write a file whole or not at all, making its folder if needed; a link is followed."""
+    """Write a file atomically, creating its folder if needed; a symbolic link is followed."""
     path = Path(os.path.realpath(path))
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
     with naming(path, len(content)):
@@ -75,16 +75,15 @@ def write_bytes(path: str | Path, content: bytes) -> None:
 
 @contextmanager
 def whole_directory(path: Path, *, leader: bool = True, needs: int | None = None) -> Iterator[Path]:
-    """A folder to fill that gets its name only once everything in it is on disk.
+    """Yield a temporary folder to fill, which gets its final name once everything in it is on disk.
 
-    A kill at any moment leaves either the whole directory or one with a temporary name, which the next call
-    for the same path clears away. An existing directory is replaced.
+    A kill at any moment leaves either the complete directory or one with a temporary name, which the next
+    call for the same path deletes. An existing directory is replaced.
 
     Args:
-        path: the final name; a link is followed, and stays.
-        leader: False in all but one of the processes that fill the folder together; those only get its name.
-        needs: bytes that it will take, for the error where the disk has no room; None: at least what was
-            written by then.
+        path: the final name; a symbolic link is followed and kept.
+        leader: False in all but one of the processes that fill the folder together; they only get its path.
+        needs: expected size in bytes, for the error on a full disk; None: what was written by then.
     """
     named, path = path, Path(os.path.realpath(path))
     temporary = path.with_name(f"{TEMPORARY}{path.name}")
@@ -113,7 +112,7 @@ def whole_directory(path: Path, *, leader: bool = True, needs: int | None = None
 
 
 def make_directory(path: Path) -> None:
-    """Make a folder if it is missing, through a link to one too.
+    """Create a folder if it is missing, following a symbolic link.
 
     Raises:
         UserError: see `check_link`.
@@ -123,21 +122,21 @@ def make_directory(path: Path) -> None:
 
 
 def check_link(path: Path) -> None:
-    """Refuse a link below a folder that is missing, as that of a disk that is not mounted is.
+    """Refuse a symbolic link into a missing folder, such as one on a disk that is not mounted.
 
     Raises:
-        UserError: it is one.
+        UserError: the target's parent folder does not exist.
     """
     target = Path(os.path.realpath(path))
     if path.is_symlink() and not target.parent.is_dir():
         raise UserError(
-            f"{path} is a link to {target}, and {target.parent} is not there",
-            "mount the disk or make the folder, or delete the link",
+            f"{path} is a link to {target}, but {target.parent} does not exist",
+            "mount the disk, create the folder or delete the link",
         )
 
 
 def remove_directory(path: Path) -> None:
-    """Delete a directory; a kill on the way leaves none that still has its name. Of a link, only the link."""
+    """Delete a directory; if killed, no partial one keeps the name. Of a symbolic link, only the link."""
     if path.is_symlink():
         path.unlink()
         return
@@ -148,32 +147,31 @@ def remove_directory(path: Path) -> None:
 
 
 def _give_ordinary_modes(folder: Path) -> None:
-    """Let files and folders be read by whom the umask lets: safetensors makes its own for their owner alone,
-    and a run that a group shares could be evaluated by nobody else."""
+    """Apply the umask to files and folders: safetensors creates files that only their owner can read, so a
+    run in a shared folder could not be evaluated by others."""
     umask = os.umask(0)
     os.umask(umask)
     for entry in folder.rglob("*"):
         if not entry.is_symlink():
             mode = entry.stat().st_mode
-            # A folder that hands its group on to what is made in it goes on doing so.
+            # Keep the setgid bit of a folder that passes its group on to new entries.
             kept = 0o777 | mode & 0o7000 if entry.is_dir() else 0o666 | mode & 0o111
             entry.chmod(kept & ~umask)
 
 
 @dataclass
 class Failure:
-    """What `naming` is told of a failure; `written`: bytes that were written before, and are gone again."""
+    """Details for the error of `naming`; `written`: bytes that had been written, and are deleted again."""
 
     written: int = 0
 
 
 @contextmanager
 def naming(path: Path, needs: int | None = None) -> Iterator[Failure]:
-    """Have what a disk refuses be an OSError that names the file or folder, whichever library was writing;
-    where there is no room for it, it says how much there is.
+    """Turn a refused write by any library into an OSError that names the path, the size and the free space.
 
     Args:
-        needs: bytes to be written, where they are known.
+        needs: bytes to be written, if known.
 
     Raises:
         OSError: it cannot be written.
@@ -194,10 +192,10 @@ def naming(path: Path, needs: int | None = None) -> Iterator[Failure]:
 
 
 def _refused(number: int, path: Path, needs: int | None, written: int) -> OSError:
-    """What the system said, and how much room there is.
+    """The system's error, with the free space if the disk is full.
 
     Args:
-        number: of its error; 0 where a library kept it to itself.
+        number: the error number; 0 if the library did not report it.
     """
     limit, free = resource.getrlimit(resource.RLIMIT_FSIZE)[0], room(path)
     if not number:
@@ -205,10 +203,10 @@ def _refused(number: int, path: Path, needs: int | None, written: int) -> OSErro
         number = errno.ENOSPC if full else errno.EIO if limit == resource.RLIM_INFINITY else errno.EFBIG
     said = os.strerror(number)
     if number in FULL:
-        size = f"it takes {byte_size(needs)}" if needs else f"it takes more than {byte_size(written)}"
+        size = f"it needs {byte_size(needs)}" if needs else f"it needs more than {byte_size(written)}"
         there = f"{byte_size(free)} are free"
         if number == errno.EFBIG and limit != resource.RLIM_INFINITY:
-            there = f"ulimit -f allows a file {byte_size(limit)}"
+            there = f"ulimit -f allows {byte_size(limit)} per file"
         said = f"{said} ({size}, and {there})"
     return OSError(number, said, str(path))
 

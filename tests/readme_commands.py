@@ -81,7 +81,9 @@ def shown(readme: Path) -> list[Shown]:
         if mark is not None:
             fence = mark.group(1) if fence is None else None
             continue
-        if not (line.startswith("    ") if fence is None else fence in ("", "sh", "bash", "shell", "console")):
+        if not (
+            line.startswith("    ") if fence is None else fence in ("", "sh", "bash", "shell", "console")
+        ):
             continues = False
             continue
         text = line.strip().removeprefix("$ ")
@@ -100,7 +102,9 @@ def shown(readme: Path) -> list[Shown]:
 def mentioned(readme: Path) -> list[Shown]:
     """The commands in a document's prose, `like this`; what stands behind a `|` is another form of the same."""
     text = readme.read_text(encoding="utf-8")
-    prose = re.sub(r"^```.*?^```", lambda block: "\n" * block.group().count("\n"), text, flags=re.DOTALL | re.MULTILINE)
+    prose = re.sub(
+        r"^```.*?^```", lambda block: "\n" * block.group().count("\n"), text, flags=re.DOTALL | re.MULTILINE
+    )
     return [
         Shown(
             str(readme.relative_to(ROOT)),
@@ -205,7 +209,9 @@ def _client(program: str, words: list[str]) -> int:
     """Ask the server to run a command on this process's stdin, stdout and stderr; returns its exit code."""
     with socket.socket(socket.AF_UNIX) as line:
         line.connect(os.environ["MRT5_TEST_SERVER"])
-        message = json.dumps({"program": program, "words": words, "cwd": os.getcwd(), "environment": dict(os.environ)})
+        message = json.dumps(
+            {"program": program, "words": words, "cwd": os.getcwd(), "environment": dict(os.environ)}
+        )
         socket.send_fds(line, [len(message.encode()).to_bytes(4, "big")], [0, 1, 2])
         line.sendall(message.encode())
         answer = line.recv(1)

@@ -1,7 +1,7 @@
-"""What is found by looking at several runs of an experiment together, or at none: analyses, by their names.
+"""Analyses of several runs of an experiment together, or of none, by name.
 
 An analysis is a function of an experiment's runs that returns a document, a JSON object. Modules import torch
-in their functions, so that the names of analyses are there at once.
+inside functions, so that listing the analyses is fast.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ ANALYSES: Mapping[str, Callable[[ExperimentRuns], Json]] = {
 
 
 def run_analysis(name: str, runs: ExperimentRuns) -> Json:
-    """The document of one of `ANALYSES`; runs that are not in it are named in `missing`.
+    """The document of an analysis in `ANALYSES`; its `missing` lists the runs that it does not cover.
 
     Raises:
-        UserError: there is no such analysis, or so little that it would say nothing.
+        UserError: no analysis has that name, or there is too little data for it.
     """
     if name not in ANALYSES:
-        raise UserError(f"no analysis is called {name!r}", f"there are: {', '.join(ANALYSES)}")
+        raise UserError(f"no analysis is named {name!r}", f"choose from {', '.join(ANALYSES)}")
     document = ANALYSES[name](runs)
     return document | {"missing": document.get("missing", runs.missing())}

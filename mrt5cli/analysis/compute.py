@@ -1,8 +1,8 @@
-"""Multiply-accumulates of a forward pass, and what deletion saves of them: by the paper's formula, and exact.
+"""Multiply-accumulates of a forward pass and their saving by deletion, by the paper's formula and exactly.
 
-The paper's takes the attention's inner width for d_model and two feed-forward matrices; ByT5 has an inner
-width of 384 beside a d_model of 1472, and three. Its savings are reproduced with its own formula, ours are
-counted with the exact one. Neither counts norms, softmax or biases.
+The paper's formula assumes that attention's inner width is d_model and that there are two feed-forward
+matrices; ByT5 has an inner width of 384 at a d_model of 1472, and three matrices. The paper's savings are
+reproduced with its formula, ours are counted exactly. Neither counts norms, softmax or biases.
 """
 
 from __future__ import annotations
@@ -14,17 +14,18 @@ from mrt5cli.analysis.runs import ExperimentRuns
 from mrt5cli.metrics.results import Json, Row
 
 SOURCE, TARGET = 1024, 189
-"""Positions in the paper's count, of a span-corruption example."""
+"""Source and target positions of a span-corruption example in the paper's count."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """The sizes that a count depends on; the defaults are ByT5-small's.
+    """The model sizes that a count depends on; the defaults are ByT5-small's.
 
     Attributes:
-        inner: attention heads times their width.
-        heads: those of attention, which memory depends on.
-        gate_layer: encoder blocks at full length.
+        inner: number of attention heads times head width.
+        heads: number of attention heads, which memory depends on.
+        gate_layer: number of encoder blocks at full length.
+        gated: whether the feed-forward layers are gated (three matrices).
     """
 
     d_model: int = 1472
@@ -39,7 +40,7 @@ class Sizes:
 
     @classmethod
     def of(cls, config: Json) -> Sizes:
-        """The sizes of a model's configuration, as its file holds it."""
+        """The sizes in a model's configuration file."""
         return cls(
             d_model=config["d_model"],
             d_ff=config["d_ff"],
@@ -54,10 +55,11 @@ class Sizes:
 
 
 def paper_macs(sizes: Sizes, source: int, target: int, kept: float) -> int:
-    """A forward pass by the paper's formula (section on compute savings).
+    """Multiply-accumulates of a forward pass by the paper's formula (section on compute savings).
 
     Args:
-        kept: share of the source that remains after the gate.
+        source, target: positions of the example.
+        kept: share (0 to 1) of the source that remains after the gate.
     """
     width, remaining = sizes.d_model, int(source * kept)
 
@@ -70,13 +72,13 @@ def paper_macs(sizes: Sizes, source: int, target: int, kept: float) -> int:
 
 
 def macs(sizes: Sizes, source: Sequence[int], kept: Sequence[int], target: Sequence[int]) -> int:
-    """A forward pass of a batch without padding, as the matrices multiply.
+    """Exact multiply-accumulates of a forward pass of a batch without padding.
 
     Args:
-        sizes: of the model.
+        sizes: the model's sizes.
         source: input positions of each row.
-        kept: positions of each row from the gate on.
-        target: decoder positions of each row; its self-attention is counted without the causal saving.
+        kept: positions of each row after the gate.
+        target: decoder positions of each row; causal masking does not reduce the count of self-attention.
     """
     width, inner = sizes.d_model, sizes.inner
     feed_forward = (3 if sizes.gated else 2) * width * sizes.d_ff
@@ -95,11 +97,11 @@ def macs(sizes: Sizes, source: Sequence[int], kept: Sequence[int], target: Seque
 
 
 def compute(runs: ExperimentRuns) -> Json:
-    """The curve by deletion rate, and where the experiment's evaluated runs lie on it.
+    """The curve of multiply-accumulates over deletion rates, and the experiment's evaluated runs.
 
-    With trained runs the curve is of the first one's sizes and mean lengths, else of ByT5-small's and of the
-    paper's lengths, with which the published numbers were made. `relative` numbers are shares of those with
-    nothing deleted.
+    The curve uses the sizes and mean lengths of the first trained run, else ByT5-small's sizes and the
+    paper's lengths, on which the published numbers rest. `relative` numbers are shares of the count without
+    deletion.
     """
     sizes, source, target = Sizes(), SOURCE, TARGET
     counted = [(run, found[0]) for run in runs.trained if (found := run.own("deletion_rate")) is not None]
@@ -134,12 +136,13 @@ def compute(runs: ExperimentRuns) -> Json:
 
 
 def relative_macs(config: Json, row: Row) -> float:
-    """Exact multiply-accumulates of a run's mean example, as a share of those with nothing deleted.
+    """Exact multiply-accumulates of a run's mean example, as a share of the count without deletion.
 
-    What a shortener itself costs is not counted: next to nothing, but for the pooling baselines.
+    The shortener's own cost, negligible except for the pooling baselines, is not counted.
 
     Args:
-        row: of its evaluation, with its lengths and its deletion rate.
+        config: the model's configuration.
+        row: a result with the run's lengths and deletion rate.
     """
     sizes = Sizes.of(config)
     source, target = _lengths(row)

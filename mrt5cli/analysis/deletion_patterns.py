@@ -1,7 +1,7 @@
-"""Which bytes the models of an experiment delete: by kind of letter and of byte, by language, in examples.
+"""Which bytes the models of an experiment delete: by kind of letter and byte, by language, and in examples.
 
-Kinds of letter are those of the diagnostic tasks' strings, by the names the paper's data have: sets of
-positions of a string, which may overlap ("all" holds every position).
+Kinds of letter describe the strings of the diagnostic tasks and have the names of the paper's data. They are
+sets of positions and may overlap ("all" contains every position).
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from mrt5cli.metrics.counts import Ratio
 from mrt5cli.metrics.results import Json
 
 EXAMPLES = 1000
-"""Of all subsets together, as in the authors' script."""
+"""Number of examples over all subsets, as in the authors' script."""
 SHOWN = 3
-"""Examples of each model whose text the document holds."""
+"""Number of examples per model whose text the document contains."""
 SHOWN_POSITIONS = 160
 LETTER_TASKS = ("vowel_removal", "contextual_vowel_removal", "merge_ABC")
-"""Those of whose strings it is known which letters can go."""
+"""Tasks that know which letters of their strings can be deleted."""
 
 START = int(encode("#")[0])
 UPPER, LOWER = encode("ABCDEFGHIJKLMNOPQRSTUVWXYZ"), encode("abcdefghijklmnopqrstuvwxyz")
@@ -43,10 +43,10 @@ VOWELS = encode("AEIOUaeiou")
 
 
 def deletion_patterns(runs: ExperimentRuns) -> Json:
-    """What each run that shortens its source deletes from test examples of its own task.
+    """The bytes that each run with a shortener deletes from test examples of its own task.
 
     Raises:
-        UserError: no such run is finished.
+        UserError: no run with a shortener is finished.
     """
     shortening = [run for run in runs.trained if run.family not in ("ByT5", "no source")]
     if not shortening:
@@ -95,12 +95,12 @@ def _inspected(runs: ExperimentRuns, run: ExperimentRun) -> dict[str, list[Inspe
     most = run.recipe.evaluation.examples if runs.smoke else EXAMPLES
     shares = dict.fromkeys(subsets, max(1, most // len(subsets)))
     model = run.load(runs.device)
-    torch.manual_seed(0)  # the reference's formulas draw in evaluation too
+    torch.manual_seed(0)  # the authors' formulas sample in evaluation too
     return inspect_task(model, task, shares, batch_size=16, progress=partial(runs.progress, run.title))
 
 
 def _shown(subset: str, row: InspectedRow) -> Json:
-    """The beginning of an example as runs of text, each with its state (see `marked_text`)."""
+    """The beginning of an example, as runs of text with their states (see `marked_text`)."""
     cut = slice(SHOWN_POSITIONS)
     beginning = replace(row, ids=row.ids[cut], deleted=row.deleted[cut])
     return {
@@ -112,11 +112,11 @@ def _shown(subset: str, row: InspectedRow) -> Json:
 
 
 def letter_kinds(task: str, ids: NDArray[np.int64]) -> dict[str, NDArray[np.bool_]]:
-    """(n,) masks of the kinds of letter of one string, markers and EOS included.
+    """(n,) bool masks of the kinds of letter in one string, including markers and EOS.
 
     Args:
         task: kind of a diagnostic task.
-        ids: (n,) of a source, without padding.
+        ids: (n,) ids of a source without padding.
     """
     kinds = {"all": np.ones(len(ids), dtype=np.bool_)}
     vowel = np.isin(ids, VOWELS)
@@ -138,12 +138,12 @@ def letter_kinds(task: str, ids: NDArray[np.int64]) -> dict[str, NDArray[np.bool
 
 
 def _shifted(mask: NDArray[np.bool_], places: int) -> NDArray[np.bool_]:
-    """The mask moved towards the end of the row."""
+    """The mask shifted towards the end of the row."""
     return np.concatenate([np.zeros(places, dtype=np.bool_), mask[:-places]])
 
 
 def letter_table(task: str, rows: Iterable[InspectedRow]) -> dict[str, Ratio]:
-    """Deleted positions of all positions, by kind of letter."""
+    """The ratio of deleted positions to all positions, by kind of letter."""
     found: defaultdict[str, Ratio] = defaultdict(Ratio)
     for row in rows:
         for kind, mask in letter_kinds(task, row.ids).items():

@@ -1,10 +1,10 @@
-"""Which bytes a model deletes, or pools: per row, and counted by kind of byte.
+"""Which bytes a model deletes or pools, per row and by kind of byte.
 
-Deleted means removed by hard deletion: `keep_mask` is False and the position is not padding. EOS counts as a
-position. This rate is the deletion rate of evaluation (share of gates below the threshold) except
-for gates exactly at the threshold, and for a row that would lose everything, which keeps its best byte.
+A position is deleted if hard deletion removes it: `keep_mask` is False and the position is not padding. EOS
+counts as a position. This rate equals the deletion rate of evaluation (share of gates below the threshold)
+except for gates exactly at the threshold and for a row that would lose everything, which keeps its best byte.
 
-Where bytes are pooled, `keep_mask` marks the first byte of each segment; the others count as deleted.
+For pooling models, `keep_mask` marks the first byte of each segment; the others count as deleted.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ class InspectedRow:
     """One input row without its padding.
 
     Attributes:
-        ids: (n,) int64, EOS included.
+        ids: (n,) int64, including EOS.
         deleted: (n,) bool.
-        gate: (n,) float32, `scale` (delete) to 0 (keep); None where bytes are pooled.
-        spare: position that stays at a threshold that would leave nothing.
-        deletable: (n,) bool, bytes the task's target does not need; None where the task cannot know.
-        target: ids of the task's target, or None for free text.
-        label: what to call the row, e.g. "piece 2".
-        window: the most positions a pooled segment can have; None where there is no limit.
-        sentinels: ids, from the last byte's down, that stand for a missing span.
+        gate: (n,) float32, from `scale` (delete) to 0 (keep); None for a pooling model.
+        spare: index of the position that stays at a threshold that would delete everything.
+        deletable: (n,) bool, bytes that the task's target does not need; None if the task cannot know.
+        target: ids of the task's target; None for free text.
+        label: name of the row, e.g. "piece 2".
+        window: largest number of positions of a pooled segment; None without a limit.
+        sentinels: number of ids, counted down from the last byte's, that mark a missing span.
     """
 
     ids: NDArray[np.int64]
@@ -66,11 +66,11 @@ class InspectedRow:
 
     @property
     def rate(self) -> Ratio:
-        """Deleted positions of all positions."""
+        """The ratio of deleted positions to all positions."""
         return Ratio(float(self.deleted.sum()), len(self.ids))
 
     def deleted_at(self, threshold: float) -> NDArray[np.bool_]:
-        """(n,) bool, what the gate values say is deleted at a threshold, rounded to float32 as they are."""
+        """(n,) bool, the positions deleted at a threshold, which is rounded to float32."""
         assert self.gate is not None
         gone = self.gate <= np.float32(threshold)
         gone[self.spare] &= not gone.all()
@@ -78,9 +78,9 @@ class InspectedRow:
 
     @property
     def segments(self) -> list[tuple[int, int]] | None:
-        """Start and length of each pooled segment; None where bytes are deleted.
+        """Start and length of each pooled segment; None for a model that deletes.
 
-        Together they are the row, but for a tail that the reference's formula drops (see `dropped`).
+        Together they cover the row, except for a tail that the authors' formula drops (see `dropped`).
         """
         if self.gate is not None:
             return None
@@ -90,12 +90,12 @@ class InspectedRow:
 
     @property
     def dropped(self) -> int:
-        """Positions at the end of the row that are in no segment."""
+        """Number of positions at the end of the row that belong to no segment."""
         return 0 if self.segments is None else len(self.ids) - sum(length for _, length in self.segments)
 
     @property
     def starts(self) -> NDArray[np.bool_]:
-        """(n,) bool, where a pooled segment, or the dropped tail, starts."""
+        """(n,) bool, the first positions of pooled segments and of the dropped tail."""
         starts = ~self.deleted
         if self.dropped:
             starts[-self.dropped] = True
@@ -130,13 +130,13 @@ def inspect_batch(
     threshold: float | None = None,
     task: Task | None = None,
 ) -> list[InspectedRow]:
-    """What the model deletes from each row of a batch; only the encoder is run.
+    """The bytes that the model deletes from each row of a batch; runs the encoder only.
 
     Args:
-        model: an MrT5 that shortens its source, in eval mode.
-        batch: input_ids (B, L) and attention_mask (B, L); labels (B, T) are the targets, if there are any.
-        threshold: a gate value that replaces the configured threshold.
-        task: that the batch is of.
+        model: an MrT5 with a shortener, in eval mode.
+        batch: input_ids (B, L), attention_mask (B, L) and, if there are targets, labels (B, T).
+        threshold: gate value that replaces the configured threshold.
+        task: the batch's task.
     """
     import torch
 
@@ -160,7 +160,7 @@ def inspect_batch(
     ids = batch["input_ids"].cpu().numpy()
     labels = batch["labels"].cpu().numpy() if "labels" in batch else None
     deletable = None if task is None else task.deletable(ids, gate)
-    # Only per batch, as in the reference, a tail is left out of all windows.
+    # Only the authors' per-batch formula leaves a tail out of all windows.
     window = of_config(model.config).window
     return [
         InspectedRow(
@@ -186,14 +186,16 @@ def inspect_task(
     threshold: float | None = None,
     progress: Callable[[str, int], None] | None = None,
 ) -> dict[str, list[InspectedRow]]:
-    """What the model deletes from the first test examples of each subset of a task.
+    """The bytes that the model deletes from the first test examples of each subset of a task.
 
     Args:
-        shares: how many examples of each subset.
-        progress: called with the subset and the number of its examples done.
+        shares: number of examples by subset.
+        batch_size: examples per batch.
+        threshold: gate value that replaces the configured threshold.
+        progress: called with a subset and the number of its examples processed so far.
 
     Raises:
-        UserError: a subset without examples.
+        UserError: a subset has no examples.
     """
     found: dict[str, list[InspectedRow]] = {}
     for subset, share in shares.items():
@@ -216,16 +218,18 @@ def inspect_text(
     threshold: float | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> list[InspectedRow]:
-    """What the model deletes from a text, one row a piece of at most `length` positions, EOS included.
+    """The bytes that the model deletes from a text, one row per piece of at most `length` positions with EOS.
 
     Args:
-        progress: called with the number of pieces done.
+        limit: largest number of pieces.
+        threshold: gate value that replaces the configured threshold.
+        progress: called with the number of pieces processed so far.
     """
     import torch
 
     rows = []
     for number, piece in enumerate(islice(pieces(text, length), limit), 1):
-        # One row at a time: nothing is padded, and memory does not grow with the text.
+        # One row at a time, so that nothing is padded and memory does not grow with the text.
         ids = torch.from_numpy(piece)[None]
         batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         rows += [replace(row, label=f"piece {number}") for row in inspect_batch(model, batch, threshold)]
@@ -235,29 +239,29 @@ def inspect_text(
 
 
 def pieces(text: bytes, length: int) -> Iterator[NDArray[np.int64]]:
-    """A text as rows of ids of at most `length`, EOS at the end of each; no UTF-8 character is split.
+    """Split a text into rows of at most `length` ids, each ending in EOS, without splitting UTF-8 characters.
 
     Raises:
-        ValueError: no room for a character and EOS.
+        ValueError: `length` has no room for a character and EOS.
     """
     if length < 5:
         raise ValueError(f"pieces of {length} positions cannot hold a character of 4 bytes and EOS")
     start = 0
     while start < len(text):
         stop = min(start + length - 1, len(text))
-        if stop < len(text):  # back to the start of the character that would be cut, if these bytes are UTF-8
+        if stop < len(text):  # back up to the start of the character that would be split, if this is UTF-8
             stop -= next((back for back in range(4) if text[stop - back] & 0xC0 != 0x80), 0)
         yield encode(text[start:stop], add_eos=True)
         start = stop
 
 
 def kind_table(rows: Iterable[InspectedRow]) -> dict[str, Ratio]:
-    """Deleted bytes of all bytes, by kind; every position is in exactly one kind."""
+    """The ratio of deleted bytes to all bytes, by kind; every position has exactly one kind."""
     return _table(((row.kinds, row.deleted) for row in rows), KINDS)
 
 
 def script_table(rows: Iterable[InspectedRow]) -> dict[str, Ratio]:
-    """Deleted bytes of all bytes, by Unicode script; every position is in exactly one."""
+    """The ratio of deleted bytes to all bytes, by Unicode script; every position has exactly one."""
     return _table(((row.scripts, row.deleted) for row in rows), SCRIPT_NAMES)
 
 
@@ -271,7 +275,7 @@ def _table(rows: Iterable[tuple[list[str], NDArray[np.bool_]]], order: Sequence[
 
 
 def kind_lines(table: Mapping[str, Ratio], name: str = "kind") -> list[Json]:
-    """The kinds of a table that occur, as documents hold them."""
+    """The kinds of a table that occur, as lines of a document."""
     return [
         {name: kind, "count": of.count, "deleted": int(of.total), "rate": of.value}
         for kind, of in table.items()
@@ -280,14 +284,15 @@ def kind_lines(table: Mapping[str, Ratio], name: str = "kind") -> list[Json]:
 
 
 def total_rate(rows: Sequence[InspectedRow]) -> Ratio:
-    """Deleted positions of all positions of all rows."""
+    """The ratio of deleted positions to all positions over all rows."""
     return sum((row.rate for row in rows), Ratio())
 
 
 def agreement(rows: Iterable[InspectedRow]) -> tuple[float | None, float | None]:
-    """Gate precision and recall: of deleted letters those that can go, of those that can go the deleted.
+    """Gate precision (share of deleted letters that can be deleted) and recall (the converse).
 
-    What is pooled away is not lost, so it is neither right nor wrong; nor is what no task knows of.
+    Rows of pooling models, which lose nothing, and rows whose task does not know what can be deleted are
+    skipped.
     """
     precision, recall = Ratio(), Ratio()
     for row in rows:

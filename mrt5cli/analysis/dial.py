@@ -1,4 +1,4 @@
-"""Runs with a learned gate at other rates than their own: what each has lost where its threshold is moved."""
+"""Runs with a learned gate at requested deletion rates: the loss of each when its threshold is moved."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ WANTED = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9)
 
 
 def dial(runs: ExperimentRuns) -> Json:
-    """Of each run a point at its own threshold, whose `wanted` is None, and one at each of `WANTED`: the
-    share of test positions `reached`, 0 to 1, and the loss there in nats a token. The baseline has its own
-    alone.
+    """One point per run at its own threshold (`wanted` is None), and one at each rate in `WANTED`.
 
-    The threshold of a delete gate is found on validation text; a gate that is told its rate needs none.
+    A point has the share of test positions that is deleted (`reached`, 0 to 1) and the loss in nats per
+    token. The baseline has only its own point. The threshold of a delete gate is calibrated on validation
+    text; a gate conditioned on its rate needs no threshold.
 
     Raises:
         UserError: no finished run has a gate whose threshold can be moved.
     """
     if not any(map(_moves, runs.trained)):
         raise UserError(
-            f"no finished run of {runs.experiment} has a learned gate, whose threshold could be moved",
+            f"no finished run of {runs.experiment} has a learned gate whose threshold could be moved",
             "train one with model.shortener.kind: delete_gate or quantile_gate",
         )
     looked_at = [run for run in runs.trained if _moves(run) or run.name == runs.baseline]

@@ -1,10 +1,10 @@
-"""How a delete gate learns, over the checkpoints of a run, where the task knows which bytes can go.
+"""How a delete gate learns over a run's checkpoints, for tasks that know which bytes can be deleted.
 
-Of each class of position: the gate's logits, and the gradient that reaches them. Strings are gated softly, as
-in training; where the sigmoid and the softmax are saturated, little gradient is left. And beside what the
-gate finds, what a logistic regression finds in the states that it sees: the gate is linear in them too.
+For each class of position: the gate's logits and the gradient that reaches them. Strings are gated softly, as
+in training; saturated sigmoids and softmaxes leave little gradient. For comparison, a logistic regression is
+fitted to the gate's inputs, in which the gate is linear too.
 
-Legend: n positions of some strings, end to end; D model width.
+Legend: n concatenated positions of some strings; D model width.
 """
 
 from __future__ import annotations
@@ -29,24 +29,25 @@ if TYPE_CHECKING:
 
 KIND = "delete_gate"
 EXAMPLES, AT_ONCE = 256, 32
-"""Test strings of all subsets together, and those that a model is given together."""
+"""Number of test strings over all subsets, and per batch."""
 QUANTILES = {"low": 0.1, "median": 0.5, "high": 0.9}
 L2 = 1e-3
-"""Half of it, times the squared weights of standardised states, is added to the probe's mean loss."""
+"""Weight decay of the probe, on standardized states: L2 / 2 times the squared weights."""
 
 
 @dataclass(frozen=True)
 class Positions:
-    """What is known of every position of some strings.
+    """Measurements at every position of some strings.
 
     Attributes:
         ids: (n,) int64.
-        can_go: (n,) bool, what the task says that its target does not need.
-        deleted: (n,) bool, what hard deletion would remove.
-        logits: (n,) of the gate; positive ones keep a byte.
-        gradients: (n,) of the string's cross-entropy, nats over all of its targets, by the logit.
-        states: (n, D), what the gate's linear layer sees.
-        first: (n,) bool, in the first half of the strings.
+        can_go: (n,) bool, positions that the target does not need, according to the task.
+        deleted: (n,) bool, positions that hard deletion would remove.
+        logits: (n,) gate logits; positive ones keep a byte.
+        gradients: (n,) gradients of the string's cross-entropy (nats, summed over its targets) with respect
+            to the logits.
+        states: (n, D) inputs of the gate's linear layer.
+        first: (n,) bool, positions in the first half of the strings.
     """
 
     ids: NDArray[np.int64]
@@ -59,16 +60,16 @@ class Positions:
 
     @property
     def classes(self) -> dict[str, NDArray[np.bool_]]:
-        """(n,) masks: what the target needs, what it does not, and the markers, which are always the same."""
+        """(n,) masks of the positions that the target needs, those it does not need, and constant markers."""
         marker = np.isin(self.ids, MARKERS)
         return {"needed": ~self.can_go & ~marker, "not_needed": self.can_go & ~marker, "markers": marker}
 
 
 def gate_training(runs: ExperimentRuns) -> Json:
-    """What each run with a learned gate has at its checkpoints and at its end, the last of them.
+    """Measurements of each run with a delete gate at its checkpoints and at its end.
 
     Raises:
-        UserError: no finished run has such a gate and a task that knows which bytes can go.
+        UserError: no finished run has a delete gate and a task that knows which bytes can be deleted.
     """
     from mrt5cli.subject import load_model
 
@@ -87,8 +88,8 @@ def gate_training(runs: ExperimentRuns) -> Json:
         models.append({**line, "checkpoints": found})
     if not models:
         raise UserError(
-            f"no finished run of {runs.experiment} has a {KIND} and a task that knows which bytes can go",
-            "the diagnostic tasks know it",
+            f"no finished run of {runs.experiment} has a {KIND} and a task that knows what can be deleted",
+            "train one on a diagnostic task, such as vowel_removal",
         )
     return {"models": models}
 
@@ -104,7 +105,7 @@ def _strings(runs: ExperimentRuns, run: ExperimentRun) -> tuple[Task, list[Batch
 
 
 def _by_step(run: ExperimentRun) -> dict[int, Subject]:
-    """The models of a run by their steps; the finished one stands for a checkpoint of the same step."""
+    """A run's models by step; the finished model replaces a checkpoint of the same step."""
     from mrt5cli.subject import history
 
     meta = run.run.meta()
@@ -113,7 +114,7 @@ def _by_step(run: ExperimentRun) -> dict[int, Subject]:
 
 
 def look(model: MrT5ForConditionalGeneration, batches: Sequence[Batch], task: Task) -> Positions:
-    """What a model in eval mode, with a learned delete gate, makes of strings that it gates softly."""
+    """Measure a model with a delete gate, in eval mode, on softly gated strings."""
     import torch
 
     from mrt5cli.models.shorteners.delete_gate import DeleteGate
@@ -126,7 +127,7 @@ def look(model: MrT5ForConditionalGeneration, batches: Sequence[Batch], task: Ta
             **{name: batch[name].to(device) for name in ("input_ids", "attention_mask", "labels")},
             hard_delete=False,
             output_hidden_states=True,
-            num_items_in_batch=1,  # the sum, so that no string's gradient depends on the others
+            num_items_in_batch=1,  # a sum, so that no string's gradient depends on the others
         )
         [gradients] = torch.autograd.grad(out.cross_entropy, out.delete_gate_logits)
         states = gate.read(out.encoder_hidden_states[model.config.delete_gate_layer])
@@ -144,8 +145,10 @@ def look(model: MrT5ForConditionalGeneration, batches: Sequence[Batch], task: Ta
 
 
 def by_class(found: Positions) -> Json:
-    """Quantiles of the logits of each class, and the mean absolute gradient of its open gates (logit > 0) and
-    of its closed ones; None where there are none."""
+    """Quantiles of each class's logits, and mean absolute gradients of its open (logit > 0) and closed gates.
+
+    Values of an empty class are None.
+    """
     logits: Json = {}
     gradients: Json = {}
     for name, mask in found.classes.items():
@@ -159,10 +162,10 @@ def by_class(found: Positions) -> Json:
 
 
 def scores(found: Positions) -> Json:
-    """Precision, recall and area under the ROC curve of the gate and of the probe, markers left out.
+    """Precision, recall and area under the ROC curve of the gate and of the probe, without markers.
 
-    The probe is fitted to the first half of the strings, and both are scored on the other. None stands where
-    nothing is found, and where all bytes can go or none can.
+    The probe is fitted to the first half of the strings; both are scored on the second half. Undefined scores
+    are None: nothing is deleted, or all bytes or none can be deleted.
     """
     byte = ~found.classes["markers"]
     fit, other = byte & found.first, byte & ~found.first
@@ -170,9 +173,9 @@ def scores(found: Positions) -> Json:
     guessed = probe(found.states[fit], found.can_go[fit], found.states[other])
     nothing = dict.fromkeys(("probe_precision", "probe_recall", "probe_auc"))
 
-    def scored(who: str, gone: NDArray[np.bool_], odds: NDArray[np.floating]) -> Json:
+    def scored(name: str, gone: NDArray[np.bool_], odds: NDArray[np.floating]) -> Json:
         precision, recall = (of(gone, can_go, ids).value for of in (gate_precision, gate_recall))
-        return {f"{who}_precision": precision, f"{who}_recall": recall, f"{who}_auc": area(odds, can_go)}
+        return {f"{name}_precision": precision, f"{name}_recall": recall, f"{name}_auc": area(odds, can_go)}
 
     gate = scored("gate", found.deleted[other], -found.logits[other])
     return gate | (nothing if guessed is None else scored("probe", guessed > 0, guessed))
@@ -181,10 +184,10 @@ def scores(found: Positions) -> Json:
 def probe(
     states: NDArray[np.float32], can_go: NDArray[np.bool_], others: NDArray[np.float32]
 ) -> NDArray[np.float64] | None:
-    """(m,) log odds that positions with the states `others` (m, D) can go, by a logistic regression fitted to
-    states (n, D) of which it is known (n,); None where all or none of them can.
+    """(m,) log odds that positions with states `others` (m, D) can be deleted.
 
-    It starts at the least squares of +1 and -1, which is near: the loss is convex, and has one end.
+    A logistic regression is fitted to `states` (n, D) and `can_go` (n,); None if all or none can be deleted.
+    The search starts at the least-squares solution for +1 and -1, which is close; the loss is convex.
     """
     import torch
     from torch.nn.functional import binary_cross_entropy_with_logits
@@ -212,8 +215,10 @@ def probe(
 
 
 def area(odds: NDArray[np.floating], can_go: NDArray[np.bool_]) -> float | None:
-    """Of pairs of a position that can go and one that cannot, (n,) both: the share in which the first has
-    higher odds, where ties count half. This is the area under the ROC curve; None without pairs."""
+    """Area under the ROC curve of (n,) odds against (n,) labels; None without both labels.
+
+    It is the share of pairs (can be deleted, cannot) in which the first has higher odds; ties count half.
+    """
     _, places, counts = np.unique(odds, return_inverse=True, return_counts=True)
     ranks = (np.cumsum(counts) - (counts - 1) / 2)[places]
     can, cannot = int(can_go.sum()), int((~can_go).sum())

@@ -1,4 +1,4 @@
-"""What one model deletes from some rows, or pools, counted for `mrt5 inspect-deletions`."""
+"""Counts of what one model deletes or pools, for `mrt5 inspect-deletions`."""
 
 from __future__ import annotations
 
@@ -26,9 +26,11 @@ class Segments:
     """Pooled segments of some rows.
 
     Attributes:
-        inside_characters: that start at a byte that is not the first of its UTF-8 character.
-        dropped_positions: that are in no segment.
-        lengths: how many there are of each length in positions, short ones first.
+        count: number of segments.
+        mean_length: mean length in positions.
+        inside_characters: number of segments that start inside a UTF-8 character.
+        dropped_positions: number of positions that belong to no segment.
+        lengths: number of segments by length in positions, in ascending order.
     """
 
     count: int
@@ -55,13 +57,14 @@ class Segments:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What one model deletes from some rows, or pools.
+    """What one model deletes or pools in some rows.
 
     Attributes:
-        name: of the model.
-        threshold: of its gate values.
-        lowest: gate value that deletes, whatever the threshold; values run from it to 0, which keeps.
-        fixed: why no other threshold has a meaning, after the model's name; None where it has one.
+        name: the model's name.
+        threshold: the gate threshold.
+        rows: the inspected rows.
+        lowest: the lowest gate value, which always deletes; values range from it to 0 (keep).
+        fixed: predicate that explains why other thresholds have no meaning; None if they do.
     """
 
     name: str
@@ -73,9 +76,9 @@ class Inspection:
 
     @property
     def movable(self) -> bool:
-        """Whether its gate values alone tell what another threshold deletes, as of this one they do."""
-        told = (np.array_equal(row.deleted_at(self.threshold), row.deleted) for row in self.rows)
-        return not self.fixed and not self.pools and all(told)
+        """Whether gate values alone determine what a threshold deletes, as checked at the current one."""
+        reproduced = (np.array_equal(row.deleted_at(self.threshold), row.deleted) for row in self.rows)
+        return not self.fixed and not self.pools and all(reproduced)
 
     @property
     def pools(self) -> bool:
@@ -95,16 +98,16 @@ class Inspection:
 
     @property
     def agreement(self) -> tuple[float | None, float | None] | None:
-        """Gate precision and recall; None where no task says what can go."""
+        """Gate precision and recall; None if no task knows which bytes can be deleted."""
         if self.pools or all(row.deletable is None for row in self.rows):
             return None
         return agreement(self.rows)
 
     def document(self) -> Json:
-        """Everything, exactly, for JSON; `threshold` and `gate` are null where bytes are pooled.
+        """Everything as a JSON object; `threshold` and `gate` are null for a pooling model.
 
-        A gate value is the number itself, in full: one that is rounded may fall on the other side of a
-        threshold, and as a threshold it would not be the value it was read from.
+        Gate values are not rounded: a rounded value might fall on the other side of a threshold, or differ
+        from the value it came from when used as one.
         """
         document: Json = {
             "name": self.name,

@@ -1,10 +1,10 @@
-"""Text with its deleted bytes marked, readable with and without colour and never ambiguous.
+"""Text with its deleted bytes marked, readable with and without colour and unambiguous.
 
-Without colour, `[-...-]` holds deleted characters. A character some of whose bytes are deleted is shown with
-all of them: ⟨ж:d0 ✗b6⟩ is a `ж` whose byte 0xB6 is deleted. Where bytes are pooled, `|` stands between the
-segments that become one position each, within a character too: ⟨ж:d0|b6⟩. Characters that would not show, or
-that are marks here, are named: ⟨U+200F⟩, ⟨ff⟩ (a byte that is not UTF-8), ⟨EOS⟩. So what is shown can be read
-back byte for byte.
+Without colour, `[-...-]` encloses deleted characters. A character that lost only some of its bytes is shown
+with all of them: ⟨ж:d0 ✗b6⟩ is a `ж` whose byte 0xB6 is deleted. For pooling models, `|` separates segments
+that become one position each, also within a character: ⟨ж:d0|b6⟩. Invisible characters, and characters that
+serve as marks here, are named: ⟨U+200F⟩, ⟨ff⟩ (a byte that is not UTF-8), ⟨EOS⟩. The output can therefore be
+read back byte for byte.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 State = Literal["kept", "deleted", "partial", "segment", "next segment", "bar", "split"]
 
-# Segments take turns, so that neighbours differ; a reader without colour has the bars.
+# Alternating segments have different styles; without colour, bars separate them.
 _STYLES: dict[State, str] = {
     "kept": "",
     "deleted": "dim strike",
@@ -35,21 +35,22 @@ NEWLINE = "⏎"
 
 
 class Run(NamedTuple):
-    """Neighbouring characters of one state, as shown; a newline ends a run, as "⏎" and a break."""
+    """Consecutive characters with the same state, as shown; a newline ("⏎" and a break) ends a run."""
 
     text: str
     state: State
 
 
 def runs(row: Sequence[Character], flags: Sequence[bool], *, pooled: bool = False) -> list[Run]:
-    """The characters of one row in runs of one state.
+    """Group the characters of one row into runs of equal state.
 
     Args:
-        row: what `characters` gave.
+        row: the output of `characters`.
         flags: (L,) whether each position is deleted; with `pooled`, whether a segment starts there.
+        pooled: whether the model pools segments.
     """
     found: list[Run] = []
-    carrier: State | None = None  # state of the character that a combining mark would be drawn on
+    carrier: State | None = None  # state of the character that a combining mark would attach to
     segment = 0
     for character in row:
         first, *within = own = flags[character.start : character.start + len(character.ids)]
@@ -82,13 +83,13 @@ def runs(row: Sequence[Character], flags: Sequence[bool], *, pooled: bool = Fals
 
 
 def plain(row: Sequence[Run]) -> str:
-    """One row without colour; a `[` or `]` of the text that would read as a mark is shown by code point."""
+    """One row without colour; brackets of the text that look like marks are shown as code points."""
     return "".join(_plain_run(run) for run in row)
 
 
 def _plain_run(run: Run) -> str:
     if run.state not in ("kept", "deleted", "partial"):
-        return run.text  # beside segments nothing is deleted, so brackets are only brackets
+        return run.text  # rows with segments have no deletion marks, so brackets are unambiguous
     if run.state != "deleted":
         return _escape_brackets(run.text)
     text = run.text.removesuffix("\n")
@@ -100,14 +101,14 @@ def _escape_brackets(text: str) -> str:
 
 
 def coloured(row: Sequence[Run]) -> Text:
-    """One row for a terminal: deleted characters dimmed and struck out, partly deleted ones highlighted."""
+    """One row for a terminal: deleted characters are dimmed and struck out."""
     from rich.text import Text
 
     return Text.assemble(*((run.text, _STYLES[run.state]) for run in row))
 
 
 def legend(rows: Sequence[Sequence[Run]], *, colour: bool) -> str:
-    """One line that explains the marks these rows use."""
+    """One line that explains the marks used in the rows."""
     shown = "".join(run.text for row in rows for run in row)
     states = {run.state for row in rows for run in row}
     fate = "is in another segment" if "bar" in states else "fared differently"

@@ -1,13 +1,13 @@
-"""Whether the share deleted from a sample says how much its loss rises (paper, per-sample analysis).
+"""Whether a sample's deletion rate predicts its loss increase (paper, per-sample analysis).
 
-One sample: its deletion rate against how much its loss rises over ByT5's on the same sample. The paper takes
-the rise in percent; beside it stands the rise in nats, because a percentage of a loss near 0, as on a task
-that a model solves, is a ratio of two noisy numbers, and a few samples then decide r.
-One model: Pearson's r over samples. Several models of a kind: the mean of their r by Fisher's z.
+For one sample: its deletion rate and its loss increase over ByT5 on the same sample. The paper uses the
+increase in percent. We add the increase in nats, because on a task that a model solves, a percentage of a
+loss near 0 is a ratio of two noisy numbers and a few samples decide r.
+For one model: Pearson's r over samples. For several models of a kind: the mean of their r by Fisher's z.
 
-The paper: batch size 1, English test text, 1000 of 10,000 samples; ours are the same 1000 for all models of
-an experiment, so that differences between models are not differences between samples. Where nothing was
-published, all samples are taken, up to 10,000: a difference of two small r takes thousands to be seen.
+The paper uses batch size 1 and 1000 of 10,000 English test samples; we use the same 1000 for all models of an
+experiment, so that models differ but samples do not. Without published numbers, the first 4,000 samples are
+used: telling two small correlations apart takes thousands.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ POOL = 10_000
 SAMPLES = 1_000
 UNPUBLISHED = 4_000
 DRAW_SEEDS = {"v3": 86, "v1": 34}
-"""Of the generator that draws samples from the pool, by the paper's version."""
+"""Seed of the generator that samples from the pool, by the paper's version."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,10 @@ class Correlation:
     """Pearson's r of two numbers over samples.
 
     Attributes:
-        r: -1 to 1; None where one of the two does not vary, or samples are fewer than three.
-        p_value: two-sided, of no correlation, by the t distribution; None where r is.
-        low, high: 95 % interval of r by Fisher's z; None where r is, or with fewer than four samples.
+        samples: number of samples.
+        r: -1 to 1; None if one number does not vary, or with fewer than three samples.
+        p_value: two-sided p-value of no correlation, by the t distribution; None if r is None.
+        low, high: 95 % interval of r by Fisher's z; None if r is None, or with fewer than four samples.
     """
 
     samples: int
@@ -62,15 +63,15 @@ class Correlation:
 
 
 def per_sample(runs: ExperimentRuns) -> Json:
-    """Correlations of each model, their mean of each family, and the points of every sample.
+    """Correlations of each model, their mean per family, and the points of every sample.
 
-    A model is compared with the baseline's run of its own seed, or else with the baseline's first. Samples
-    are those of English or else of the first language; of a test whose parts are no languages, those of all
-    parts. `source_worth_nats` is what the baselines lose without their source, a token: of one that is worth
-    nothing, no deletion costs anything. None where nobody measured it.
+    A model is compared with the baseline's run of the same seed, or else with the baseline's first run.
+    Samples come from English or else from the first language; for a test without languages, from all parts.
+    `source_worth_nats` is the loss per token that the baselines add without their source (None if not
+    measured): if the source is worth nothing, deletion costs nothing.
 
     Raises:
-        UserError: no baseline, or fewer than three samples.
+        UserError: the baseline has no finished run, or there are fewer than three samples.
     """
     from mrt5cli.tasks.base import build_task
 
@@ -85,14 +86,15 @@ def per_sample(runs: ExperimentRuns) -> Json:
     samples = Samples(subset, [there[place] for place in draw_samples(len(there), runs.version)])
     if len(samples.batches) < 3:
         raise UserError(
-            f"{len(samples.batches)} samples of {subset} make no correlation", "give more test text"
+            f"a correlation needs at least 3 samples; {subset} has {len(samples.batches)}",
+            "add test text to the task's source",
         )
     losses = {run.seed: measured(runs, run, samples)[0] for run in base}
     models: list[Json] = []
     for run in (run for run in runs.trained if run.name != runs.baseline):
         loss, deleted = measured(runs, run, samples)
         before = losses.get(run.seed, losses[base[0].seed])
-        there_is = before > 0  # a loss of 0, which float32 can come to, has no percentages
+        there_is = before > 0  # a loss that float32 rounds to 0 has no percentages
         percent = np.divide(100 * (loss - before), before, out=np.full_like(loss, np.nan), where=there_is)
         x, nats = 100 * deleted, loss - before
         columns = {"deleted_percent": x, "loss_increase_percent": percent, "loss_increase_nats": nats}
@@ -130,7 +132,7 @@ def _means(models: Sequence[Json], r: str) -> dict[str, float | None]:
 
 @dataclass(frozen=True)
 class Samples:
-    """Samples of a subset, as a task that `measure` can be given: a batch each, so that nothing is padded."""
+    """Samples of a subset in the form of a task for `measure`, one per batch, so that nothing is padded."""
 
     subset: str
     batches: list[Batch]
@@ -148,13 +150,13 @@ class Samples:
 def measured(
     runs: ExperimentRuns, run: ExperimentRun, samples: Samples
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(n,) loss of each sample, nats a token, and (n,) share of its positions that is gone, 0 to 1."""
+    """(n,) loss of each sample in nats per token, and (n,) deletion rate (0 to 1)."""
     from mrt5cli.evaluation.evaluate import measure
     from mrt5cli.evaluation.options import EvaluationOptions
 
     found = measure(
         run.load(runs.device),
-        cast("Task", samples),  # it has all of a task that is used here
+        cast("Task", samples),  # it provides everything that `measure` uses of a task
         EvaluationOptions(
             subsets=[samples.subset],
             batch_size=1,
@@ -169,15 +171,15 @@ def measured(
 
 
 def draw_samples(available: int, version: str | None) -> NDArray[np.int64]:
-    """Which samples are looked at, in order: the paper's 1000 of the first 10,000, or the first 4,000.
+    """Sorted indices of the samples to use: the paper's 1000 of the first 10,000, or the first 4,000.
 
-    The paper draws "random 1000" of 10,000; drawn with replacement, 48 would come twice and the p-values,
-    which take samples for independent, would not be theirs. So: without.
+    The paper uses a "random 1000" of 10,000. Sampling is without replacement: with it, 48 samples would occur
+    twice, and p-values assume independent samples.
 
     Args:
-        available: samples there are; all of them are taken where they are not more than 1000.
-        version: of the paper, which decides the generator's seed. Without one, the first 4,000 are taken: one
-            at a time they are half a minute a model, and put an r near 0 within 0.03.
+        available: number of existing samples; all are used if there are at most 1000.
+        version: the paper's version, which decides the generator's seed. Without one, the first 4,000 samples
+            are used, which take half a minute per model and determine an r near 0 to within 0.03.
     """
     if version is None:
         return np.arange(min(available, UNPUBLISHED))
@@ -194,7 +196,7 @@ def correlation(x: ArrayLike, y: ArrayLike) -> Correlation:
     count = len(x)
     if count < 3:
         return Correlation(count)
-    # Scaled first: squares of very small or large deviations would underflow or overflow.
+    # Scale first, because squares of very small or large deviations would underflow or overflow.
     one, other = _scaled(x), _scaled(y)
     spread = math.sqrt(float(one @ one) * float(other @ other))
     if spread == 0:
@@ -207,7 +209,7 @@ def correlation(x: ArrayLike, y: ArrayLike) -> Correlation:
 
 
 def _scaled(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Deviations from the mean, the largest of them 1; zeros where nothing varies but by rounding."""
+    """Deviations from the mean, scaled to at most 1; zeros if values vary only by rounding."""
     deviations = values - values.mean()
     largest = float(np.abs(deviations).max())
     if largest <= 1e-12 * float(np.abs(values).max()):
@@ -216,7 +218,7 @@ def _scaled(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def fisher_interval(r: float, samples: int) -> tuple[float, float]:
-    """95 % interval of an r seen in so many samples, at least four."""
+    """The 95 % interval of an r over at least four samples."""
     if abs(r) == 1:
         return r, r
     z, half = math.atanh(r), Z_95 / math.sqrt(samples - 3)
@@ -224,14 +226,14 @@ def fisher_interval(r: float, samples: int) -> tuple[float, float]:
 
 
 def difference_of_correlations(r: float, other: float, samples: int) -> tuple[float, float, float]:
-    """How much larger r is than the other's size, in Fisher's z, and the ends of a 95 % interval of that.
+    """The difference of r and the magnitude of `other` in Fisher's z, and its 95 % interval.
 
-    Either may be the mean of several models of a kind. They look at the same samples, which a mean does not
-    make more: it is taken to be no surer than one model's.
+    Either may be the mean over several models. Those share their samples, so a mean is treated as no more
+    certain than a single model's r.
 
     Args:
-        r, other: within -1 and 1.
-        samples: that each was seen in, at least four.
+        r, other: -1 to 1.
+        samples: number of samples of each, at least four.
     """
     apart = _apart(r, other)
     half = Z_95 * math.sqrt(2 / (samples - 3))
@@ -239,23 +241,24 @@ def difference_of_correlations(r: float, other: float, samples: int) -> tuple[fl
 
 
 def samples_needed(r: float, other: float) -> int | None:
-    """Samples in which r would be told from the other's size 80 times in 100, were both as given.
+    """The number of samples that distinguish r from the magnitude of `other` with a power of 80 %.
 
-    Told is what the 95 % interval of `difference_of_correlations` says. None where r is not larger.
+    They differ if the 95 % interval of `difference_of_correlations` excludes 0. None if r is not larger.
     """
     apart = _apart(r, other)
     return math.ceil(3 + 2 * ((Z_95 + Z_80) / apart) ** 2) if apart > 0 else None
 
 
 def _apart(r: float, other: float) -> float:
-    """r less the other's size, in Fisher's z; a perfect one, whose z is infinite, counts as almost so."""
+    """r minus the magnitude of `other` in Fisher's z; perfect correlations are clipped to a finite z."""
     return math.atanh(max(-ALMOST_1, min(ALMOST_1, r))) - math.atanh(min(ALMOST_1, abs(other)))
 
 
 def fisher_mean(rs: Sequence[float | None]) -> float | None:
-    """The mean of correlations by Fisher's z; undefined ones are left out, and None is left without any.
+    """The mean of correlations by Fisher's z, skipping undefined ones; None without any.
 
-    A perfect correlation, whose z is infinite, makes the mean perfect; two opposite ones have none.
+    A perfect correlation, whose z is infinite, makes the mean perfect; two opposite perfect ones have no
+    mean.
     """
     known = [r for r in rs if r is not None]
     perfect = {r for r in known if abs(r) == 1}

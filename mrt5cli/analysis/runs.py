@@ -1,4 +1,4 @@
-"""What analyses are given: the runs of an experiment, with their recipes, models and evaluations."""
+"""The input of analyses: the runs of an experiment with their recipes, models and evaluations."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from mrt5cli.models import MrT5ForConditionalGeneration
     from mrt5cli.subject import Subject
 
-HINT = "delete it, and reproduce makes it anew"
+HINT = "delete it; `mrt5 reproduce` makes it again"
 
 Progress = Callable[[str, str, int], None]
-"""Called with what is looked at, a part of it, and the examples done."""
+"""Called with the current item, a part of it, and the number of examples done."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,12 @@ class ExperimentRun:
     """One run of an experiment.
 
     Attributes:
-        name: of its shipped recipe.
-        recipe: that it was trained by; in a smoke plan, shrunk.
-        outputs: files of its evaluations in the plan, those first that its experiment shows; empty where the
+        name: name of its shipped recipe.
+        recipe: the recipe it was trained with; shrunk in a smoke plan.
+        run: its run directory.
+        outputs: files of its evaluations in the plan, those that its experiment shows first; empty if the
             plan evaluates nothing.
-        shown: how many of them its experiment shows.
+        shown: number of `outputs` that its experiment shows.
     """
 
     name: str
@@ -50,26 +51,26 @@ class ExperimentRun:
 
     @property
     def title(self) -> str:
-        """What to call it in a sentence."""
+        """Its name in a sentence."""
         return f"{self.name} seed {self.seed}"
 
     @property
     def family(self) -> str:
-        """What the paper calls such a model."""
+        """The paper's name for such a model."""
         return self.recipe.model.shortener.paper_name
 
     def line(self) -> Json:
-        """What its line in a document begins with."""
+        """The first fields of its line in a document."""
         return {"recipe": self.name, "seed": self.seed, "family": self.family}
 
     def subject(self) -> Subject:
-        """The run as `evaluate` and `inspect-deletions` look at it."""
+        """The run as a subject of `evaluate` and `inspect-deletions`."""
         from mrt5cli.subject import find_subject
 
         return find_subject(str(self.run.path))
 
     def load(self, device: torch.device | None) -> MrT5ForConditionalGeneration:
-        """Its finished model, ready to be looked at."""
+        """Load its finished model for evaluation."""
         from mrt5cli.subject import load_model
 
         return load_model(self.subject(), device)
@@ -80,15 +81,15 @@ class ExperimentRun:
         return read_object(self.run.model / "config.json", HINT)
 
     def read(self, path: Path) -> SavedEvaluation | None:
-        """One of its evaluations; None where it is to be left out."""
+        """One of its evaluations; None if it is to be skipped."""
         return SavedEvaluation.read(path, HINT)
 
     @cached_property
     def evaluations(self) -> list[SavedEvaluation]:
-        """Its results on test data, deleting as the recipe says, of the finished model as it was trained.
+        """The finished model's results on test data, with the recipe's deletion and no moved threshold.
 
-        Those that the experiment shows come first, then those on the recipe's own task.
-        Of a plan, they are the plan's evaluations; else, whatever is in the run's eval folder.
+        Those that the experiment shows come first, then those on the recipe's own task. In a plan they are
+        the plan's evaluations, otherwise all files in the run's eval folder.
         """
         wanted = "test", "hard" if self.recipe.evaluation.hard_delete else "soft"
         paths = self.outputs or sorted((self.run.path / "eval").glob("*.json"))
@@ -104,11 +105,11 @@ class ExperimentRun:
         return one.settings != self.recipe.task.model_dump(mode="json")
 
     def is_own_task(self, one: SavedEvaluation) -> bool:
-        """Whether an evaluation is on the recipe's own task, all of it."""
+        """Whether an evaluation covers the recipe's own task completely."""
         return one.languages is None and not self._on_another_task(one)
 
     def own(self, number: str = "loss") -> tuple[Row, SavedEvaluation] | None:
-        """The summary on its own task, the total or the only subset, that has a number; None without."""
+        """The summary row (total or only subset) on its own task that has a number, and its evaluation."""
         found = ((one.rows[-1], one) for one in self.evaluations if self.is_own_task(one))
         return next(((row, one) for row, one in found if row.number(number) is not None), None)
 
@@ -118,12 +119,13 @@ class ExperimentRuns:
     """The runs of one experiment.
 
     Attributes:
-        experiment: its id.
-        runs: in the experiment's order, by seed; some may not be trained yet.
-        baseline: shipped name of the recipe that losses and times are compared with, or None.
-        version: of the paper, or None where nothing was published.
-        smoke: tiny runs, of which little is looked at.
-        device: where models compute; by default where they are loaded, the CPU.
+        experiment: the experiment's id.
+        runs: runs in the experiment's order, by seed; some may not be trained yet.
+        baseline: name of the recipe that losses and times are compared with, or None.
+        version: the paper's version, or None if nothing was published.
+        smoke: whether the runs are tiny, so that few examples suffice.
+        device: device of the models; by default the CPU.
+        progress: called while an analysis works.
     """
 
     experiment: str
@@ -136,25 +138,25 @@ class ExperimentRuns:
 
     @cached_property
     def trained(self) -> list[ExperimentRun]:
-        """Those whose model is finished."""
+        """The runs with a finished model."""
         return [run for run in self.runs if (run.run.model / "config.json").is_file()]
 
     def missing(self, there: Sequence[ExperimentRun] | None = None) -> list[str]:
-        """Names of the runs that are not there; by default of those that are not trained."""
+        """Titles of the runs that are not in `there`; by default of the untrained runs."""
         found = self.trained if there is None else there
         return [run.title for run in self.runs if run not in found]
 
     @property
     def baselines(self) -> list[ExperimentRun]:
-        """Trained runs of the baseline.
+        """The baseline's trained runs.
 
         Raises:
-            UserError: there is none.
+            UserError: the baseline has no finished run.
         """
         found = [run for run in self.trained if run.name == self.baseline]
         if not found:
             raise UserError(
-                f"{self.experiment} has no finished run of its baseline, {self.baseline}",
-                "losses and times are compared with it: train it first",
+                f"{self.experiment} compares with {self.baseline}, which has no finished run",
+                "train the baseline first",
             )
         return found

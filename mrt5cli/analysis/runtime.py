@@ -1,4 +1,4 @@
-"""Time of a forward pass beside the baseline's: what deletion saves, and what a gate's place costs."""
+"""Time of a forward pass relative to the baseline: savings by deletion, and the cost of a gate's layer."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from mrt5cli.metrics.results import Json, Row, SavedEvaluation
 
 
 def runtime(runs: ExperimentRuns) -> Json:
-    """Each timed run: milliseconds an example, percent less than the baseline, and what arithmetic promises.
+    """Each timed run: milliseconds per example, the decrease in percent, and the decrease of arithmetic.
 
-    Runs that were timed on another device, or with another batch size, than the baseline are named in
-    `missing`: their times say nothing beside it.
+    Runs timed on another device or with another batch size than the baseline cannot be compared; `missing`
+    lists them.
 
     Raises:
         UserError: the baseline was not timed.
@@ -23,7 +23,7 @@ def runtime(runs: ExperimentRuns) -> Json:
     base = _timed(runs.baselines)
     if not base:
         raise UserError(
-            f"{runs.baseline} was not timed, so there is nothing to compare times with",
+            f"the baseline {runs.baseline} was not timed",
             "evaluate it with --runtime, on an otherwise idle machine",
         )
     before, conditions = [row for _, row, _ in base], base[0][2].timed_on
@@ -45,10 +45,10 @@ def runtime(runs: ExperimentRuns) -> Json:
 
 
 def gate_placement(runs: ExperimentRuns) -> Json:
-    """Loss, deletion and time of each run that has a gate, by layer.
+    """Loss, deletion rate and time of each run with a gate, by layer.
 
     Raises:
-        UserError: no run was evaluated.
+        UserError: no run with a gate was evaluated.
     """
     base = _timed(run for run in runs.trained if run.name == runs.baseline)
     lines: list[Json] = []
@@ -75,11 +75,11 @@ def gate_placement(runs: ExperimentRuns) -> Json:
 
 
 def _timed(runs: Iterable[ExperimentRun]) -> list[tuple[ExperimentRun, Row, SavedEvaluation]]:
-    """The runs that were timed on their own task."""
+    """The runs timed on their own task."""
     return [(run, *found) for run in runs if (found := run.own("ms_per_example")) is not None]
 
 
 def time_saved(row: Row, base: Sequence[Row]) -> float:
-    """By how many percent its time is below the baseline's mean."""
+    """The decrease of a run's time relative to the baseline's mean, in percent."""
     before = statistics.fmean(one.known("ms_per_example") for one in base)
     return 100 * (1 - row.known("ms_per_example") / before)

@@ -1,7 +1,7 @@
-"""How fast, how far beside and how steadily a deletion rate comes to its target while a model trains.
+"""How fast, how accurately and how steadily a deletion rate reaches its target during training.
 
-All is read off the lines of metrics, each of which is a mean since the line before; nothing is computed by a
-model. Points are percent of the bytes, as in "2 points off": 48 % for 50 %.
+Everything is read from the lines of metrics, each a mean since the previous line; no model runs. Points are
+percentage points of bytes: 48 % is 2 points off 50 %.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ from mrt5cli.metrics.results import Json
 from mrt5cli.recipe import Recipe
 
 WINDOW = 20
-"""Steps of the running mean. The rate of one step of the miniature, over 2,048 bytes of which half go, varies
-by 1.1 points with the text alone if batches mix documents; of 20 steps by 0.25, which leaves room in a band
-of 1 point."""
+"""Steps of the running mean. In the miniature, the rate of one step (2,048 bytes, half of them deleted)
+varies by 1.1 points with the text alone if batches mix documents; the mean of 20 steps varies by 0.25, well
+within a band of 1 point."""
 WITHIN = 1.0
-"""Points around the target that a rate is to come to."""
+"""Half-width of the first band around the target, in points."""
 WIDER = 2.0
-"""Points of the second band."""
+"""Half-width of the second band, in points."""
 HELD = 0.1
-"""The last part of a run in which a rate must have stayed, or a swing that passes by would have settled."""
+"""Final fraction of a run that a settled rate must cover, so that a passing swing does not count."""
 QUARTER = 0.25
-"""The last part of a run, over which the spread is taken."""
+"""Final fraction of a run over which the spread is measured."""
 
 Floats = NDArray[np.float64]
 
 
 def settling(runs: ExperimentRuns) -> Json:
-    """Each run that has a target: its curve, what `settled` finds in that, and its miss on test text.
+    """Each run with a target: its curve, the measures of `settled`, and its distance on test text.
 
-    Lines have `law`, the kind of the controller, or of a shortener that aims at a rate by itself; `start`,
-    what its gate deletes before the first step; `missed_on_test`, how many points the finished model's rate
-    on test text is above the target, and `loss` there, both None where it was not evaluated. A law sees
-    training text alone: `missed` tells how well it steers, `missed_on_test` also how the two texts differ.
+    A line has `law`, the kind of the controller or of a shortener with a built-in rate; `start`, what its
+    gate deletes before the first step; `missed_on_test`, the finished model's rate on test text minus the
+    target, in points; and `loss` there. Both are None without an evaluation. Controllers see only training
+    text, so `missed` measures the controller and `missed_on_test` also the difference between the texts.
 
     Raises:
-        UserError: no run with a target has logged its deletion rate to the end.
+        UserError: no run with a target logged its deletion rate to the end.
     """
     lines, found = [], []
     wanted = [(run, *aimed) for run in runs.runs if (aimed := _aim(run.recipe)) is not None]
@@ -57,31 +57,31 @@ def settling(runs: ExperimentRuns) -> Json:
     if not lines:
         raise UserError(
             f"no run of {runs.experiment} with a target has logged its deletion rate to its last step",
-            "train them first; a target is controller.target_deletion_rate, or a gate's own rate",
+            "train one first, with controller.target_deletion_rate or a gate that has a rate",
         )
     missing = [run.title for run, *_ in wanted if run not in found]
     return {"window": WINDOW, "within": WITHIN, "wider": WIDER, "runs": lines, "missing": missing}
 
 
 def _whole(rows: Sequence[Json], recipe: Recipe) -> bool:
-    """Whether lines go to the end: where the last ones were lost, a swing can look like a settled rate."""
+    """Whether the log is complete: without its last lines, a swing can look like a settled rate."""
     return bool(rows[-1]["step"] > recipe.training.max_steps - recipe.training.logging_steps)
 
 
 def settled(steps: ArrayLike, rates: ArrayLike, target: float) -> Json:
-    """How a rate came to its target. All but the spread is of its running mean over `WINDOW` steps.
+    """Measure how a rate reached its target; all but the spread use the mean over `WINDOW` steps.
 
     Args:
-        steps: (lines,) at least one, rising.
-        rates: (lines,) fractions, each the mean since the step before.
-        target: fraction.
+        steps: (lines,) increasing steps, at least one.
+        rates: (lines,) deletion rates (0 to 1), each the mean since the previous line.
+        target: target deletion rate (0 to 1).
 
     Returns:
-        `settled` and `settled_wider`: the first step from which on it is within `WITHIN`, or `WIDER`, points
-        of the target to the end, or None if that is for less than `HELD` of the run. `missed`: points that
-        it ends above the target. `overshoot`: points it was away at most, on either side, once it had come
-        within `WITHIN` or past the target; None if it never had. `spread`: standard deviation of the lines of
-        the last quarter, points.
+        `settled` and `settled_wider`: the first step from which the rate stays within `WITHIN` or `WIDER`
+        points of the target, or None if that covers less than `HELD` of the run. `missed`: final rate minus
+        target, in points. `overshoot`: largest distance in points, on either side, after the rate first came
+        within `WITHIN` or crossed the target; None if it never did. `spread`: standard deviation of the lines
+        of the last quarter, in points.
     """
     at, each = np.asarray(steps, float), np.asarray(rates, float)
     off = 100 * (running_mean(at, each) - target)
@@ -96,7 +96,7 @@ def settled(steps: ArrayLike, rates: ArrayLike, target: float) -> Json:
 
 
 def running_mean(steps: Floats, rates: Floats) -> Floats:
-    """(lines,) the mean rate of as many lines as cover `WINDOW` steps, as far as there are any."""
+    """(lines,) the mean rate over the last `WINDOW` steps, or over fewer at the start."""
     ends = np.append(0.0, steps)
     total = np.append(0.0, np.cumsum(rates * np.diff(ends)))
     first = np.maximum(0, np.searchsorted(ends, steps - WINDOW, side="right") - 1)
@@ -111,7 +111,7 @@ def _last_entry(steps: Floats, off: Floats, within: float) -> int | None:
 
 
 def _aim(recipe: Recipe) -> tuple[str, float] | None:
-    """What steers the rate, and to what; None where nothing does."""
+    """The kind of controller or gate that steers the rate, and its target; None without one."""
     if recipe.target_deletion_rate is not None:
         return recipe.controller.kind, recipe.target_deletion_rate
     gate = recipe.model.shortener
@@ -120,7 +120,7 @@ def _aim(recipe: Recipe) -> tuple[str, float] | None:
 
 
 def _start(recipe: Recipe) -> str:
-    """What a fresh gate deletes, by its bias; "any" where it has none to set."""
+    """What a fresh gate deletes according to its bias; "any" for a gate without a bias."""
     bias: float | None = getattr(recipe.model.shortener, "bias_init", None)
     if bias is None:
         return "any"

@@ -1,4 +1,4 @@
-"""What softmax1 is worth: runs that differ in it alone, on the same examples."""
+"""The effect of softmax1: pairs of runs that differ only in it, on the same examples."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from mrt5cli.errors import UserError
 from mrt5cli.metrics.results import Json
 
 SUMMARY = ("loss", "bits_per_byte", "deletion_rate", "examples")
-"""Numbers of each row that the document holds."""
+"""Fields of each row that the document contains."""
 
 
 def softmax1(runs: ExperimentRuns) -> Json:
-    """Each pair that differs in softmax1 alone: both summaries, and softmax1 minus softmax.
+    """Each pair of runs that differs only in softmax1: both summaries, and softmax1 minus softmax.
 
-    The intervals are over the test examples; over seeds it is `report`'s to say.
+    Intervals are over test examples; `report` computes those over seeds.
 
     Raises:
-        UserError: no two finished runs differ in softmax1 alone.
+        UserError: no two finished runs differ only in softmax1.
     """
     pairs = [
         (one, other)
@@ -28,14 +28,14 @@ def softmax1(runs: ExperimentRuns) -> Json:
     ]
     if not pairs:
         raise UserError(
-            f"no two finished runs of {runs.experiment} differ in model.softmax1 alone",
-            "a pair has the same task, model, controller and seed",
+            f"no two finished runs of {runs.experiment} differ only in model.softmax1",
+            "train two runs with the same task, model, controller and seed",
         )
     return {"pairs": [_compared(runs, one, other) for one, other in pairs]}
 
 
 def _rest(run: ExperimentRun) -> Json:
-    """All that makes a run's numbers but softmax1, and but its start, which may need the same softmax."""
+    """A pair's common settings: all but softmax1 and the start, which may need the same softmax."""
     tree = run.recipe.model_dump(
         mode="json", include={"seed", "task", "model", "loss", "controller", "training"}
     )

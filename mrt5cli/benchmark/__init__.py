@@ -1,1 +1,1 @@
-"""`mrt5 bench`: the only place speed claims come from. Everything is timed in turn, in one process."""
+"""`mrt5 bench`, the only source of speed claims. Cases are timed in turn, in one process."""

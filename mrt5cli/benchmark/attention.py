@@ -1,4 +1,4 @@
-"""softmax1 attention of one encoder layer with its bias, written out and fused, beside a large matmul."""
+"""Benchmark of softmax1 attention in one encoder layer with its bias, written out and fused."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ KINDS: dict[str, dict[str, Any]] = {
     BOTH_WAYS: {"backward": True},
     f"{BOTH_WAYS} {SCORE_LOSS}": {"backward": True, "score_loss": True},
 }
-"""What is done with a core, as `Core.run` is told."""
+"""Arguments of `Core.run` by case."""
 DROPPING = {
     f"{BOTH_WAYS} {SCORE_LOSS} and dropout": {"backward": True, "score_loss": True, "dropout": DROPOUT}
 }
-"""On a GPU; every function draws otherwise, and so these are not compared."""
+"""Cases with dropout on a GPU; each function samples differently, so results are not compared."""
 BARE = "PyTorch's softmax without bias"
-"""What a kernel takes that has nothing to add to the scores; on a GPU."""
+"""Name of the case without a bias, on a GPU."""
 
 
 def implementations(base: MrT5ForConditionalGeneration) -> dict[str, Attention]:
-    """Our attention functions, by their names here; the first is the oracle."""
+    """Our attention functions by name; the first is the oracle."""
     registered: Mapping[str, Attention] = AttentionInterface()  # type: ignore[no-untyped-call]
     eager = registered[IMPLEMENTATIONS["eager"]]
     if not on_gpu(base):
@@ -55,7 +55,7 @@ def implementations(base: MrT5ForConditionalGeneration) -> dict[str, Attention]:
 def _padded(
     function: Attention, layer: Any, query: Tensor, *others: Any, position_bias: Tensor, **rest: Any
 ) -> Any:
-    """With the bias of every pair made here; models make it once for all layers."""
+    """Expand the bias of every pair, which models do once for all layers."""
     length, far = query.shape[2], position_bias.shape[1] // 2
     distances = torch.arange(1 - length, length, device=query.device).clamp(-far, far)
     by_distance = position_bias.to(bias_dtype(query) or position_bias.dtype)[:, distances + far]
@@ -96,12 +96,12 @@ def _bare(layer: Any, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: 
 
 @dataclass(frozen=True)
 class Core:
-    """Attention of one encoder layer with its bias, to be computed by one function or another.
+    """Inputs of one encoder layer's attention, for any attention function.
 
     Attributes:
-        layer: whose configuration the functions read.
-        parts: queries, keys and values (B, N, L, H), and the bias: (1, N, L, L), on a GPU (N, 2 far + 1) by
-            distance, as models have it.
+        layer: the layer whose configuration the functions read.
+        parts: queries, keys and values (B, N, L, H), and the bias: (1, N, L, L), or on a GPU (N, 2 far + 1)
+            by distance, as in models.
     """
 
     layer: torch.nn.Module
@@ -109,7 +109,7 @@ class Core:
 
     @classmethod
     def of(cls, base: MrT5ForConditionalGeneration, shapes: Shapes, dtype: torch.dtype) -> Core:
-        """Random scores of a standard deviation of about 3, some above the ceiling of the score loss."""
+        """Random scores with a standard deviation of about 3, some above the ceiling of the score loss."""
         generator = torch.Generator().manual_seed(0)
         heads, width, length = base.config.num_heads, base.config.d_kv, shapes.length
         far = min(length - 1, base.config.relative_attention_max_distance)
@@ -145,8 +145,11 @@ class Core:
 def attention(
     base: MrT5ForConditionalGeneration, shapes: Shapes, functions: Mapping[str, Attention] | None = None
 ) -> Suite:
-    """Forward; forward and backward of queries, keys, values and bias; the same with the score loss, and on a
-    GPU with dropout; in each precision. Each function is compared with those before it."""
+    """The attention suite, in each precision: forward; forward and backward; with score loss; on a GPU also
+    with dropout.
+
+    Each function is compared with the functions before it.
+    """
     suite, functions = Suite("attention"), functions or implementations(base)
     cores = {precision: Core.of(base, shapes, DTYPES[precision]) for precision in shapes.precisions}
 
@@ -154,7 +157,7 @@ def attention(
         for precision, core in cores.items():
             query = core.parts[0]
             for kind, how in kinds.items():
-                # Products of queries and keys, or of their size; tensors of that size, read or written.
+                # Number of products of that size, and of tensors of that size read or written.
                 products, tensors = (6, 12) if how.get("backward") else (2, 4)
                 suite.cases[named(f"{name} {kind}", precision)] = Case(
                     partial(core.run, function, **how),

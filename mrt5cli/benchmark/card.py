@@ -1,4 +1,4 @@
-"""What a GPU needs to be timed fairly, and what it can do: warm-up, cold caches, host waits, its rates."""
+"""Fair timing on a GPU (warm-up, cold caches, host waits), and the rates a device can reach."""
 
 from __future__ import annotations
 
@@ -16,31 +16,34 @@ from mrt5cli.evaluation.timing import seconds_of, wait
 from mrt5cli.models import MrT5ForConditionalGeneration
 
 FLUSHED = 2**29
-"""Bytes written before a call, several times what the last cache of any GPU holds."""
+"""Bytes written before a call, several times the last-level cache of any GPU."""
 STEADY, MOST_CALLS = 0.1, 5
-"""Warming up ends where two calls in turn differ by less than this share, or after this many calls."""
+"""Warm-up ends when two consecutive calls differ by less than this share, or after this many calls."""
 SHORT, MOST_TIMES = 0.02, 20
-"""A measurement is the mean of as many calls as fill so many seconds, but at most so many."""
+"""A measurement is the mean over as many calls as fill this many seconds, up to this many calls."""
 LARGEST, LARGE = "large matmul", {"cpu": 2048, "cuda": 8192}
-"""A square product that shows what the machine can do: its name, and its rows."""
+"""Name and number of rows of a square product that shows the machine's rate."""
 COPIED = 2**28
-"""Bytes of the copy that shows how fast memory is."""
+"""Bytes of the copy that shows the memory's rate."""
 
 
 def space(size: int, device: torch.device) -> Tensor:
-    """So many bytes."""
+    """Uninitialized memory of `size` bytes."""
     return torch.empty(size, dtype=torch.int8, device=device)
 
 
 class Clock:
-    """Times calls on a device. A GPU's cache is overwritten before each, which finds its inputs in memory;
-    meanwhile the host prepares the call's first kernels."""
+    """Times calls on a device.
+
+    Before each call on a GPU its cache is overwritten, so that inputs come from memory; meanwhile the host
+    prepares the call's first kernels.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device, self._cache = device, space(FLUSHED if device.type == "cuda" else 0, device)
 
     def seconds(self, call: Callable[[], object], times: int = 1) -> float:
-        """The mean of so many calls."""
+        """Mean seconds per call over `times` calls."""
         total = 0.0
         for _ in range(times):
             wait(self.device)
@@ -49,10 +52,10 @@ class Clock:
         return total / times
 
     def warm_up(self, call: Callable[[], object]) -> int:
-        """Call until it is compiled and steady; on a CPU, once.
+        """Call until compilation is done and times are steady; on a CPU, once.
 
         Returns:
-            How many calls a measurement takes.
+            The number of calls per measurement.
         """
         taken = self.seconds(call)
         if self.device.type != "cuda":
@@ -65,7 +68,7 @@ class Clock:
 
 
 def host_waits(call: Callable[[], object], device: torch.device) -> int:
-    """How often the host waits for a GPU in a call, as far as PyTorch notices."""
+    """Number of times the host waits for the GPU during a call, as far as PyTorch notices."""
     wait(device)
     before = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode("warn")
@@ -79,8 +82,10 @@ def host_waits(call: Callable[[], object], device: torch.device) -> int:
 
 
 def products(base: MrT5ForConditionalGeneration, shapes: Shapes) -> dict[str, Case]:
-    """What matrix products reach in each precision: a large square one, and on a GPU those of a feed-forward
-    layer, too. Values are random: a GPU that multiplies zeros draws less power, and runs faster."""
+    """Matrix products in each precision: a large square one, and on a GPU those of a feed-forward layer.
+
+    Values are random, because a GPU that multiplies zeros draws less power and runs faster.
+    """
     rows, width, inner = shapes.batch * shapes.length, base.config.d_model, base.config.d_ff
     side = LARGE["cuda" if on_gpu(base) else "cpu"]
     sizes = {LARGEST: (side, side, side)}

@@ -1,4 +1,4 @@
-"""Compiled blocks against plain ones: what the first call costs, how often it recompiles, what it brings."""
+"""Benchmark of compiled against plain blocks: cost of the first call, recompilations, speed."""
 
 from __future__ import annotations
 
@@ -21,10 +21,9 @@ COMPILED = ", compiled"
 
 
 def compiled(base: MrT5ForConditionalGeneration, shapes: Shapes) -> Suite:
-    """Forward passes and training steps, dense and at the first of the deletion rates, plain and compiled, in
-    the first of the precisions.
+    """Forward passes and training steps, plain and compiled, at the first deletion rate and precision.
 
-    Compiling happens here, before anything is timed.
+    Compilation happens here, before anything is timed.
     """
     suite = Suite("compile")
     kinds: dict[str, float | None] = {"dense": None}
@@ -58,7 +57,7 @@ def compiled(base: MrT5ForConditionalGeneration, shapes: Shapes) -> Suite:
 
 
 def _call(model: MrT5ForConditionalGeneration, shapes: Shapes, rate: float | None, length: int) -> Tensor:
-    """The logits of a forward pass; of a model in training mode the loss of a step, soft without a rate."""
+    """The logits of a forward pass, or in training mode the loss of a step, which is soft without a rate."""
     kept = None if rate is None else kept_lengths(shapes.batch, length, rate, shapes.spreads[0])
     variant = Variant(model, replace(shapes, length=length), kept, shapes.precisions[0])
     if not model.training:
@@ -70,7 +69,7 @@ def _call(model: MrT5ForConditionalGeneration, shapes: Shapes, rate: float | Non
 
 
 def compiling_costs(call: Callable[[int], Tensor], length: int) -> Costs:
-    """Call a compiled case for the first time, and then at many lengths."""
+    """The costs of calling a compiled case for the first time, and then at other lengths."""
     from torch._dynamo.utils import counters
 
     def graphs() -> int:

@@ -1,4 +1,4 @@
-"""Teacher-forced forward passes: dense, and deleted for real with and without padding."""
+"""Benchmark of teacher-forced forward passes: dense, and with hard deletion, padded and packed."""
 
 from __future__ import annotations
 
@@ -20,8 +20,11 @@ EAGER, SDPA = "transformers eager", "transformers sdpa"
 
 
 def forward(base: MrT5ForConditionalGeneration, shapes: Shapes) -> Suite:
-    """The plain models and ours, in each precision; `padded` and `eager` compute what is left of the longest
-    row for all. On a GPU our eager path is the oracle only."""
+    """transformers' models and ours, in each precision.
+
+    `padded` and `eager` compute every row at the length of the longest remaining row. On a GPU our eager path
+    serves only as the oracle.
+    """
     suite, checked = Suite("forward"), dict[str, Variant]()
     fast, *others = implementations(base)
     dense = {how: ours(base, how, deletion_type="none") for how in {"eager", fast, *others}}
@@ -35,7 +38,7 @@ def forward(base: MrT5ForConditionalGeneration, shapes: Shapes) -> Suite:
         *,
         check: bool = False,
     ) -> None:
-        """Add a case in each precision, beside others of that precision and the plain one in float32."""
+        """Add a case in each precision, compared with `against` and with the plain model in float32."""
         for precision in shapes.precisions:
             variant, each = Variant(model, shapes, kept, precision), named(name, precision)
             work = variant.macs(padded=not name.startswith("packed"))
@@ -90,6 +93,6 @@ def forward(base: MrT5ForConditionalGeneration, shapes: Shapes) -> Suite:
 
 
 def logits(variant: Variant) -> Tensor:
-    """(B, T, vocabulary), without a graph."""
+    """(B, T, vocabulary) logits, without gradients."""
     with torch.inference_mode():
         return variant().logits

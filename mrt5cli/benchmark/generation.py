@@ -1,4 +1,4 @@
-"""Greedy decoding of as many bytes as the target has, whatever they are."""
+"""Benchmark of greedy decoding to a fixed number of bytes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SLOW = "dense, fast paths off"
 
 
 def generate(base: MrT5ForConditionalGeneration, shapes: Shapes) -> Suite:
-    """transformers' models and ours, dense and deleted, in each precision; bf16 is that of the weights."""
+    """transformers' models and ours, dense and deleted, in each precision; bf16 refers to the weights."""
     suite, fast, gpu = Suite("generate"), implementations(base)[0], on_gpu(base)
     checked: dict[str, tuple[MrT5ForConditionalGeneration, Variant]] = {}
 
@@ -42,8 +42,7 @@ def generate(base: MrT5ForConditionalGeneration, shapes: Shapes) -> Suite:
             add(SLOW, build(dense), [SDPA])
         add("dense", build(dense), [EAGER, SDPA, SLOW], weights)
         for tag, kept in shapes.deletions():
-            against = ["dense", SDPA if gpu else EAGER]
-            add(f"deleted {tag}", build(deleting, kept=kept), against, weights)
+            add(f"deleted {tag}", build(deleting, kept=kept), ["dense", SDPA, EAGER], weights)
     if gpu:
         suite.cases |= products(base, shapes)
 
@@ -64,7 +63,7 @@ def generate(base: MrT5ForConditionalGeneration, shapes: Shapes) -> Suite:
 
 
 def greedy(variant: Variant) -> Tensor:
-    """(B, 1 + T) tokens, of which none ends a row before its time."""
+    """(B, 1 + T) tokens; no row ends early."""
     model: Any = variant.model
     target, steered = variant.labels.shape[1], variant.steer()
     how = {"do_sample": False, "num_beams": 1, "min_new_tokens": target, "max_new_tokens": target}
@@ -77,12 +76,14 @@ def _slowly(variant: Variant) -> Tensor:
 
 
 def greedy_parity(oracle: Variant, tokens: Tensor, rounded: Variant | None = None) -> Parity:
-    """How far below the oracle's best token the chosen ones lie, in logits, given the same tokens before.
+    """The largest gap in logits between the oracle's best token and the chosen one, given the same prefix.
 
-    Not whether the oracle generates the same: at a near tie it may go another way, and never come back.
+    The oracle's own output is no criterion: after a near tie it may diverge for good.
 
     Args:
-        rounded: the oracle in the precision that the tokens were chosen in, where that is not float32.
+        oracle: the oracle.
+        tokens: (B, 1 + T) chosen tokens.
+        rounded: the oracle in the precision of the tokens, if that is not float32.
     """
 
     def scores(variant: Variant) -> Tensor:
@@ -94,6 +95,6 @@ def greedy_parity(oracle: Variant, tokens: Tensor, rounded: Variant | None = Non
     allowed = 2 * LOGIT_TOLERANCE * max(1.0, size / 5)
     if rounded is not None:
         allowed = max(allowed, 2 * SLACK * float((logits - scores(rounded)).abs().max()))
-    logits[..., oracle.model.config.eos_token_id] = -torch.inf  # no answer may end before its last token
+    logits[..., oracle.model.config.eos_token_id] = -torch.inf  # answers cannot end early
     chosen = logits.gather(2, tokens[:, 1:, None])[..., 0]
     return Parity(float((logits.amax(dim=-1) - chosen).max()), size, allowed)

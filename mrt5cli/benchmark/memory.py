@@ -1,7 +1,7 @@
-"""Memory of a case: what it takes at its peak beside the model; on a CPU in a process of its own.
+"""Peak memory of a case in addition to the model; on a CPU it is measured in a separate process.
 
-A GPU's allocator knows what is in use. A CPU's processes are forks of one that has built the weights, itself
-a fork of a server that has imported everything, so that nobody pays for what an earlier case left behind.
+A GPU's allocator knows what is in use. On a CPU each case runs in a fork of a process that has built the
+weights, itself a fork of a server that has imported everything, so that no case pays for another's leftovers.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from mrt5cli.text import first_line
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 ENVIRONMENT = {
-    # glibc gives freed blocks of this size back at once, so that resident memory is what is in use.
+    # glibc returns freed blocks of this size at once, so that resident memory equals memory in use.
     "MALLOC_MMAP_THRESHOLD_": "65536",
     "MALLOC_TRIM_THRESHOLD_": "65536",
 }
 
 _base: MrT5ForConditionalGeneration
-"""In the process that forks, and in its forks."""
+"""The weights, in the forking process and its forks."""
 
 
 def measure(
@@ -40,11 +40,17 @@ def measure(
     names: Sequence[str],
     threads: int,
 ) -> Iterator[tuple[str, Memory]]:
-    """The memory of some cases of a suite on a CPU, one after the other.
+    """Measure the memory of cases of a suite on a CPU, one at a time.
 
     Args:
-        build, make_base, shapes: the suite, the weights that it is built on, and its inputs.
-        threads: of the CPU.
+        build: builds the suite.
+        make_base: builds the weights.
+        shapes: input sizes.
+        names: names of the cases.
+        threads: number of CPU threads.
+
+    Yields:
+        A case's name and its memory.
     """
     os.environ.update(ENVIRONMENT)  # for the server, which starts with the first process
     context = get_context("forkserver")
@@ -53,12 +59,12 @@ def measure(
         for name in names:
             try:
                 yield name, process.submit(_fork, build, shapes, name, threads).result()
-            except Exception as error:  # what the case raised, or that its process was killed
+            except Exception as error:  # the case failed, or its process was killed
                 yield name, Memory(None, problem=f"{type(error).__name__}: {first_line(error)}")
 
 
 def _keep_base(make_base: Callable[[], MrT5ForConditionalGeneration]) -> None:
-    """Build the weights once, by a single thread: OpenMP's threads do not survive a fork."""
+    """Build the weights once, in a single thread, because OpenMP's threads do not survive a fork."""
     global _base
     end_with_parent()
     torch.set_num_threads(1)
@@ -73,12 +79,12 @@ def _fork(*case: Any) -> Memory:
 def _measure_here(build: Builder, shapes: Shapes, name: str, threads: int) -> Memory:
     torch.set_num_threads(threads)
     small = replace(shapes, length=min(16, shapes.length), target=2)
-    build(_base, small).cases[name].run()  # what libraries set up at a first call is not the case's
+    build(_base, small).cases[name].run()  # exclude what libraries allocate at their first call
     return memory_of(build(_base, shapes).cases[name], _base.device)
 
 
 def memory_of(case: Case, device: torch.device) -> Memory:
-    """Of a call in this process, which has called it before; a training step leaves its gradients."""
+    """The memory of a call in this process, after a first call; a training step leaves its gradients."""
     gauge = Gauge(device)
     if case.loss is None:
         kept = case.run()
@@ -92,10 +98,10 @@ def memory_of(case: Case, device: torch.device) -> Memory:
 
 
 class Gauge:
-    """Memory in use since it was made, and the most of it.
+    """Memory in use since this object was created, and its peak.
 
     Raises:
-        OSError: the system does not say how much is in use.
+        OSError: the system does not report memory in use.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -107,20 +113,20 @@ class Gauge:
         self.before = self.now()
 
     def now(self) -> int:
-        """Bytes more than at the start."""
+        """Bytes in use, relative to the start."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
             return torch.cuda.memory_allocated(self.device) - self.before
         return _status("VmRSS") - self.before
 
     def peak(self) -> int:
-        """The most that `now` was."""
+        """The maximum of `now` so far, in bytes."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) - self.before
         return _status("VmHWM") - self.before
 
 
 def _status(name: str) -> int:
-    """A number of /proc/self/status, in bytes."""
+    """A field of /proc/self/status, in bytes."""
     lines = dict(line.split(":", 1) for line in STATUS.read_text(encoding="ascii").splitlines())
     return 1024 * int(lines[name].removesuffix("kB"))

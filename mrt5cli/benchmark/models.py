@@ -1,4 +1,5 @@
-"""What a benchmark runs: one set of weights under several implementations, on random bytes without padding.
+"""The models of a benchmark: one set of weights under several implementations, on random bytes without
+padding.
 
 Shapes: B rows, L source and T target positions.
 """
@@ -28,12 +29,12 @@ SIZES: dict[str, Json] = {
 
 
 Precision = Literal["fp32", "bf16", "tf32"]
-"""Of matrix products: exact float32; bfloat16, by autocast or of the weights; float32 rounded to 10 bits."""
+"""Precision of matrix products: exact float32; bfloat16 (autocast or weights); float32 rounded to 10 bits."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "tf32": torch.float32}
 
 
 DROPOUT = 0.1
-"""The paper's, of attention weights and of everything else in training."""
+"""The paper's dropout in training, of attention weights and of everything else."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,9 @@ class Shapes:
 
     Attributes:
         batch, length, target: B, L and T.
-        rates: deletion rates, 0 to below 1.
-        spreads: "even", "wide" or both: how kept lengths are spread over the rows.
-        precisions: what is timed in each of these.
+        rates: deletion rates, from 0 to below 1.
+        spreads: distributions of kept lengths over rows: "even", "wide" or both.
+        precisions: precisions to time.
     """
 
     batch: int
@@ -55,7 +56,7 @@ class Shapes:
     precisions: Sequence[Precision] = ("fp32",)
 
     def deletions(self) -> Iterator[tuple[str, Sequence[int]]]:
-        """The name of each deletion to time, and the positions that each row keeps."""
+        """The name of each deletion to time, and the number of positions that each row keeps."""
         for rate in self.rates:
             for spread in self.spreads if rate else ():
                 yield f"{100 * rate:g} % {spread}", kept_lengths(self.batch, self.length, rate, spread)
@@ -68,7 +69,7 @@ def named(name: str, precision: Precision) -> str:
 
 @contextmanager
 def float32_products(precision: Precision) -> Iterator[None]:
-    """Products of float32 matrices within are exact, or in "tf32" as a GPU's matrix units make them."""
+    """A context in which float32 products are exact, or with "tf32" rounded by a GPU's matrix units."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     try:
@@ -78,24 +79,26 @@ def float32_products(precision: Precision) -> Iterator[None]:
 
 
 def on_gpu(base: MrT5ForConditionalGeneration) -> bool:
-    """Whether the weights lie on one: then there is more to compare with, and less that is slow."""
+    """Whether the weights are on a GPU, which adds cases and omits slow ones."""
     return base.device.type == "cuda"
 
 
 def implementations(base: MrT5ForConditionalGeneration) -> list[str]:
-    """How our models attend where the weights lie, but for the written-out way; the first is the fast one."""
+    """Our attention implementations on the weights' device, except eager; the first is the fastest."""
     if not on_gpu(base):
         return ["packed"]
     return ["triton", "sdpa"] if runs_on(base.device, base.config.d_kv) else ["sdpa"]
 
 
 def kept_lengths(rows: int, length: int, deleted: float, spread: str) -> Sequence[int]:
-    """Positions that each row keeps: all the same, or from few to many around the same mean.
+    """The number of positions that each row keeps, equal or spread around the same mean.
 
     Args:
-        deleted: mean share of positions, 0 to 1.
-        spread: "even", or "wide": shares up to 0.3 below and above the mean, but at most two thirds of the
-            way to nothing and to all: 20 to 80 % at a rate of 0.5, 10 to 50 % at 0.7.
+        rows: number of rows.
+        length: source positions.
+        deleted: mean deletion rate, 0 to 1.
+        spread: "even", or "wide": shares up to 0.3 below and above the mean, limited to two thirds of the
+            distance to 0 and 1: 20 to 80 % at a rate of 0.5, 10 to 50 % at 0.7.
     """
     kept = 1 - deleted
     room = 0.0 if spread == "even" or rows == 1 else min(0.3, 2 / 3 * min(kept, deleted))
@@ -104,8 +107,13 @@ def kept_lengths(rows: int, length: int, deleted: float, spread: str) -> Sequenc
 
 
 def base_model(model: str | None, size: str, device: str = "cpu") -> MrT5ForConditionalGeneration:
-    """The weights to run: a checkpoint's, on the CPU, or random ones of a size, drawn on the device, which is
-    seconds faster on a GPU; with a gate to steer."""
+    """The weights to run, with a gate: a checkpoint's, on the CPU, or random ones of a size.
+
+    Random weights are sampled on the device, which saves seconds on a GPU.
+
+    Raises:
+        UserError: the checkpoint shortens with something other than a delete gate.
+    """
     if model is None:
         torch.manual_seed(0)
         with torch.device(device):
@@ -117,43 +125,47 @@ def base_model(model: str | None, size: str, device: str = "cpu") -> MrT5ForCond
         return load(model, deletion_type=MrT5Config.deletion_type, delete_gate_layer=layer, use_softmax1=True)
     if kind != MrT5Config.deletion_type:
         raise UserError(
-            f"{model} shortens by {kind!r}; the benchmark steers a delete gate",
-            "give a ByT5 or an MrT5, or leave the model out",
+            f"{model} shortens with {kind!r}; the benchmark needs a delete gate",
+            "pass a ByT5 or an MrT5, or omit the model",
         )
     return load(model)
 
 
 def ours(base: MrT5ForConditionalGeneration, attention: str, **fields: Any) -> MrT5ForConditionalGeneration:
-    """Another model of the same weights, not copied."""
+    """Another of our models that shares the weights."""
     model = sharing_weights(base, **fields)
     model.set_attn_implementation(attention)
     return model.train(False)
 
 
 def plain(base: MrT5ForConditionalGeneration, attention: str, **fields: Any) -> T5ForConditionalGeneration:
-    """transformers' own T5 of the same weights, not copied; it computes softmax.
+    """transformers' T5 (with softmax) that shares the weights.
 
     Raises:
-        UserError: learned positions, which it has not.
+        UserError: the weights have learned positions, which transformers' T5 does not support.
     """
     if base.config.has_absolute_position_embeddings:
         raise UserError(
-            "this model has learned positions, and transformers' T5, which it is timed against, has none",
+            "this model has learned positions, which transformers' T5, its baseline, does not support",
             "time its training or attention (--what train,attention), or a model with a relative bias",
         )
     theirs = {"model_type": "t5", "scale_decoder_outputs": False, **fields}
     with torch.device("meta"):
         model = T5ForConditionalGeneration(T5Config.from_dict({**base.config.to_dict(), **theirs}))
-    model.config.tie_word_embeddings = False  # to older versions this says whether to scale
-    model.lm_head.weight = torch.nn.Parameter(base.lm_head.weight)  # its own: built, it is the embedding's
+    model.config.tie_word_embeddings = False  # older versions decide by this whether to scale
+    model.lm_head.weight = torch.nn.Parameter(base.lm_head.weight)  # untied: T5 shares it with the embedding
     model.load_state_dict(base.state_dict(), strict=False, assign=True)
-    for part in (model, model.encoder, model.decoder):  # transformers 5.17 sets no copy of a configuration
+    for part in (
+        model,
+        model.encoder,
+        model.decoder,
+    ):  # transformers 5.17 does not set copies of a configuration
         part.set_attn_implementation(attention)
     return model.train(False)
 
 
 class Variant:
-    """A model, what its gate is to keep, and the precision: one way to run the batch that all are given.
+    """One way to run the common batch: a model, the positions that its gate keeps, and a precision.
 
     Attributes:
         ids, mask: (B, L).
@@ -167,7 +179,7 @@ class Variant:
         kept: Sequence[int] | None = None,
         precision: Precision = "fp32",
     ) -> None:
-        """`kept`: positions of each row, spread evenly, or None for all; "bf16" is by autocast."""
+        """`kept` is the number of positions per row, spread evenly, or None for all; "bf16" is autocast."""
         self.model, self.kept, self.precision = model, kept, precision
         generator, device = torch.Generator().manual_seed(1), model.lm_head.weight.device
         self.ids = torch.randint(3, 259, (shapes.batch, shapes.length), generator=generator).to(device)
@@ -180,10 +192,10 @@ class Variant:
             self._gates = self._gates.to(device)
 
     def steer(self) -> dict[str, bool]:
-        """Make the gate of the model, which other variants may share, keep what this one does.
+        """Make the model's gate, which other variants may share, keep this variant's positions.
 
         Returns:
-            What to call the model with.
+            Keyword arguments for the model.
         """
         if self.kept is None:
             return {}
@@ -195,13 +207,13 @@ class Variant:
         """A teacher-forced forward pass."""
         given = {"attention_mask": self.mask, "labels": self.labels, "use_cache": False, **options}
         if isinstance(self.model, MrT5ForConditionalGeneration):
-            given["real_bytes"] = self.ids.numel()  # which collators count
+            given["real_bytes"] = self.ids.numel()  # collators count these
         half = torch.autocast(self.ids.device.type, torch.bfloat16, enabled=self.precision == "bf16")
         with float32_products(self.precision), half:
             return self.model(self.ids, **given, **self.steer())
 
     def macs(self, *, padded: bool = False) -> int:
-        """Multiply-accumulates of a forward pass; `padded`: every row as long as the longest that is kept."""
+        """Multiply-accumulates of a forward pass; `padded` counts every row at the longest kept length."""
         rows, length = self.ids.shape
         kept = [length] * rows if self.kept is None else self.kept
         computed = [max(kept)] * rows if padded else kept

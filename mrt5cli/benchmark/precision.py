@@ -1,4 +1,4 @@
-"""What a trained model loses in a lower precision: accuracy beside the choices that flip."""
+"""Accuracy and flipped choices of a trained model in lower precision."""
 
 from __future__ import annotations
 
@@ -19,13 +19,16 @@ from mrt5cli.tasks.base import Batch, build_task
 
 @dataclass(frozen=True)
 class PrecisionRow:
-    """What a model makes of its test split in one precision, beside fp32.
+    """Results on the test split in one precision, compared with fp32.
 
     Attributes:
-        argmax_flipped: share of target tokens whose likeliest byte is another than in fp32.
-        gate_flipped: share of positions that are kept in one and deleted in the other; None where nothing is
-            deleted.
-        logits: the largest absolute difference.
+        precision: name of the precision.
+        loss: cross-entropy in nats per token.
+        token_accuracy, sequence_accuracy, deletion_rate: 0 to 1.
+        argmax_flipped: share of target tokens whose likeliest byte differs from fp32.
+        gate_flipped: share of positions kept in one precision and deleted in the other; None without
+            deletion.
+        logits: largest absolute difference of logits.
     """
 
     precision: str
@@ -41,15 +44,16 @@ class PrecisionRow:
 def precision_rows(
     source: str, recipe: Recipe, *, device: torch.device, limit: int, done: Callable[[int], None]
 ) -> tuple[list[PrecisionRow], str]:
-    """The test split of a run's task, teacher-forced as its recipe evaluates it, in every precision.
+    """Evaluate the test split of a run's task, teacher-forced as in its recipe, in every precision.
 
     Args:
         source: the checkpoint directory.
-        limit: examples a subset, at most as many as the recipe evaluates.
-        done: called with the batches done.
+        recipe: the run's recipe.
+        limit: examples per subset, at most as many as the recipe evaluates.
+        done: called with the number of batches done.
 
     Returns:
-        A row for each precision, and a sentence on what they are of.
+        One row per precision, and a sentence about the data.
     """
     task, how = build_task(recipe.task), recipe.evaluation
     full = load(source).to(device)
@@ -75,7 +79,7 @@ def precision_rows(
 
 
 class _Counts:
-    """What a model makes of the batches so far in one precision, beside fp32."""
+    """The counts of a model in one precision over the batches so far, compared with fp32."""
 
     def __init__(self, model: MrT5ForConditionalGeneration, autocast: bool = False) -> None:
         self.model, self.autocast = model, autocast
@@ -83,7 +87,7 @@ class _Counts:
         self.tally, self.argmaxes, self.decisions, self.farthest = Tally(), Ratio(), Ratio(), 0.0
 
     def forward(self, batch: Batch, hard: bool) -> MrT5Output:
-        torch.manual_seed(0)  # for gates that draw
+        torch.manual_seed(0)  # for gates that sample
         given = {name: batch[name] for name in ("input_ids", "attention_mask", "labels")}
         in_half = torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.autocast)
         with torch.inference_mode(), in_half:

@@ -1,8 +1,8 @@
-"""A model as the reference computes it: in attention every step a tensor of its own, and scores handed out
-for the loss; norms, feed-forward and linear layers are transformers' and PyTorch's.
+"""A model that computes like the authors': attention materializes every step and returns scores for the loss;
+norms, feed-forward and linear layers are transformers' and PyTorch's.
 
-What attention and training steps are compared with. Our own eager path computes the same, but keeps less for
-the backward pass and returns no scores.
+It is the baseline of attention and training steps. Our eager path computes the same but keeps less for the
+backward pass and returns no scores.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def written_out(
     score_penalty: Any = None,
     **_: Any,
 ) -> tuple[Tensor, Tensor]:
-    """What transformers calls; returns the scores before the gate where others return weights.
+    """An attention function for transformers; returns scores before the gate instead of weights.
 
     Args:
         query, key, value: (B, N, Q or K, H).
@@ -71,7 +71,7 @@ AttentionMaskInterface.register(NAME, eager_mask)
 
 
 def reference_like(base: MrT5ForConditionalGeneration, **fields: Any) -> MrT5ForConditionalGeneration:
-    """A model of the same weights that computes so."""
+    """A model that shares the weights and computes like the authors'."""
     model = ours(base, "eager", **fields)
     plain = {twin: own for own, twin in FAST.items()}
     for module in model.modules():

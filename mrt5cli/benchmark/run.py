@@ -1,4 +1,4 @@
-"""Runs the kinds of benchmark and makes one report of what they measured."""
+"""Runs the kinds of benchmark and collects their results in one report."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ BUILDERS: dict[str, Builder] = {
     "attention": attention,
     "compile": compiled,
 }
-"""The kinds whose cases are calls on one set of weights; "precision" is the other."""
+"""The kinds whose cases are calls on one set of weights; the remaining kind is "precision"."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What `mrt5 bench` prints, and as JSON writes: what the numbers depend on, and the numbers."""
+    """The output of `mrt5 bench`: the setting on which the numbers depend, and the numbers."""
 
     setting: Json
     suites: Sequence[Suite]
@@ -51,7 +51,7 @@ class Report:
         return {"setting": self.setting, "suites": [suite.to_json() for suite in self.suites]}
 
     def broken_parity(self) -> list[str]:
-        """Of each fast path that is not the oracle's equal, a sentence."""
+        """One sentence per fast path that differs from the oracle by more than rounding."""
         return [
             f"{suite.what}, {name}: {found.difference:.1e} from the oracle, on values up to "
             f"{found.size:.1f}; {found.allowed:.1e} is rounding"
@@ -61,7 +61,7 @@ class Report:
         ]
 
     def problems(self) -> list[str]:
-        """Of each thing that could not be run, a sentence."""
+        """One sentence per case that could not run."""
         return [
             f"{suite.what}, {name}: {why}" for suite in self.suites for name, why in suite.problems.items()
         ]
@@ -73,13 +73,16 @@ class Benchmark:
 
     Attributes:
         subject: the model, or None for random weights of `size`.
-        rounds: that count.
-        threads: of the CPU.
-        memory: whether that of each case is measured, too: on a CPU in a process of its own.
-        limit: examples a subset that precision is measured on.
-        done: called with a kind, the calls done and their number (0: not known).
-        save: called whenever there is more to report.
-        suites: what was measured so far.
+        size: a key of `SIZES`.
+        shapes: input sizes, deletion rates and precisions.
+        rounds: number of rounds that count.
+        device: where to run.
+        threads: number of CPU threads.
+        memory: whether to measure memory too; on a CPU in a separate process.
+        limit: examples per subset for the precision kind.
+        done: called with a kind, the number of calls done and their total (0 if unknown).
+        save: called with the report whenever there are new results.
+        suites: the results so far.
     """
 
     subject: Subject | None
@@ -96,7 +99,7 @@ class Benchmark:
 
     @cached_property
     def base(self) -> MrT5ForConditionalGeneration:
-        """The weights, made when first needed: precision does without."""
+        """The weights, built when first needed; the precision kind does not need them."""
         return self._make_base(device=str(self.device)).to(self.device)
 
     @property
@@ -107,7 +110,7 @@ class Benchmark:
         """Time the kinds one after the other; see `mrt5 bench`.
 
         Raises:
-            UserError: something that cannot be timed here; then nothing was.
+            UserError: a kind cannot be timed here; nothing was timed.
         """
         self.check(kinds)
         torch.set_num_threads(self.threads)
@@ -116,30 +119,28 @@ class Benchmark:
         return self.report()
 
     def report(self) -> Report:
-        """What there is so far."""
+        """The results so far."""
         return Report(self.setting(), self.suites)
 
     def check(self, kinds: Sequence[str]) -> None:
-        """Refuse what cannot be timed, before anything is; see `run`."""
+        """Refuse, before timing anything, what cannot be timed; see `run`."""
         if self.size not in SIZES:
-            raise UserError(f"--size {self.size} is not known", f"choose from {', '.join(SIZES)}")
+            raise UserError(f"--size {self.size} is unknown", f"choose from {', '.join(SIZES)}")
         if "wide" in self.shapes.spreads and self.shapes.batch == 1:
-            raise UserError(
-                "--rows wide: one row cannot be longer than another", "use --batch-size 2 or more"
-            )
+            raise UserError("--rows wide needs at least two rows per batch", "use --batch-size 2 or more")
         config = None if self.subject is None else read_config(self.subject.source)
-        timed = set(kinds) - {"precision"}  # which has the texts of the model's own task
+        timed = set(kinds) - {"precision"}  # precision reads the model's own task
         if timed and config is not None and config.has_absolute_position_embeddings:
             most, longest = config.max_position_embeddings, max(self.shapes.length, self.shapes.target)
             if longest > most:
                 raise UserError(
-                    f"{longest:,} positions are more than the {most:,} that this model learned",
-                    f"add --length {most}, or less, and no longer a --target-length",
+                    f"this model has learned {most:,} positions, fewer than the requested {longest:,}",
+                    f"use --length and --target-length of at most {most}",
                 )
         if "precision" in kinds and (self.subject is None or self.subject.recipe is None):
             raise UserError(
-                "--what precision needs a trained run, with its recipe",
-                "name its directory: mrt5 bench runs/NAME --what precision",
+                "--what precision needs a trained run with its recipe",
+                "pass its directory: mrt5 bench runs/NAME --what precision",
             )
 
     def measure(self, kind: str) -> None:
@@ -155,21 +156,21 @@ class Benchmark:
         self.save(self.report())
 
     def _auto(self, trains: bool) -> Choice:
-        """What attention runs by where nobody says."""
+        """The attention implementation that "auto" selects."""
         config, dtype = ours(self.base, DEFAULT).config, DTYPES[self.shapes.precisions[-1]]
         return choose(
             config, self.device, dtype, drops=trains, score_per="row" if trains else None, trains=trains
         )
 
     def _precisions(self) -> Suite:
-        assert self.subject is not None and self.subject.recipe is not None  # `check` saw to it
+        assert self.subject is not None and self.subject.recipe is not None  # see `check`
         source, recipe = self.subject.source, self.subject.recipe
         done = lambda batches: self.done("precision", batches, 0)
         rows, of = precision_rows(source, recipe, device=self.device, limit=self.limit, done=done)
         return Suite("precision", notes=[of], rows=rows)
 
     def time(self, suite: Suite) -> None:
-        """Check all of a suite's results and time its cases, which are of the report from here on."""
+        """Add a suite to the report, check its results and time its cases."""
         self.suites.append(suite)
         for name, check in suite.checks():
             with self._tried(suite, name):
@@ -196,39 +197,39 @@ class Benchmark:
         suite.notes += [f"{name}: {case.compiling}" for name, case in suite.cases.items() if case.compiling]
 
     def _inspect(self, case: Case) -> None:
-        """Look at a case on a GPU, by as few calls as will do."""
+        """Measure host waits and memory of a case on a GPU, in as few calls as possible."""
         of_step = memory_of(case, self.device) if case.loss else None
         gauge = Gauge(self.device)
-        case.waits = host_waits(case.run, self.device)  # and frees the step's gradients
+        case.waits = host_waits(case.run, self.device)  # this also frees the step's gradients
         case.memory = (of_step or Memory(gauge.peak())) if self.memory else None
 
     @contextmanager
     def _tried(self, suite: Suite, name: str) -> Iterator[None]:
-        """On a GPU one case's failure, for want of memory often, leaves the others theirs to be timed."""
+        """On a GPU, record a case's failure (often lack of memory) and continue with the others."""
         try:
             yield
         except Exception as error:
             if self.device.type != "cuda":
                 raise
             suite.problems[name] = f"{type(error).__name__}: {first_line(error)}"
-            for weight in self.base.parameters():  # which all models share: gradients that a step left
+            for weight in self.base.parameters():  # free gradients that a failed step left on shared weights
                 weight.grad = None
 
     def add_memory(self, suite: Suite, build: Builder) -> None:
-        """Say what each case's memory is beside, and on a CPU measure it, in a process of its own."""
+        """Note the model's memory, and on a CPU measure that of each case in a separate process."""
         weights = sum(weight.numel() * weight.element_size() for weight in self.base.parameters())
-        suite.notes.append(f"memory is of each case alone, beside the model's {byte_size(weights)}")
+        suite.notes.append(f"memory is that of each case, in addition to the model's {byte_size(weights)}")
         if self.device.type == "cuda":
             return
         memory = measure(build, self._make_base, self.shapes, list(suite.cases), self.threads)
         for number, (name, found) in enumerate(memory, 1):
             suite.cases[name].memory = found
             if found.problem:
-                suite.notes.append(f"{name}: no memory, {found.problem}")
+                suite.notes.append(f"{name}: memory not measured, {found.problem}")
             self.done(f"memory of {suite.what}", number, len(suite.cases))
 
     def setting(self) -> Json:
-        """What the numbers depend on."""
+        """The setting on which the numbers depend."""
         built = self.base if "base" in self.__dict__ else None
         fields = {} if built is None else built.config.to_dict()
         return {
@@ -252,7 +253,7 @@ class Benchmark:
 
 
 def default_threads() -> int:
-    """What a command takes when nobody says otherwise."""
+    """The default number of CPU threads: OMP_NUM_THREADS, else as many as the process may use."""
     if "OMP_NUM_THREADS" in os.environ:
         return torch.get_num_threads()
     return min(torch.get_num_threads(), usable_cpus())

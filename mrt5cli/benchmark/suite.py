@@ -1,7 +1,7 @@
-"""What a benchmark is made of: cases to time against each other, and checks that their results agree.
+"""The parts of a benchmark: cases to time against each other, and checks that their results agree.
 
-A machine is slower one minute and faster the next. Cases are therefore timed in turn, in a rotated order, and
-ratios are taken within rounds, whose cases share their minute.
+A machine is slower in one minute than in the next. Cases are therefore timed in turn, in rotated order, and
+ratios are taken within rounds.
 """
 
 from __future__ import annotations
@@ -21,24 +21,23 @@ from mrt5cli.models import MrT5ForConditionalGeneration
 from mrt5cli.text import counted
 
 LOGIT_TOLERANCE = 2e-4
-"""Largest absolute difference of a fast path's float32 logits from the oracle's, for logits up to 5."""
+"""Largest allowed difference between float32 logits of a fast path and the oracle, for logits up to 5."""
 GRADIENT_TOLERANCE = 1e-3
-"""The same of gradients, relative to the largest entry of each weight's."""
+"""The same for gradients, relative to the largest entry of each weight's gradient."""
 SLACK = 3
-"""A fast path in bf16 or tf32 may be so many times as far from the float32 oracle as the oracle's own path is
-in that precision."""
+"""How many times as far off as the oracle's own path a fast path in bf16 or tf32 may be."""
 OTHER_LENGTHS = 10
-"""Source lengths that compiled blocks must serve without compiling again."""
+"""Number of further source lengths at which compiled blocks should not recompile."""
 
 
 @dataclass(frozen=True)
 class Parity:
-    """How far a fast path's result is from the oracle's.
+    """The distance of a fast path's result from the oracle's.
 
     Attributes:
-        difference: the largest absolute one.
-        size: the oracle's largest absolute value.
-        allowed: the largest difference that is rounding.
+        difference: largest absolute difference.
+        size: largest absolute value of the oracle.
+        allowed: largest difference that counts as rounding.
     """
 
     difference: float
@@ -47,15 +46,17 @@ class Parity:
 
     @property
     def holds(self) -> bool:
-        """Whether it is no more than rounding; False for a NaN, too."""
+        """Whether the difference is at most rounding; False for NaN."""
         return self.difference <= self.allowed
 
     @classmethod
     def of(cls, oracle: Tensor, other: Tensor, rounded: Tensor | None = None) -> Parity:
-        """Of two results; rounding grows with their size.
+        """The parity of two results; the allowed rounding grows with their size.
 
         Args:
-            rounded: what the oracle's path gives in the precision of `other`, where that is not float32.
+            oracle: the oracle's result in float32.
+            other: the fast path's result.
+            rounded: the oracle's result in the precision of `other`, if that is not float32.
         """
         size = float(oracle.abs().max())
         allowed = LOGIT_TOLERANCE * max(1.0, size / 5)
@@ -69,12 +70,12 @@ class Parity:
 
 @dataclass(frozen=True)
 class Costs:
-    """What compiling cost.
+    """The cost of compilation.
 
     Attributes:
-        first_call_seconds: of the first call.
-        graphs: compiled in it.
-        recompiled: graphs compiled when the same was called on `OTHER_LENGTHS` other lengths.
+        first_call_seconds: duration of the first call.
+        graphs: number of graphs compiled in it.
+        recompiled: number of graphs compiled in calls at `OTHER_LENGTHS` other lengths.
     """
 
     first_call_seconds: float
@@ -90,12 +91,12 @@ class Costs:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes beside those that were there before the case.
+    """Bytes allocated by a case, in addition to those before it.
 
     Attributes:
-        peak: the most it held at any moment, gradients included; None where it could not be measured.
-        live: of a training step, what is held between its forward and its backward pass.
-        problem: why there is no peak.
+        peak: largest allocation at any moment, including gradients; None if it could not be measured.
+        live: for a training step, the allocation between its forward and its backward pass.
+        problem: reason for a missing peak.
     """
 
     peak: int | None
@@ -105,14 +106,14 @@ class Memory:
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times faster than a baseline, round by round.
+    """How many times faster a case is than a baseline.
 
     Attributes:
-        median, least, most: of the rounds' ratios.
-        fastest: the ratio of both sides' fastest rounds. Where it and the median disagree about something,
-            that is open.
-        ideal: what the arithmetic that is saved would give, or None where it is not counted.
-        share_of_ideal: the median's.
+        baseline: name of the baseline.
+        median, least, most: statistics of the ratio over rounds.
+        fastest: ratio of both sides' fastest rounds; a question on which it and the median disagree is open.
+        ideal: ratio of multiply-accumulates, or None if they are not counted.
+        share_of_ideal: `median` divided by `ideal`.
     """
 
     baseline: str
@@ -125,7 +126,7 @@ class Ratio:
 
     @classmethod
     def of(cls, baseline: str, slow: Sequence[float], fast: Sequence[float], ideal: float | None) -> Ratio:
-        """By the seconds that the baseline and the faster one took in each round."""
+        """The ratio from the seconds of the baseline and of the case in each round."""
         ratios = [theirs / ours for theirs, ours in zip(slow, fast, strict=True)]
         middle = median(ratios)
         share = None if ideal is None else middle / ideal
@@ -134,24 +135,24 @@ class Ratio:
 
 @dataclass
 class Case:
-    """One thing to time, and what was measured of it.
+    """One call to time, and its measurements.
 
     Attributes:
-        call: does it once.
-        against: names of the cases it is compared with, where the suite has them.
-        macs: multiply-accumulates of a forward pass, or None where they say nothing.
+        call: makes the call.
+        against: names of the cases it is compared with, if the suite has them.
+        macs: multiply-accumulates of a forward pass, or None if they have no meaning.
         operations: floating-point operations of the call that count, or None.
-        moved: bytes that the call must at least read and write, where that may be what bounds it.
-        precision: of its matrix products.
-        yardstick: it shows what the device can do; its `operations` or its `moved` are all there is to it.
-        loss: of a training step, the forward pass alone, whose graph is kept for the backward pass.
-        compiling: of a compiled case, what compiling it cost.
-        rounds: the seconds of each that is done.
-        ratios: one for each of the others in `against`, and for the same case in float32.
-        share_of_products: its operations a second, of the fastest matrix product's of the same precision.
-        share_of_roofline: the seconds that products and memory would need at their best, of those it takes.
-        memory: of the case alone, if that was measured.
-        waits: how often the host waited for a GPU in a call; None on a CPU.
+        moved: bytes that the call must read and write at least, if memory may bound it; else None.
+        precision: precision of its matrix products.
+        yardstick: whether the case only shows the device's rate in `operations` or `moved` bytes.
+        loss: for a training step, its forward pass, which keeps the graph.
+        compiling: for a compiled case, the cost of compilation.
+        rounds: seconds of each finished round.
+        ratios: ratios to the cases in `against` and to the same case in float32.
+        share_of_products: operations per second relative to the fastest matrix product in the same precision.
+        share_of_roofline: least possible seconds by products and memory, relative to the seconds measured.
+        memory: memory of the case, if measured.
+        waits: number of times the host waits for a GPU in a call; None on a CPU.
     """
 
     call: Callable[[], Any]
@@ -171,13 +172,13 @@ class Case:
     waits: int | None = None
 
     def run(self) -> Any:
-        """Call it in its precision."""
+        """Make the call in the case's precision."""
         with float32_products(self.precision):
             return self.call()
 
     @property
     def seconds(self) -> float:
-        """The median of the rounds', of which there is at least one."""
+        """Median seconds over the rounds, of which there is at least one."""
         return median(self.rounds)
 
     @property
@@ -185,7 +186,7 @@ class Case:
         return self.operations / self.seconds if self.operations and self.rounds else None
 
     def to_json(self) -> Json:
-        """What was measured, without what was called."""
+        """The measurements as a JSON object."""
         return {
             **{name: getattr(self, name) for name in NUMBERS},
             "seconds": self.seconds if self.rounds else None,
@@ -199,22 +200,23 @@ NUMBERS = (
     *("precision", "rounds", "macs", "operations_per_second", "share_of_products", "share_of_roofline"),
     "waits",
 )
-"""Of a case, as JSON holds them, too."""
+"""Fields of a case that its JSON object contains unchanged."""
 
 Checks = Iterator[tuple[str, Callable[[], Parity]]]
 
 
 @dataclass
 class Suite:
-    """A kind of benchmark, and its results: cases timed against each other, or precisions.
+    """A kind of benchmark with its results: cases timed against each other, or precisions.
 
     Attributes:
-        cases: by name.
-        checks: for each fast path what runs it and its oracle, and gives its parity.
-        parity: what the checks gave.
-        problems: of what could not be run, why.
-        notes: what else is to be said, a sentence each.
-        rows: of the kind "precision", which has no cases.
+        what: name of the kind.
+        cases: cases by name.
+        checks: yields a name and a function that returns its parity, for each fast path.
+        parity: results of the checks.
+        problems: reasons why cases could not run, by name.
+        notes: further remarks, one sentence each.
+        rows: results of the kind "precision", which has no cases.
     """
 
     what: str
@@ -226,7 +228,7 @@ class Suite:
     rows: list[PrecisionRow] = field(default_factory=list)
 
     def compare(self) -> None:
-        """Set each case beside the others, and beside itself in float32, by the rounds that are done."""
+        """Compute each case's ratios to its baselines and to itself in float32, over the finished rounds."""
         timed = {name: case for name, case in self.cases.items() if case.rounds}
         for name, case in timed.items():
             case.ratios, exact = [], [name.removesuffix(f" {case.precision}")]
@@ -247,7 +249,7 @@ class Suite:
                     case.share_of_roofline = max(least, case.moved / copies) / case.seconds
 
     def to_json(self) -> Json:
-        """The results."""
+        """The results as a JSON object."""
         return {
             "what": self.what,
             "cases": [{"name": name, **case.to_json()} for name, case in self.cases.items()],
@@ -264,15 +266,15 @@ Builder = Callable[[MrT5ForConditionalGeneration, Shapes], Suite]
 def interleave(
     calls: Mapping[str, Callable[[], float]], *, rounds: int, done: Callable[[], None] = lambda: None
 ) -> Iterator[dict[str, list[float]]]:
-    """Time every call once a round, each round beginning with another one.
+    """Time every call once per round, starting each round with a different call.
 
     Args:
-        calls: each gives the seconds that it took.
-        rounds: at least 1.
+        calls: functions that return their own duration in seconds, by name.
+        rounds: number of rounds, at least 1.
         done: called after each call.
 
     Yields:
-        After each round the seconds of each call, a round each.
+        After each round, the seconds of each call in all rounds so far.
     """
     names = list(calls)
     seconds: dict[str, list[float]] = {name: [] for name in names}

@@ -1,4 +1,4 @@
-"""Forward and backward of training steps: with every step of attention written out, and fused."""
+"""Benchmark of training steps (forward and backward), with attention written out and fused."""
 
 from __future__ import annotations
 
@@ -38,20 +38,19 @@ RECOMPUTING: dict[str, Recompute] = {
     "fused, score loss, recomputing selectively": "selective",
     "fused, score loss, recomputing blocks": "blocks",
 }
-"""Names of cases, and the recipe's `training.recompute`."""
+"""Values of the recipe's `training.recompute` by case name."""
 WHOLE, DROPPING = "fused, score loss, dropout, with AdamW's step", ", dropout"
 SCORE_COEFFICIENT, GATE_COEFFICIENT = 0.5, 1e-3
-"""What the gate and score losses count in the step; the time does not depend on it."""
+"""Weights of the score loss and the gate loss; the time does not depend on them."""
 
 Loss = Callable[[Variant], Tensor]
 
 
 def train(base: MrT5ForConditionalGeneration, shapes: Shapes, *, reference: bool = False) -> Suite:
-    """Soft steps with and without the score loss, with activations computed again, and hard steps, in each
-    precision; on a GPU, or with `reference`, beside the reference-like step, and on a GPU beside
-    transformers' T5 and with dropout, too.
+    """Soft steps with and without score loss, with recomputation, and hard steps, in each precision.
 
-    Gradients are compared without dropout. The optimizer's step is a case of its own.
+    They are compared with transformers' T5, and on a GPU or with `reference` with the reference-like step; a
+    GPU adds dropout and the optimizer's step. Gradients are compared without dropout.
     """
     suite = Suite("train")
     checked: dict[str, tuple[PreTrainedModel, Precision]] = {}
@@ -102,13 +101,13 @@ def train(base: MrT5ForConditionalGeneration, shapes: Shapes, *, reference: bool
 def _add_soft_steps(
     base: MrT5ForConditionalGeneration, add: Callable[..., None], dropout: float, reference: bool
 ) -> None:
-    """Those with the score loss, by every implementation, and what they are compared with."""
+    """Add steps with the score loss for every implementation, and their baselines."""
     fields, suffix, check = {"dropout_rate": dropout}, DROPPING if dropout else "", not dropout
     if reference:
         add(REFERENCE + suffix, reference_like(base, **fields), returned_scores, check=check)
-    if on_gpu(base):
+    if not base.config.has_absolute_position_embeddings:  # which transformers' T5 does not provide
         add(SDPA + suffix, plain(base, "sdpa", **fields), plain_loss)
-    else:
+    if not on_gpu(base):
         add(EAGER + suffix, ours(base, "eager", **fields), scored)
     slow = [name + suffix for name in (REFERENCE, SDPA, EAGER)]
     for place, how in enumerate(implementations(base)):
@@ -117,7 +116,7 @@ def _add_soft_steps(
 
 
 def _add_other_steps(base: MrT5ForConditionalGeneration, add: Callable[..., None], shapes: Shapes) -> None:
-    """By the fast implementation: with activations computed again, without the score loss, and hard steps."""
+    """Add steps of the fast implementation: with recomputation, without score loss, and hard ones."""
     build = partial(ours, base, implementations(base)[0], dropout_rate=0.0)
     for name, what in RECOMPUTING.items():
         lean = build()
@@ -130,20 +129,20 @@ def _add_other_steps(base: MrT5ForConditionalGeneration, add: Callable[..., None
 
 
 def step(variant: Variant, loss: Loss, against: Sequence[str] = ()) -> Case:
-    """One forward and backward pass of a model in training mode, whose gradients are freed after it."""
+    """A forward and backward pass of a model in training mode; gradients are freed afterwards."""
     variant.model.train()
     work = variant.macs()
 
     def call() -> None:
         loss(variant).backward()  # type: ignore[no-untyped-call]
-        variant.model.zero_grad(set_to_none=True)  # every model has gradients of its own
+        variant.model.zero_grad(set_to_none=True)  # models share weights but not gradients
 
-    again = partial(loss, variant)  # backward multiplies twice as much; recomputation is no work that counts
+    again = partial(loss, variant)  # backward doubles the products; recomputation does not count
     return Case(call, against, work, 6 * work, precision=variant.precision, loss=again)
 
 
 def whole_step(variant: Variant, loss: Loss, against: Sequence[str]) -> Case:
-    """The same, and the optimizer's part of it, on weights that no other case has."""
+    """A complete training step including the optimizer, on separate weights."""
     model = variant.model
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
 
@@ -157,13 +156,13 @@ def whole_step(variant: Variant, loss: Loss, against: Sequence[str]) -> Case:
 
 
 def plain_loss(variant: Variant) -> Tensor:
-    """The cross-entropy alone, of whatever model."""
+    """The cross-entropy of any model."""
     loss: Tensor = variant().loss
     return loss
 
 
 def soft_loss(out: MrT5Output) -> Tensor:
-    """What a model with soft gates is trained by, but for its score loss."""
+    """The training loss of a model with soft gates, without its score loss."""
     assert (
         out.loss is not None and out.delete_gate_output is not None
     )  # labels were given, and gates are soft
@@ -171,13 +170,13 @@ def soft_loss(out: MrT5Output) -> Tensor:
 
 
 def scored(variant: Variant) -> Tensor:
-    """The whole loss of a soft step."""
+    """The complete loss of a soft step."""
     out = variant(output_score_loss=True)
     return soft_loss(out) + SCORE_COEFFICIENT * out.score_loss
 
 
 def returned_scores(variant: Variant) -> Tensor:
-    """The same, from the scores of all layers, which a `reference_like` model returns."""
+    """The same, computed from the scores of all layers that a `reference_like` model returns."""
     out: Any = variant(output_attentions=True)
     layers = (*out.encoder_attentions[variant.model.config.delete_gate_layer :], *out.cross_attentions)
     excess = [scores.clamp(min=SCORE_CEILING).mean() - SCORE_CEILING for scores in layers]
@@ -185,7 +184,7 @@ def returned_scores(variant: Variant) -> Tensor:
 
 
 def gradients(model: PreTrainedModel, case: Case) -> dict[str, Tensor]:
-    """Of every weight that gets one in a step."""
+    """The gradients of a step, by weight name."""
     assert case.loss is not None
     with float32_products(case.precision):
         case.loss().backward()  # type: ignore[no-untyped-call]
@@ -197,11 +196,13 @@ def gradients(model: PreTrainedModel, case: Case) -> dict[str, Tensor]:
 def gradient_parity(
     oracle: dict[str, Tensor], other: dict[str, Tensor], rounded: dict[str, Tensor] | None = None
 ) -> Parity:
-    """The difference of the weight's gradient that is worst beside what is rounding, by its largest entry.
+    """The parity of the worst weight, by the largest entry of its gradient relative to the allowed rounding.
 
     Args:
-        rounded: what the oracle's path gives in the precision of `other`, where that is not float32. A weight
-            may be `SLACK` times as far off as there, or as the average weight is.
+        oracle: the oracle's gradients in float32.
+        other: the fast path's gradients.
+        rounded: the oracle's gradients in the precision of `other`, if that is not float32. A weight may be
+            `SLACK` times as far off as in `rounded`, or as the average weight there.
     """
 
     def distances(found: dict[str, Tensor]) -> Tensor:

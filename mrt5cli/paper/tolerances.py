@@ -1,14 +1,13 @@
-"""How far a number of ours may be from the published one and still be the same result.
+"""How far our number may be from the published one and still count as the same result.
 
-Every rule of judgement is in `tolerances.yaml`, and the report prints them. A tolerance is the sum of up to
-three parts:
+The rules are in `tolerances.yaml`, and the report prints them. A tolerance is the sum of up to three parts:
 
-- reading: what the published number is itself known to: half of its last digit, or what can be read off a
+- reading: the precision of the published number, which is half of its last digit or the reading error of a
   figure;
-- sampling: two test sets of finite size, 95 % (binomial for shares, Fisher's z for correlations);
-- runs: how far two trainings that differ by their seed alone may end up. Nobody published that: every number
-  of the paper is of one seed. The allowances here are chosen, not measured. They are well below the
-  differences between models that the paper is about, and each rule says why it is what it is.
+- sampling: the 95 % error of two finite test sets (binomial for shares, Fisher's z for correlations);
+- runs: an allowance for two trainings that differ only in their seed. Every number of the paper comes from
+  one seed, so these allowances are chosen, not measured. They are well below the differences between models
+  that the paper discusses, and each rule states its reason.
 """
 
 from __future__ import annotations
@@ -27,9 +26,9 @@ from mrt5cli.metrics.results import TOTAL
 from mrt5cli.paper.published import Published, published, read_yaml
 
 FINEST_DIGIT = 2
-"""Decimals that anything printed has at least: 0.7 is 0.70 in the notebooks."""
+"""Least number of decimals of a printed value: 0.7 is 0.70 in the notebooks."""
 ENOUGH = 0.1
-"""Share of the published test examples below which ours say too little: anything would be within."""
+"""Share of the published number of test examples below which ours are too few: anything would be within."""
 DIAGNOSTIC_EXAMPLES = 32_000
 CORRELATED_SAMPLES = 1_000
 
@@ -37,11 +36,11 @@ AVERAGES = (
     "15-language weighted average", "15-language average", "15-language total time / examples", TOTAL,
 )  # fmt: skip
 ENGLISH = ("English", "English (10000 examples)")
-"""Published subsets: of several languages together, and of the one that has several names."""
+"""Published subsets of several languages together, and the names of English."""
 LOSSES = ("test_cross_entropy", "bits_per_byte")
 REDUCTION = "seq_len_reduction"
 TIMES = ("runtime_per_example", "total_eval_time")
-"""Of the authors' machine: compared only as a percentage of ByT5's, see `DECREASE`."""
+"""Times on the authors' machine, which are compared only as a percentage of ByT5's (`DECREASE`)."""
 DECREASE = "runtime_decrease_vs_byt5"
 PADDED = ("xnli", "spelling_correction_contextual", "word_search")
 """Experiments whose examples are padded to their batch's or the task's length."""
@@ -49,16 +48,16 @@ PADDED = ("xnli", "spelling_correction_contextual", "word_search")
 
 @dataclass(frozen=True)
 class Rule:
-    """What may differ, of which rows.
+    """A tolerance rule and the rows that it applies to.
 
     Attributes:
-        name: of the rows it is for, in words.
-        metrics: published names of those that it is for.
-        kind: of the allowance.
-        allowance: for two runs, in that measure.
-        reason: for it.
+        name: description of these rows.
+        metrics: published names of their metrics.
+        kind: measure of the allowance.
+        allowance: allowance for two trainings, in that measure.
+        reason: reason for the allowance.
         sampled: whether the number is a share of test examples.
-        where: patterns of "experiment/model/subset/settings", one of which must match; empty for all.
+        where: patterns of "experiment/model/subset/settings", one of which must match; empty for all rows.
     """
 
     name: str
@@ -71,12 +70,12 @@ class Rule:
 
     @property
     def better(self) -> Better | None:
-        """Which direction is, as the catalog says; None where none is."""
+        """The better direction of the metric in the catalog; None if there is none."""
         return BY_PUBLISHED_NAME[self.metrics[0]].better if self.metrics else None
 
     @property
     def in_words(self) -> str:
-        """The allowance, for people."""
+        """The allowance as text."""
         return {
             "relative": f"{100 * self.allowance:g} %",
             "absolute": f"{self.allowance:g} points",
@@ -88,12 +87,12 @@ class Rule:
 
 @cache
 def rules() -> tuple[Rule, ...]:
-    """All of them, the first that is for a number counts."""
+    """All rules; the first that applies to a row counts."""
     return tuple(Rule(**rule) for rule in read_yaml("tolerances.yaml"))
 
 
 def rule_of(row: Published) -> Rule | None:
-    """The rule a row is judged by; None for what no run can produce (claims in prose, sizes)."""
+    """The rule that applies to a row; None for numbers that no run can produce (claims in prose, sizes)."""
     metric = DECREASE if row.metric in TIMES else row.metric.partition("[")[0]
     said = row.experiment, row.model, str(row.subset), " ".join(row.setting)
     for rule in rules():
@@ -104,15 +103,15 @@ def rule_of(row: Published) -> Rule | None:
 
 
 def counts_padding(row: Published) -> bool:
-    """Whether a published reduction takes padding for deleted bytes, and ours, which does not, is another.
+    """Whether a published reduction counts padding as deleted bytes, which ours does not.
 
-    The authors' code does that for boundary prediction; where there is no padding it makes no difference.
+    The authors' code does so for boundary prediction; without padding it makes no difference.
     """
     return row.metric == REDUCTION and row.model == "BP" and row.experiment in PADDED
 
 
 class Band(NamedTuple):
-    """Values that count as the published one, both ends inside."""
+    """The closed interval of values that count as the published one."""
 
     low: float
     high: float
@@ -122,13 +121,13 @@ class Band(NamedTuple):
 
 
 def band(row: Published, rule: Rule, value: float, examples: int | None = None) -> Band:
-    """The values that a row's rule takes for the published one.
+    """The values that a rule accepts as the published one.
 
     Args:
-        row: published.
-        rule: its own.
-        value: that is compared: the row's, or for times the decrease that follows from it.
-        examples: our test examples, for what depends on their number; by default as many as published.
+        row: the published row.
+        rule: the rule that applies to it.
+        value: the value to compare with: the row's, or for a time the decrease that follows from it.
+        examples: number of our test examples; by default as many as published.
     """
     reading = reading_error(row)
     if rule.kind == "exact":
@@ -147,20 +146,20 @@ def band(row: Published, rule: Rule, value: float, examples: int | None = None) 
 
 
 def _binomial(value: float, published: int | None, ours: int | None) -> float:
-    """95 % of the difference of two shares, in points, when both test sets are drawn anew.
+    """The 95 % error of the difference of two shares over independent test sets, in points.
 
-    The two are the same test set where the data are public, and then this is wide; but which rows a
-    streamed or resplit set holds is not known to be the same.
+    For public data both test sets are the same, and this is too wide; but a streamed or resplit set may have
+    different rows.
     """
     if not published:
         return 0.0
-    # A share of 100 % of n has not the error 0: half an example is added on either side.
+    # A share of 100 % does not have an error of 0, so half an example is added on either side.
     share = max(0.0, min(1.0, (value / 100 * published + 0.5) / (published + 1)))
     return 100 * Z_95 * math.sqrt(share * (1 - share) * (1 / published + 1 / (ours or published)))
 
 
 def reading_error(row: Published) -> float:
-    """What the published number is itself known to, in its unit."""
+    """The precision of the published number, in its unit."""
     if row.tolerance is not None:
         return row.tolerance
     if row.metric in ("macs", "num_examples") or row.precision in ("claim", "rounded"):
@@ -170,7 +169,7 @@ def reading_error(row: Published) -> float:
 
 
 def examples_of(row: Published) -> int | None:
-    """The test examples a published number is over, where that is known."""
+    """The number of test examples of a published number, or None if unknown."""
     if row.experiment == "diagnostic":
         return DIAGNOSTIC_EXAMPLES
     if row.experiment == "per_sample":

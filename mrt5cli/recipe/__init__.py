@@ -1,7 +1,7 @@
-"""Recipes: one run, whole, in one YAML file. The only reader of recipe YAML.
+"""Recipes: a complete run in one YAML file. The only package that reads recipe YAML.
 
-`schema` says what a recipe is, `loading` reads one with its bases and overrides, `words` turns what is wrong
-into sentences, `shrink` makes the smoke version, `strict_yaml` is YAML without its surprises.
+`schema` defines a recipe, `loading` reads one with its bases and overrides, `words` turns problems into
+sentences, `shrink` makes the smoke version, `strict_yaml` is YAML without its surprises.
 """
 
 from mrt5cli.recipe.loading import dump as dump

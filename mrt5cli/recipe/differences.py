@@ -1,4 +1,4 @@
-"""What differs between two recipes, and whether it makes another run of it."""
+"""Differences between two recipes, and whether they make a different run."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pydantic import BaseModel
 from mrt5cli.recipe.schema import Recipe
 from mrt5cli.recipe.strict_yaml import Tree, inline
 
-# Keys that may change when a run is resumed: they leave its numbers as they are.
+# Keys that may change when a run is resumed: they do not affect its numbers.
 FREE_KEYS = (
     "description",
     "paper",
     "evaluation",
     "task.metrics",
-    # A run that is resumed checks that the commit is the same.
+    # A resumed run checks that the commit is the same.
     "task.source.revision",
     "task.source.patience",
     "task.source.skip_corrupt",
@@ -28,24 +28,24 @@ FREE_KEYS = (
     "training.sharding",
 )
 CHOOSING_KEYS = ("evaluation", "training.eval_steps")
-"""Of those, the ones that decide which weights are the best where the run keeps them."""
+"""Those of them that determine which weights a run with `training.best_metric` keeps as the best."""
 IN_A_SEGMENT = (*FREE_KEYS, "loss", "controller", "training")
-"""Keys that may change when a finished run is continued: how the model is trained, not what is."""
+"""Keys that may change when a finished run is continued: how the model is trained, not which model."""
 OF_ALL_SEGMENTS = {
-    "training.batch_size": "the place in the training data is counted in batches of this size",
-    "training.lora": "the optimizer's state is of other weights",
-    "controller.alpha_start": "alpha goes on from where it is",
+    "training.batch_size": "the position in the training data is counted in batches of this size",
+    "training.lora": "the optimizer's state belongs to other weights",
+    "controller.alpha_start": "alpha continues from its current value",
 }
-"""Of those, the ones that may not after all, and why."""
+"""Exceptions among those, which must not change, and why."""
 
 
 def differences(before: Recipe, now: Recipe) -> dict[str, str]:
-    """Dotted keys whose values differ, each with both values."""
+    """The dotted keys whose values differ, each with both values as text."""
     return {key: f"{old} in the run, {new} now" for key, (old, new) in unlike(before, now).items()}
 
 
 def unlike(one: BaseModel, other: BaseModel) -> dict[str, tuple[str, str]]:
-    """Dotted keys whose values differ between two recipes or sections, with both values as YAML."""
+    """The dotted keys whose values differ between two recipes or sections, with both values as YAML."""
     first, second = flat(one.model_dump(mode="json")), flat(other.model_dump(mode="json"))
     return {
         key: (first.get(key, "absent"), second.get(key, "absent"))
@@ -55,7 +55,7 @@ def unlike(one: BaseModel, other: BaseModel) -> dict[str, tuple[str, str]]:
 
 
 def decides_numbers(key: str, recipe: Recipe) -> bool:
-    """Whether a run with another value of a key would be another run."""
+    """Whether changing a key would change the numbers of a run."""
     key = re.sub(r"^task\.sources\[\d+\]", "task.source", key)
     if key in ("training.device_batch_size", "training.batch_tokens"):
         return _sees_micro_batches(recipe)
@@ -64,11 +64,11 @@ def decides_numbers(key: str, recipe: Recipe) -> bool:
 
 
 def refused_in_a_segment(key: str, before: Recipe, now: Recipe) -> str | None:
-    """Why a run that is continued may not change a key, a clause; None where it may."""
+    """Why a key must not change when a run is continued, as a clause, or None if it may."""
     key = re.sub(r"^task\.sources\[\d+\]", "task.source", key)
     if not key.startswith(IN_A_SEGMENT):
-        return "it would be another model, or other data"
-    # Of another kind of controller, it is absent perhaps, which changes nothing.
+        return "the model or the data would be different"
+    # Another kind of controller may lack the key, which changes nothing.
     unset = getattr(before.controller, "alpha_start", 0) == getattr(now.controller, "alpha_start", 0)
     for fixed, why in OF_ALL_SEGMENTS.items():
         if key.startswith(fixed) and not (fixed == "controller.alpha_start" and unset):
@@ -77,12 +77,12 @@ def refused_in_a_segment(key: str, before: Recipe, now: Recipe) -> str | None:
     if metric is not None and new is not None:
         compares = key in ("training.best_metric", "evaluation.examples", "evaluation.hard_delete")
         if compares or key.startswith("evaluation.generation"):
-            return "the best weights so far were measured otherwise"
+            return "the best weights so far were measured with the old value"
     return None
 
 
 def _sees_micro_batches(recipe: Recipe) -> bool:
-    """Whether it matters how an optimizer step is divided, see `training.losses`."""
+    """Whether the division of an optimizer step into micro-batches matters; see `training.losses`."""
     loss, moves = recipe.loss, getattr(recipe.controller, "update_per", "optimizer_step")
     shortener = recipe.model.shortener
     shortens = shortener.pools or not shortener.reads_source
@@ -98,7 +98,7 @@ def _sees_micro_batches(recipe: Recipe) -> bool:
 
 
 def flat(tree: Tree, prefix: str = "") -> dict[str, str]:
-    """The dotted keys of a tree, with their values as YAML."""
+    """The dotted keys of a tree with their values as YAML."""
     keys: dict[str, str] = {}
     for key, value in tree.items():
         if isinstance(value, dict):

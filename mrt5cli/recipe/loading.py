@@ -1,4 +1,4 @@
-"""From a name to a checked recipe: the file, its bases, the overrides, and one report of all problems."""
+"""From a name to a validated recipe: the file, its bases, the overrides, and one report of all problems."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ SCHEMA_HINT = "`mrt5 recipe schema` explains every key"
 
 
 class Whole(Tree):
-    """A mapping that `--set` gives: it takes the place of all that stood there, so that `{}` empties it."""
+    """A mapping given with `--set`: it replaces the existing one as a whole, so `{}` empties it."""
 
 
 def load(
     source: str | Path | Recipe, overrides: Sequence[str] = (), *, smoke: bool = False, trusted: bool = True
 ) -> Recipe:
-    """A recipe, checked: a file's or a shipped one's, with its bases below and what was typed on top.
+    """Load and validate a recipe: its bases first, then the file itself, then the overrides.
 
-    The kinds that it names may be the user's own: what installed packages bring is imported, and, where it is
-    a run's recipe or starts from a run, the files that the run was made with.
+    Its kinds may be custom: entry points of installed packages are imported, and so are the custom files of
+    a run if the recipe belongs to that run or starts from it.
 
     Args:
-        source: the file, or the name of a shipped recipe; or one that has been loaded, to be changed, whose
-            start stays where it is with another seed.
-        overrides: assignments "a.b=c", as of `--set`.
-        smoke: it will be made small, so that steps given with `--set` need not fit a recipe of full size.
-        trusted: False imports no files: it came from somewhere else.
+        source: a file or the name of a shipped recipe; or a loaded recipe to change, which keeps its start
+            even if the seed changes.
+        overrides: assignments "a.b=c", as in `--set`.
+        smoke: the recipe will be shrunk, so steps given with `--set` need not fit one of full size.
+        trusted: False imports no custom files, for a recipe of unknown origin.
 
     Raises:
-        RecipeError: it is none, with every problem.
+        RecipeError: the recipe is invalid; lists every problem.
         UserError: there is no such recipe, a file cannot be read, or the code of a run has changed.
     """
     if isinstance(source, Recipe):
@@ -77,10 +77,10 @@ def load(
 
 
 def merge(base: Tree, top: Tree) -> Tree:
-    """`top` laid over `base`: sections key by key; lists and single values as a whole.
+    """Merge `top` into `base`: sections key by key; lists and scalars as a whole.
 
-    A section whose `kind` changes to one with other settings replaces the base's section: what is set for one
-    kind of gate means nothing to another. So does a section that `--set` gives as a mapping.
+    A section whose `kind` changes to one with other settings replaces the base's section, because settings
+    of one kind mean nothing to another. So does a section given as a mapping with `--set`.
     """
     if "kind" in base and "kind" in top and not _same_settings(base["kind"], top["kind"]):
         return top
@@ -93,17 +93,17 @@ def merge(base: Tree, top: Tree) -> Tree:
 
 
 def _same_settings(kind: object, other: object) -> bool:
-    """Whether two kinds are read by the same section class, so that the settings of one suit the other."""
+    """Whether two kinds share a section class, so that the settings of one are valid for the other."""
     return kind == other or any(
         kind in section.kinds() and other in section.kinds() for section in tasks.SECTIONS
     )
 
 
 def read_chain(path: Path) -> list[tuple[Path, Document]]:
-    """The file and its bases, the deepest base first.
+    """Read a file and its bases; the deepest base comes first.
 
     Raises:
-        RecipeError: a file of the chain is not a mapping in YAML, or its `extends` leads nowhere or round.
+        RecipeError: a file of the chain is not a YAML mapping, or its `extends` is missing or circular.
         UserError: a file cannot be read.
     """
     chain: list[tuple[Path, Document]] = []
@@ -117,21 +117,21 @@ def read_chain(path: Path) -> list[tuple[Path, Document]]:
         files = [file.resolve() for file, _ in reversed(chain)]
         if path.resolve() in files:
             circle = " -> ".join(file.name for file in (*files, path))
-            raise RecipeError(shown(chain[0][0]), [("extends", f"the bases go in a circle: {circle}")])
+            raise RecipeError(shown(chain[0][0]), [("extends", f"the bases form a cycle: {circle}")])
 
 
 def read(path: Path) -> Document:
-    """The mapping in a file of YAML.
+    """Read the mapping in a YAML file.
 
     Raises:
-        RecipeError: it is none.
+        RecipeError: it does not contain a mapping.
         UserError: the file cannot be read, or is not text.
     """
     try:
         with path.open(encoding="utf-8") as file:
             document = parse(file.read(strict_yaml.LONGEST + 1))
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not text in UTF-8 (byte {error.start} is not)") from None
+        raise UserError(f"{path} is not UTF-8 text (at byte {error.start})", "save it as UTF-8") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except YamlProblem as problem:
@@ -142,10 +142,10 @@ def read(path: Path) -> Document:
 
 
 def parse_overrides(assignments: Sequence[str]) -> Tree:
-    """Assignments "a.b=c" as one tree, in which a mapping given as a value is `Whole`.
+    """Parse assignments "a.b=c" into one tree, in which a mapping given as a value is `Whole`.
 
     Raises:
-        RecipeError: every assignment that is none, with the way to write it.
+        RecipeError: lists every malformed assignment with the correct syntax.
     """
     tree: Tree = {}
     problems: list[tuple[str, str]] = []
@@ -155,12 +155,12 @@ def parse_overrides(assignments: Sequence[str]) -> Tree:
         key = key.strip()
         if not equals or not KEY.fullmatch(key):
             problems.append(
-                (assignment, "write key=value, e.g. training.max_steps=100 or task.languages=[en]")
+                (assignment, "write key=value, such as training.max_steps=100 or task.languages=[en]")
             )
         elif key == "extends":
-            problems.append((key, "cannot be set; it names the file's base"))
+            problems.append((key, "cannot be set; it names the base of a recipe file"))
         elif any(f"{key}.".startswith(f"{other}.") or other.startswith(f"{key}.") for other in given):
-            also = "; --from and --revision set keys of model, too" if key.startswith("model") else ""
+            also = "; --from and --revision also set keys of model" if key.startswith("model") else ""
             problems.append((key, f"set twice{also}"))
         else:
             given.append(key)
@@ -178,15 +178,15 @@ def parse_overrides(assignments: Sequence[str]) -> Tree:
 
 
 def dump(recipe: Recipe) -> str:
-    """The recipe as YAML, every default spelt out; `load` reads it back to an equal recipe."""
+    """The recipe as YAML with every default written out; `load` reads it back to an equal recipe."""
     return strict_yaml.dump(recipe.model_dump(mode="json"))
 
 
 def find(name_or_path: str | Path) -> Path:
-    """The file of a recipe, or of a shipped one by its name as people write it.
+    """Find a recipe file by path, or a shipped recipe by name, tolerating common variants of the name.
 
     Raises:
-        UserError: there is none, or the name is that of several.
+        UserError: there is no such recipe, or the name is ambiguous.
     """
     path = places.path(name_or_path)
     if os.path.isfile(path):
@@ -199,42 +199,44 @@ def find(name_or_path: str | Path) -> Path:
         return names[matches[0]]
     if matches:
         raise UserError(
-            f"{name_or_path} is the name of {len(matches)} recipes", f"one of: {', '.join(matches)}"
+            f"{name_or_path} is the name of {len(matches)} recipes", f"choose one of {', '.join(matches)}"
         )
     files = path.glob("*.yaml") if os.path.isdir(path) else path.parent.glob("*.yaml")
     nearby = {_plain(str(file)): str(file) for file in sorted(files)}
     if os.path.isdir(path):
-        hint = f"give a file of it: {listed([*nearby.values()])}" if nearby else None
+        hint = f"choose a file in it: {listed([*nearby.values()])}" if nearby else None
         if own_code.is_run(path):
-            hint = f"its recipe is {path / own_code.RECIPE}; --continue-for N trains the run longer"
+            hint = f"use {path / own_code.RECIPE}, or --continue-for N to train the run longer"
         raise UserError(f"{name_or_path} is a directory, not a recipe", hint)
     if os.path.exists(path):
-        raise UserError(f"{name_or_path} is not a file", "a recipe is read more than once: save it as a file")
+        raise UserError(
+            f"{name_or_path} is not a file", "save the recipe as a file; it is read more than once"
+        )
     shapes = {_plain(known): known for known in names} | nearby
     shapes |= {plain.rsplit("/", 1)[-1]: known for plain, known in shapes.items()}
     near = words.nearest(name, shapes)
     raise UserError(
         f"no recipe {str(name_or_path)!r}: neither a file nor the name of a shipped recipe",
-        f"did you mean {shapes[near]}?" if near else "`mrt5 recipe list` shows the shipped ones",
+        f"did you mean {shapes[near]}?" if near else "`mrt5 recipe list` lists the shipped ones",
     )
 
 
 def shipped() -> dict[str, Path]:
-    """Name and file of every recipe that comes with the toolkit, in the order of their names."""
+    """Names and files of the shipped recipes, sorted by name with top-level ones first."""
     root = shipped_directory()
     files = {file.relative_to(root).with_suffix("").as_posix(): file for file in root.rglob("*.yaml")}
     return dict(sorted(files.items(), key=lambda entry: (entry[0].count("/"), entry[0])))
 
 
 def shipped_directory() -> Path:
-    """Where the recipes are: inside the package in a wheel, beside it in a checkout."""
+    """The folder of the shipped recipes: inside the package in a wheel, next to it in a checkout."""
     package = Path(mrt5cli.__file__).parent
     return package / "recipes" if (package / "recipes").is_dir() else package.parent / "recipes"
 
 
 def _base_file(path: Path, base: object) -> Path:
     if not isinstance(base, str) or not base:
-        raise RecipeError(shown(path), [("extends", "expected the file of one other recipe")])
+        raise RecipeError(shown(path), [("extends", "expected the file or the name of one recipe")])
     beside = path.parent / base
     try:
         return beside if os.path.isfile(beside) else find(base)
@@ -243,7 +245,7 @@ def _base_file(path: Path, base: object) -> Path:
 
 
 def _plain(name: str) -> str:
-    """A recipe's name without what people add to or change in it."""
+    """Normalise a recipe's name: without folder prefix and suffix, hyphens as underscores."""
     return re.sub(r"\.ya?ml$", "", name.removeprefix("recipes/")).replace("-", "_")
 
 
@@ -254,8 +256,7 @@ def _put(tree: Tree, keys: list[str], value: object) -> None:
 
 
 def _start(tree: Tree) -> list[Path]:
-    """The directory that the model of a recipe, not checked yet, starts from, if it is one; or the run that
-    RUN@step-500 is of."""
+    """The directory, or the run of RUN@step-500, that a not yet validated recipe starts from, if any."""
     model = tree.get("model")
     start = model.get("start") if isinstance(model, dict) else None
     names = (start, start.rpartition("@")[0]) if isinstance(start, str) else ()
@@ -264,7 +265,7 @@ def _start(tree: Tree) -> list[Path]:
 
 
 def _texts(tree: object) -> Iterator[str]:
-    """Every text in a tree."""
+    """Every string in a tree."""
     if isinstance(tree, str):
         yield tree
     for item in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():

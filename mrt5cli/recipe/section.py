@@ -1,4 +1,4 @@
-"""What every section of a recipe is, and the kinds of text and numbers that stand in them."""
+"""The base class of recipe sections, and the types of text and numbers they contain."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from mrt5cli import bounds, places
 from mrt5cli.errors import UserError
 
-# Text in a recipe is prose, or one line (a path, an id, a column), or becomes part of a file's name.
+# Text in a recipe is prose, one line (a path, an id, a column), or part of a file name.
 PROSE = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]+$"
 ONE_LINE = r"^[^\x00-\x1f\x7f-\x9f]+$"
 CODE = r"^[^./\\\x00-\x1f\x7f-\x9f][^/\\\x00-\x1f\x7f-\x9f]*$"
@@ -53,28 +53,28 @@ def _place(text: str) -> str:
 
 
 Place = Annotated[Line, AfterValidator(_place)]
-"""A path, or a name that is no path; see `places.place`."""
+"""A path or another name; see `places.place`."""
 
 
 SEED = "{seed}"
-"""What stands for the recipe's own seed in what a model starts from."""
+"""Placeholder for the recipe's seed in `model.start`."""
 
 
 def _start(text: str) -> str:
     if {*"{}"} & {*text.replace(SEED, "")}:
-        raise ValueError(f"{text!r}: braces are only for {SEED}, which stands for the recipe's seed")
+        raise ValueError(f"{text!r}: the only braces allowed are {SEED}, for the recipe's seed")
     return text
 
 
 Start = Annotated[Place, AfterValidator(_start)]
-"""What a model starts from."""
+"""The value of `model.start`."""
 
 
 class Misfit(ValueError):
-    """Settings that are each fine and do not fit together.
+    """Settings that are valid on their own but not together.
 
     Args:
-        problems: pairs of (key below the section that raises this, what is wrong with it).
+        problems: pairs of (key relative to the section that raises this, what is wrong with it).
     """
 
     def __init__(self, problems: list[tuple[str, str]]) -> None:
@@ -83,7 +83,7 @@ class Misfit(ValueError):
 
 
 class Section(BaseModel):
-    """Base of every section: unknown keys refused, values immutable, no silent conversions."""
+    """Base class of sections: unknown keys are refused, values are immutable, nothing is converted."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=()
@@ -97,34 +97,34 @@ class Section(BaseModel):
 
     @classmethod
     def kinds(cls) -> tuple[str, ...]:
-        """The values of `kind` that choose this section; none where there is nothing to choose."""
+        """The values of `kind` that select this section; empty if it has no kinds."""
         field = cls.model_fields.get("kind")
         return get_args(field.annotation) if field else ()
 
     def misfits(self) -> Iterator[tuple[str, str]]:
-        """The problems of a `Misfit`: settings that do not fit together; sections override it."""
+        """Pairs for a `Misfit`: settings that contradict each other. Sections override it."""
         yield from ()
 
     def is_default(self, key: str) -> bool:
-        """Whether a key has the value that it has where it is not given."""
+        """Whether a key has its default value."""
         return bool(getattr(self, key) == type(self).model_fields[key].default)
 
 
 def union_of(sections: Sequence[type[Section]]) -> Any:
-    """The type of a value that is any of some sections, told apart by `kind`."""
-    return Union[tuple(sections)]  # noqa: UP007 - of a list that grows
+    """The union of section types, discriminated by `kind`."""
+    return Union[tuple(sections)]  # noqa: UP007 - the list is dynamic
 
 
 _made_of_kinds: list[Callable[[], None]] = []
 
 
 def when_kinds_are_added(make_again: Callable[[], None]) -> Callable[[], None]:
-    """Register what makes a schema again after a file of the user's own has added a kind to it."""
+    """Register a function that rebuilds a schema after custom code has added a kind."""
     _made_of_kinds.append(make_again)
     return make_again
 
 
 def take_in_added_kinds() -> None:
-    """Make again whatever is made of the lists of kinds."""
+    """Rebuild everything that depends on the lists of kinds."""
     for make_again in _made_of_kinds:
         make_again()

@@ -1,13 +1,13 @@
-"""Shrinking a recipe: the same code paths, a few seconds on a CPU, no network.
+"""Shrinking a recipe for `--smoke`: the same code paths in a few seconds on a CPU, without a network.
 
-What is kept is what chooses code: the task, the shortener and its settings, softmax1, positions, the losses,
-the controller, the schedule, the precision, gradient accumulation. What is shrunk is size and time. Text of
-the Hub is replaced by the embedded text (which is English, so the languages become `en`), rows of a
-downstream task by generated ones (local files of text2text stay), and a start from a checkpoint or the Hub by
-a random model: the numbers of such a run mean nothing.
+Whatever selects code is kept: the task, the shortener and its settings, softmax1, positions, the losses, the
+controller, the schedule, the precision, gradient accumulation. Sizes and durations shrink. Text from the Hub
+is replaced by the embedded text (which is English, so the languages become `en`), rows of a downstream task
+by generated ones (local files of text2text stay), and a start from a checkpoint or the Hub by a random model.
+The numbers of such a run mean nothing.
 
-What somebody sets by hand, with `--set`, stays as it is set, but for what stands in for the Hub and for a
-trained model: those are replaced all the same, and `left_out_of_smoke` says so.
+Keys given with `--set` keep their values, except those that refer to the Hub or to a trained model: these are
+still replaced, and `left_out_of_smoke` reports them.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ SHAPE = Shape(d_model=32, d_ff=64, d_kv=8, num_heads=2, num_layers=LAYERS, num_d
 
 
 def smoke(recipe: Recipe, given: Tree | None = None) -> Recipe:
-    """A recipe made small. Shrinking twice changes nothing more.
+    """Shrink a recipe. Shrinking it again changes nothing.
 
     Args:
-        given: the tree of what was set by hand; see `loading.parse_overrides`.
+        given: the tree of `--set`; see `loading.parse_overrides`.
 
     Raises:
-        RecipeError: what was set by hand does not fit what became small.
+        RecipeError: the values given with `--set` do not fit the shrunk ones.
     """
     given = given or {}
     tree = recipe.model_dump(mode="json")
@@ -51,21 +51,21 @@ def smoke(recipe: Recipe, given: Tree | None = None) -> Recipe:
         return Recipe.model_validate(merge(tree, _without(given, replaced)))
     except ValidationError as error:
         problems = [(words.dotted(place), text) for place, text in words.problems(error)]
-        hint = "what --set sets stays, and the rest is made small: set the other key as well"
+        hint = "set the other key as well: --smoke shrinks everything but the keys given with --set"
         raise RecipeError("--smoke", problems, hint) from None
 
 
 def left_out_of_smoke(recipe: Recipe, given: Tree) -> list[str]:
-    """What was set by hand and a smoke run replaces nevertheless, a sentence each."""
+    """One sentence for each key that was given with `--set` but is still replaced."""
     return [
-        f"{section}.{key} is left out: a smoke run reads no Hub and starts from a tiny random model"
+        f"{section}.{key} is ignored: a smoke run does not use the Hub and starts from a tiny random model"
         for section, key in _replaced(recipe)
         if given.get(section, {}).get(key) is not None
     ]
 
 
 def _replaced(recipe: Recipe) -> list[tuple[str, str]]:
-    """Sections and keys that stand for the Hub or for a trained model."""
+    """Sections and keys that refer to the Hub or to a trained model."""
     keys: list[tuple[str, str]] = []
     if _reads_hub(recipe):
         lone = not getattr(recipe.task, "sources", ())
@@ -82,7 +82,7 @@ def _reads_hub(recipe: Recipe) -> bool:
 
 
 def _without(tree: Tree, paths: list[tuple[str, ...]], above: tuple[str, ...] = ()) -> Tree:
-    """A copy without some keys, whose mappings `merge` lays over others key by key."""
+    """A copy of a tree without some keys, with plain mappings, which `merge` merges key by key."""
     return {
         key: _without(value, paths, (*above, key)) if isinstance(value, dict) else value
         for key, value in tree.items()
@@ -121,7 +121,7 @@ def _shrink_task(task: Tree, recipe: Recipe, given: Tree) -> None:
 
 
 def _replace_datasets(task: Tree) -> None:
-    """Put generated rows in the place of those of the Hub, in a mixture with the same weight."""
+    """Replace Hub rows by generated ones, in a mixture with the same weight."""
     generated = {"kind": "generated", "examples": EXAMPLES}
     if task.get("source", {}).get("kind") == "hub":
         task["source"] = generated
@@ -145,7 +145,7 @@ def _shrink_training(tree: Tree, given: Tree) -> None:
     accumulates = training["batch_size"] > training["device_batch_size"]
     if "device_batch_size" in given:
         training["batch_size"] = training["device_batch_size"] * (2 if accumulates else 1)
-    elif "batch_size" not in given:  # one that is given is a multiple of the recipe's device_batch_size
+    elif "batch_size" not in given:  # a given one is a multiple of the recipe's device_batch_size
         training |= {"batch_size": 4, "device_batch_size": 2 if accumulates else 4}
     steps = given.get("max_steps")
     steps = steps if isinstance(steps, int) else STEPS

@@ -1,8 +1,8 @@
-"""YAML as recipes use it: what a reader sees is what the program gets.
+"""YAML as recipes use it: the program reads what a person reads.
 
-PyYAML follows YAML 1.1, where `1e-4` is text, the language code `no` is false, `1:30` is ninety and a key
-given twice silently keeps the last value. Here numbers and booleans are those of YAML 1.2, a key comes once,
-and anchors are refused. Every complaint names its line.
+PyYAML follows YAML 1.1, where `1e-4` is a string, the language code `no` is false, `1:30` is 90, and a
+duplicate key silently keeps the last value. Here numbers and booleans follow YAML 1.2, and duplicate keys and
+anchors are errors. Every error names its line.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ _SCALARS = {
     ),
     "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
 }
-"""The plain scalars of YAML 1.2 that are not text: a pattern, and the characters that one may begin with."""
+"""The plain scalars of YAML 1.2 that are not strings: a pattern and the possible first characters."""
 
 LONGEST, MOST = 2**18, 30_000
-"""Characters of a recipe, and values in it: reading more takes longer than seconds."""
+"""Maximum characters and values of a recipe; parsing more takes more than a few seconds."""
 Keys = tuple[str | int, ...]
 """Keys and list positions from the top of a document to a value."""
 Tree = dict[str, Any]
-"""A mapping in YAML, with whatever stands in it."""
+"""A YAML mapping with arbitrary values."""
 
 
 class YamlProblem(ValueError):
-    """Text that is not a recipe's YAML; the message is one sentence that names the line."""
+    """Text that is not valid YAML for a recipe; the message is a sentence that names the line."""
 
 
 class Document(NamedTuple):
@@ -56,17 +56,17 @@ class _Loader(yaml.SafeLoader):
         event = self.peek_event()  # type: ignore[no-untyped-call]
         if event.anchor:
             raise YamlProblem(
-                f"{_at(event.start_mark)}: anchors and aliases (& and *) are not used in recipes; "
-                "write the value again, or put text that starts with one of them in quotes"
+                f"{_at(event.start_mark)}: anchors and aliases (& and *) are not allowed in recipes; "
+                "repeat the value, or quote text that starts with & or *"
             )
         self.values += 1
         if self.values > MOST:
-            raise YamlProblem(f"it has more than {MOST:,} values, which no recipe has")
+            raise YamlProblem(f"the file has more than {MOST:,} values, too many for a recipe")
         return super().compose_node(parent, index)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes text that YAML 1.1 *or* 1.2 readers would take for something else; lists stay on one line."""
+    """Quotes text that a reader of YAML 1.1 *or* 1.2 would misread; keeps lists on one line."""
 
     def ignore_aliases(self, data: object) -> bool:
         return True
@@ -76,20 +76,20 @@ _Dumper.add_multi_representer(dict, yaml.SafeDumper.represent_dict)
 _Dumper.add_representer(
     list, lambda dumper, items: dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=True)
 )
-_Loader.yaml_implicit_resolvers = {}  # its own table: added to the inherited one, ours would come second
+_Loader.yaml_implicit_resolvers = {}  # a new table, because inherited entries would take precedence
 for _name, (_pattern, _first) in _SCALARS.items():
     for _class in (_Loader, _Dumper):
         _class.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(f"(?:{_pattern})$"), _first)
 
 
 def parse(text: str) -> Document:
-    """The one document in `text`.
+    """Parse a single YAML document.
 
     Raises:
-        YamlProblem: not YAML, or YAML that recipes do not use.
+        YamlProblem: it is not YAML, or uses features that recipes do not allow.
     """
     if len(text) > LONGEST:
-        raise YamlProblem(f"it has more than {LONGEST:,} characters, which no recipe has")
+        raise YamlProblem(f"the file has more than {LONGEST:,} characters, too many for a recipe")
     loader = None
     try:
         loader = _Loader(text)
@@ -102,20 +102,20 @@ def parse(text: str) -> Document:
         context = f"{error.context}: " if error.context else ""
         said = f"{context}{error.problem}"
         if "'\\t'" in said:
-            said = "a tab; indent with spaces"
+            said = "tabs are not allowed; indent with spaces"
         elif "constructor for the tag" in said:
-            said = "a tag (!), which recipes do not use"
+            said = "tags (!) are not allowed in recipes"
         raise YamlProblem(f"{where}{said}") from error
     except yaml.reader.ReaderError as error:
         line, found = text.count("\n", 0, error.position) + 1, ord(text[error.position])
         raise YamlProblem(f"line {line}: the character U+{found:04X} is not allowed") from error
     except RecursionError as error:
-        raise YamlProblem("nested too deeply") from error
+        raise YamlProblem("the file is nested too deeply") from error
     except (ValueError, OverflowError) as error:
         if isinstance(error, YamlProblem):
             raise
         where = f"line {loader.line + 1}: " if loader else ""
-        raise YamlProblem(f"{where}an escape of what is no character") from error
+        raise YamlProblem(f"{where}an escape sequence that is not a valid character") from error
 
 
 _dumped = partial(yaml.dump, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
@@ -127,31 +127,31 @@ def dump(tree: Tree) -> str:
 
 
 def inline(value: object) -> str:
-    """A value as YAML on one line, e.g. "{kind: files, path: my_texts}"; `parse` reads it back.
+    """A value as YAML on one line, such as "{kind: files, path: my_texts}"; `parse` reads it back.
 
     Raises:
-        YamlProblem: it is, or holds, what YAML has no way to write.
+        YamlProblem: it contains something that YAML cannot represent.
     """
-    # Within a list, because a document that is one scalar ends with a line of dots.
+    # Within a list, because a document of a single scalar ends with a line of dots.
     try:
         text = str(_dumped([value], default_flow_style=True, width=math.inf))
     except yaml.representer.RepresenterError as error:
-        raise YamlProblem(f"a {type(error.args[-1]).__name__} is no value of a recipe") from error
+        raise YamlProblem(f"a recipe cannot contain a {type(error.args[-1]).__name__}") from error
     return text.strip().removeprefix("[").removesuffix("]")
 
 
 def _build(loader: _Loader, node: yaml.Node, path: Keys, lines: dict[Keys, int]) -> Any:
-    """The plain value of a node; fills `lines` on the way."""
+    """The Python value of a node; records the lines of its keys and items in `lines`."""
     if isinstance(node, yaml.MappingNode):
         mapping: Tree = {}
         for key_node, value_node in node.value:
             line = key_node.start_mark.line + 1
             key = _build(loader, key_node, path, {})
             if not isinstance(key, str):
-                raise YamlProblem(f"{_at(key_node.start_mark)}: a key must be text; put {key!r} in quotes")
+                raise YamlProblem(f"{_at(key_node.start_mark)}: a key must be text; quote {key!r}")
             if key in mapping:
                 first = lines[(*path, key)]
-                raise YamlProblem(f"{key!r} is given twice, on line {first} and on line {line}")
+                raise YamlProblem(f"{key!r} is given twice, on lines {first} and {line}")
             lines[(*path, key)] = line
             mapping[key] = _build(loader, value_node, (*path, key), lines)
         return mapping
@@ -163,10 +163,10 @@ def _build(loader: _Loader, node: yaml.Node, path: Keys, lines: dict[Keys, int])
         return items
     try:
         value = loader.construct_object(node)
-        if isinstance(value, str):  # two escapes may be one character, as in JSON
+        if isinstance(value, str):  # a surrogate pair of escapes is one character, as in JSON
             value = value.encode("utf-16", "surrogatepass").decode("utf-16")
     except UnicodeDecodeError as error:
-        raise YamlProblem(f"{_at(node.start_mark)}: half a character (a lone surrogate)") from error
+        raise YamlProblem(f"{_at(node.start_mark)}: a lone surrogate, which is not a character") from error
     except ValueError as error:
         raise YamlProblem(f"{_at(node.start_mark)}: {TOO_MANY_DIGITS}") from error
     return value

@@ -1,4 +1,4 @@
-"""The tasks that a recipe can name, and where their text and rows come from; `mrt5cli.tasks` reads them."""
+"""Recipe sections of the tasks and of their sources of text and rows; `mrt5cli.tasks` implements them."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from mrt5cli.recipe.section import (
 from mrt5cli.templates import Template
 from mrt5cli.text import listed
 
-REVISION = "commit, tag or branch of the dataset; null: its main branch as it is when a run starts"
+REVISION = "commit, tag or branch of the dataset; null: the main branch when the run starts"
 
 
 class EmbeddedSource(Section):
-    """The documentation that ships inside Python itself: real English prose, no network."""
+    """The documentation included in Python: real English prose, without a network."""
 
     kind: Literal["embedded"]
 
@@ -45,37 +45,36 @@ class FilesSource(Section):
     kind: Literal["files"]
     path: Place = Field(
         examples=["my_texts"],
-        description="a file, or a directory: it may hold a folder a language, and train/validation/test "
-        "files",
+        description="a file or a directory, optionally with a folder per language and train, validation and "
+        "test files",
     )
-    text_column: Line = Field("text", description="column that holds the text, in files of rows")
+    text_column: Line = Field("text", description="column with the text, in files of rows")
     streaming: bool = Field(
-        False, description="read from disk again and again instead of holding the text in memory"
+        False, description="read the text from disk in every epoch instead of holding it in memory"
     )
 
 
 class HubSource(Section):
-    """A streamed Hugging Face dataset, e.g. mC4 (`allenai/c4`, one configuration a language)."""
+    """A streamed Hugging Face dataset, such as mC4 (`allenai/c4`, one configuration per language)."""
 
     kind: Literal["hub"]
     name: Line = Field("allenai/c4", description="Hub id of the dataset")
-    text_column: Line = Field("text", description="column that holds the text")
+    text_column: Line = Field("text", description="column with the text")
     configurations: dict[Language, Line] = Field(
         {},
         max_length=bounds.LANGUAGES,
-        description="the dataset's configuration for a language, where it is not the language's code",
+        description="the dataset's configuration for each language whose configuration is not its code",
     )
     revision: Line | None = Field(None, description=REVISION)
-    shuffle_shards: bool = Field(True, description="read the dataset's files in an order drawn from the seed")
+    shuffle_shards: bool = Field(True, description="shuffle the order of the dataset's files by the seed")
     patience: Duration = Field(
         "30m",
-        description="how long to wait for a Hub that is away in mid-stream, 90s, 30m or 2h; then a training "
-        "saves a checkpoint and stops",
+        description="how long to wait for an unreachable Hub in mid-stream, such as 90s, 30m or 2h; after "
+        "that, training saves a checkpoint and stops",
     )
     skip_corrupt: bool = Field(
         False,
-        description="leave out, and count, lines that are no rows and what is left of a damaged file; false: "
-        "stop there",
+        description="skip, and count, invalid lines and the rest of a damaged file; false: stop there",
     )
 
 
@@ -86,30 +85,30 @@ def seconds_of(duration: str) -> float:
 
 Source = Annotated[EmbeddedSource | FilesSource | HubSource, Field(discriminator="kind")]
 
-NAME_IN_MIXTURE = "what plans and evaluations call it; null: "
+NAME_IN_MIXTURE = "name in plans and evaluations; null: "
 
 
 class Mixed(Section):
-    """What a source of a mixture says beside where its text is."""
+    """Settings of a source of text in a mixture."""
 
     weight: Weight = Field(
-        1.0, description="how many examples are drawn from it, in proportion to the other sources' weights"
+        1.0, description="share of examples from it, relative to the other sources' weights"
     )
     languages: Languages | None = Field(
-        None, description="drawn uniformly from this source; null: task.languages"
+        None, description="languages of this source, sampled uniformly; null: task.languages"
     )
 
 
 class MixedEmbedded(Mixed, EmbeddedSource):
-    """The documentation inside Python, as a source of a mixture."""
+    """The documentation included in Python, as a source of a mixture."""
 
-    name: Line = Field("embedded", description="what plans and evaluations call it")
+    name: Line = Field("embedded", description="name in plans and evaluations")
 
 
 class MixedFiles(Mixed, FilesSource):
     """Local text, as a source of a mixture."""
 
-    name: Line | None = Field(None, description=f"{NAME_IN_MIXTURE}as its file or folder")
+    name: Line | None = Field(None, description=f"{NAME_IN_MIXTURE}that of its file or folder")
 
 
 class MixedHub(Mixed, HubSource):
@@ -122,7 +121,7 @@ MixedSource = Annotated[MixedEmbedded | MixedFiles | MixedHub, Field(discriminat
 
 
 class SourceInUse(NamedTuple):
-    """A source of text, and what is drawn from it."""
+    """A source of text with the languages and the weight in effect."""
 
     name: str
     source: EmbeddedSource | FilesSource | HubSource
@@ -131,12 +130,12 @@ class SourceInUse(NamedTuple):
 
     @property
     def is_streamed(self) -> bool:
-        """Whether its text is read in order instead of held in memory."""
+        """Whether its text is read in order instead of being held in memory."""
         return isinstance(self.source, HubSource) or getattr(self.source, "streaming", False)
 
 
 def name_of(source: Any) -> str:
-    """What a source of text or rows is called beside others."""
+    """The name of a source in a mixture."""
     if source.kind == "hub":
         return getattr(source, "label", None) or source.name.rpartition("/")[2] or source.name
     own: str | None = getattr(source, "name", None)
@@ -146,21 +145,21 @@ def name_of(source: Any) -> str:
 
 
 class TaskBase(Section):
-    """What every task says of itself."""
+    """Base class of tasks."""
 
     @property
     def longest_source(self) -> int:
-        """Byte tokens of a source at most; 0 where no setting says so."""
+        """Maximum byte tokens of a source; 0 if no setting limits it."""
         return getattr(self, "input_length", None) or 0
 
     @property
     def longest_target(self) -> int | None:
-        """Byte tokens of a target at most, where a setting says so."""
+        """Maximum byte tokens of a target; None if no setting limits it."""
         return getattr(self, "answer_length", None) or getattr(self, "target_length", None)
 
     @property
     def every_source(self) -> list[Any]:
-        """Where its rows or text come from: one source, those of a mixture, or none where all is made up."""
+        """The sources of its text or rows: one, those of a mixture, or none if all examples are generated."""
         lone = getattr(self, "source", None)
         return list(getattr(self, "sources", ())) if lone is None else [lone]
 
@@ -169,65 +168,65 @@ class TaskBase(Section):
 
 
 def twice(key: str, names: list[str]) -> Iterator[tuple[str, str]]:
-    """The misfit of names, such as languages, that are listed more than once."""
+    """Report names, such as languages, that are listed more than once."""
     if found := sorted({name for name in names if names.count(name) > 1}):
         yield key, f"listed twice: {listed(found)}"
 
 
 def one_or_several(task: TaskBase, kinds: str) -> Iterator[tuple[str, str]]:
-    """The misfits of a task that takes either one `source`, of these kinds, or a mixture of `sources`."""
+    """Check a task that needs either one `source` of these kinds or a mixture of `sources`."""
     lone, several = getattr(task, "source", None), getattr(task, "sources", [])
     if lone is not None and several:
-        yield "sources", "give either source or sources; `source: null` takes away that of a base"
+        yield "sources", "cannot be combined with source; `source: null` removes that of a base"
     if lone is None and not several:
         yield "source", f"missing; expected a section with kind {kinds}, or `sources`, a list of them"
 
 
 def misfits_of_names(sources: Sequence[Any]) -> Iterator[tuple[str, str]]:
-    """The misfits of a mixture in which two are called the same, or a dataset has two revisions."""
+    """Report sources of a mixture with equal names, and datasets with two revisions."""
     first: dict[str, int] = {}
     revisions: dict[str, str | None] = {}
     for number, one in enumerate(sources):
         if (before := first.setdefault(name := name_of(one), number)) != number:
             key = "label" if one.kind == "hub" else "name"
-            text = f"sources[{before}] is called {name!r} too; give each a {key} of its own"
+            text = f"sources[{before}] is named {name!r}, too; give each source a different {key}"
             yield f"sources.{number}.{key}", text
         if one.kind == "hub" and revisions.setdefault(one.name, one.revision) != one.revision:
-            yield f"sources.{number}.revision", f"{one.name} has another revision in a source above"
+            yield f"sources.{number}.revision", f"{one.name} has a different revision in an earlier source"
 
 
 class SpanCorruptionTask(TaskBase):
-    """ByT5's pre-training task: spans of bytes are replaced by sentinels, the target spells them out."""
+    """ByT5's pre-training task: sentinels replace spans of bytes, which the target spells out."""
 
     kind: Literal["span_corruption"]
     source: Source | None = Field(
         None,
         examples=[{"kind": "embedded"}],
-        description="where the text comes from",
+        description="source of the text",
         exclude_if=lambda source: source is None,
     )
     sources: list[MixedSource] = Field(
         [],
         max_length=bounds.SOURCES,
-        description="in place of source: a mixture of several, each with a weight and reported apart",
+        description="replaces source: a mixture of several, each with a weight and reported separately",
         exclude_if=lambda sources: not sources,
     )
     languages: Languages = Field(
-        ["en"], description="drawn uniformly, one example at a time; evaluation reports each one"
+        ["en"], description="languages, sampled uniformly per example; evaluation reports each one"
     )
-    input_length: InputLength = Field(1024, description="encoder input, in byte tokens")
-    noise_density: Rate = Field(0.15, description="fraction of bytes that are corrupted")
+    input_length: InputLength = Field(1024, description="length of the encoder input, in byte tokens")
+    noise_density: Rate = Field(0.15, description="fraction of bytes to corrupt")
     mean_span_length: Annotated[float, Field(ge=1.0, le=bounds.LENGTH)] = Field(
-        20.0, description="mean corrupted span, in bytes"
+        20.0, description="mean length of a corrupted span, in bytes"
     )
     shuffle: Literal["documents", "examples"] = Field(
         "documents",
-        description="whose order each epoch draws; with 'documents' the examples of a long one follow each "
-        "other, and a batch shows one or two; 'examples' needs the text in memory",
+        description="what each epoch shuffles; with 'documents', the examples of a long document stay "
+        "together, so a batch may show only one or two; 'examples' needs the text in memory",
     )
 
     def in_use(self) -> list[SourceInUse]:
-        """The lone source, or those of the mixture, with what they leave to the task filled in."""
+        """The single source, or those of the mixture, with defaults from the task filled in."""
         if self.source is not None:
             return [SourceInUse(name_of(self.source), self.source, self.languages, 1.0)]
         return [
@@ -245,27 +244,28 @@ class SpanCorruptionTask(TaskBase):
             yield from twice(key, own or [])
             others = [code for code in one.languages if code != "en"]
             if others and isinstance(one.source, EmbeddedSource):
-                way_out = "; give that source languages: [en]" if self.sources and own is None else ""
-                yield key, f"the embedded text is English; there is no {listed(others)} in it{way_out}"
+                way_out = "; set languages: [en] for that source" if self.sources and own is None else ""
+                yield key, f"the embedded text is English and has no {listed(others)}{way_out}"
         yield from misfits_of_names(self.sources)
         if self.shuffle == "examples" and any(one.is_streamed for one in used):
-            text = "a streamed text is read in order, so only 'documents' can be drawn; leave it out"
-            yield "shuffle", text
+            yield "shuffle", "must be 'documents', because a streamed text is read in order; leave it out"
 
 
 class DiagnosticTask(TaskBase):
-    """The paper's toy tasks on random letter strings, generated, with a known set of deletable bytes."""
+    """The paper's diagnostic tasks on random letter strings, with a known set of deletable bytes."""
 
     kind: Literal["copy", "vowel_removal", "contextual_vowel_removal", "merge_ABC"]
     length: Annotated[int, Field(ge=8, le=bounds.LENGTH)] = Field(
-        64, description="encoder input, in byte tokens, '#' and EOS included"
+        64, description="length of the encoder input, in byte tokens, '#' and EOS included"
     )
-    train_examples: Examples = Field(6_400_000, description="distinct training strings; then they come again")
-    eval_examples: Examples = Field(32_000, description="strings in each of validation and test")
+    train_examples: Examples = Field(
+        6_400_000, description="number of distinct training strings, after which they repeat"
+    )
+    eval_examples: Examples = Field(32_000, description="number of strings in each of validation and test")
     mean_insertions: Annotated[float, Field(ge=1e-6, le=bounds.LENGTH)] | None = Field(
         None,
-        description="mean number of pairs (contextual) or ABCs (merge) planted in a string; null: the "
-        "paper's, 25 and 5 at length 64, in proportion at others",
+        description="mean number of pairs (contextual) or ABCs (merge) inserted into a string; null: the "
+        "paper's, 25 and 5 at length 64, proportional at other lengths",
     )
 
     @property
@@ -278,15 +278,17 @@ class DiagnosticTask(TaskBase):
 
     def misfits(self) -> Iterator[tuple[str, str]]:
         if self.mean_insertions is not None and self.kind in ("copy", "vowel_removal"):
-            yield "mean_insertions", f"nothing is planted in the strings of {self.kind!r}; leave it out"
+            yield "mean_insertions", f"has no effect, because {self.kind!r} inserts nothing; leave it out"
 
 
 class HubRows(Section):
     """A task's published dataset on the Hugging Face Hub."""
 
     kind: Literal["hub"]
-    name: Line | None = Field(None, description="another Hub dataset of the same columns; null: the task's")
-    revision: Line | None = Field(None, description=f"{REVISION}; xquad: of the test's dataset")
+    name: Line | None = Field(
+        None, description="Hub id of another dataset with the same columns; null: the task's"
+    )
+    revision: Line | None = Field(None, description=f"{REVISION}; for xquad, of the test dataset")
 
 
 class FileRows(Section):
@@ -295,8 +297,8 @@ class FileRows(Section):
     kind: Literal["files"]
     path: Place = Field(
         examples=["my_rows"],
-        description="folder with a file a split (train.jsonl, test.csv ...), in folders a language or with a "
-        "language column where the task has languages",
+        description="folder with a file per split (train.jsonl, test.csv ...); if the task has languages, in "
+        "a folder per language or with a language column",
     )
 
 
@@ -305,21 +307,21 @@ class GeneratedRows(Section):
 
     kind: Literal["generated"]
     examples: HeldExamples = Field(
-        64, description="rows in each split; of a split by language, in each language"
+        64, description="number of rows in each split, or in each language of a split"
     )
 
 
 RowSource = Annotated[HubRows | FileRows | GeneratedRows, Field(discriminator="kind")]
 
-PublishedRows = Annotated[RowSource, Field(description="where the rows come from")]
+PublishedRows = Annotated[RowSource, Field(description="source of the rows")]
 TestLanguages = Annotated[
-    Languages, Field(description="languages of the test; training and validation are in English")
+    Languages, Field(description="languages of the test set; training and validation are in English")
 ]
 SourceLength = Annotated[
     InputLength,
-    Field(description="source at most, in byte tokens; what is longer is cut, and counted"),
+    Field(description="maximum source length in byte tokens; longer ones are truncated and counted"),
 ]
-AnswerLength = Annotated[TargetLength, Field(description="byte tokens generated at most")]
+AnswerLength = Annotated[TargetLength, Field(description="maximum byte tokens of a generated answer")]
 
 XNLI_LANGUAGES = ["en", "fr", "es", "de", "el", "bg", "ru", "tr", "ar", "vi", "th", "zh", "hi", "sw", "ur"]
 TYDIQA_LANGUAGES = ["ru", "ar", "bn", "te", "fi", "sw", "ko", "id", "en"]
@@ -327,7 +329,7 @@ XQUAD_LANGUAGES = ["ar", "de", "el", "en", "es", "hi", "ru", "th", "tr", "vi", "
 
 
 class RowTask(TaskBase):
-    """Base of the tasks whose examples are rows of a dataset: a prompt, a target, a language or split."""
+    """Base class of tasks whose examples are rows of a dataset: a prompt, a target, a language or split."""
 
 
 class XnliTask(RowTask):
@@ -360,7 +362,7 @@ class XQuADTask(RowTask):
 
 
 CHARACTER_LENGTHS = {"spelling_correction_contextual": (64, 64), "word_search": (128, 16)}
-"""Input and target lengths of the character tasks as the paper cuts them, in byte tokens."""
+"""Maximum input and target lengths of the character tasks in the paper, in byte tokens."""
 
 
 class CharacterTask(RowTask):
@@ -372,10 +374,10 @@ class CharacterTask(RowTask):
         description="folder with train, validation and test*.tsv files of input and output columns",
     )
     input_length: InputLength | None = Field(
-        None, description="source at most, in byte tokens; null: 64 for spelling, 128 for word search"
+        None, description="maximum source length in byte tokens; null: 64 for spelling, 128 for word search"
     )
     target_length: TargetLength | None = Field(
-        None, description="target at most, in byte tokens; null: 64 for spelling, 16 for word search"
+        None, description="maximum target length in byte tokens; null: 64 for spelling, 16 for word search"
     )
 
     @property
@@ -389,45 +391,47 @@ class CharacterTask(RowTask):
 
 def _in_quotes(value: object) -> object:
     if isinstance(value, dict):
-        raise ValueError('put it in quotes, because YAML reads braces as a mapping: "{column}"')
+        raise ValueError('must be quoted, because YAML reads braces as a mapping: "{column}"')
     return value
 
 
 def _with_columns(text: str) -> str:
     if not Template.parse(text).columns:
-        raise ValueError("names no column; write one in braces, such as {text}")
+        raise ValueError("uses no column; write one in braces, such as {text}")
     return text
 
 
 Prompt = Annotated[Text, AfterValidator(_with_columns), BeforeValidator(_in_quotes)]
-"""A text with columns in braces; see `Template`."""
+"""A template; see `Template`."""
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class Shares(Section):
-    """Held-out splits that have no rows of their own, as shares of the training rows."""
+    """Held-out splits taken from the training rows if they have no rows of their own."""
 
-    validation: Share = Field(0.05, description="of the training rows; 0: none")
-    test: Share = Field(0.05, description="of the training rows; 0: none")
+    validation: Share = Field(0.05, description="fraction of the training rows; 0: none")
+    test: Share = Field(0.05, description="fraction of the training rows; 0: none")
 
     def misfits(self) -> Iterator[tuple[str, str]]:
         if self.validation + self.test >= 1:
-            yield "test", "with validation leaves no row for training; together they must be below 1"
+            yield "test", "leaves no rows for training; validation and test together must be less than 1"
 
 
 class SplitNames(Section):
-    """What a Hub dataset calls the splits."""
+    """Names of the splits of a Hub dataset."""
 
-    train: Line | None = Field(None, description="null: train")
-    validation: Line | None = Field(None, description="null: validation, valid, dev ...")
-    test: Line | None = Field(None, description="null: test")
+    train: Line | None = Field(None, description="name of the training split; null: train")
+    validation: Line | None = Field(
+        None, description="name of the validation split; null: validation, valid, dev ..."
+    )
+    test: Line | None = Field(None, description="name of the test split; null: test")
 
 
 HeldOutShares = Annotated[
     Shares,
     Field(
-        description="of a split without rows of its own, the share of the training rows that is its, by a "
-        "hash of a row's input: rows with one input stay together, wherever they stand"
+        description="fractions of the training rows to use for splits without rows of their own; a hash of "
+        "the input selects them, so that rows with equal inputs stay together"
     ),
 ]
 
@@ -438,13 +442,13 @@ class PairFiles(Section):
     kind: Literal["files"]
     path: Place = Field(
         examples=["pairs.tsv"],
-        description="a file, or a folder with a file a split (train.tsv, test.tsv ...)",
+        description="a file, or a folder with a file per split (train.tsv, test.tsv ...)",
     )
     split: HeldOutShares = Shares()
 
 
 class GivenFiles(PairFiles):
-    """Those given with --data: whole for whichever split is asked for, unless their names say which."""
+    """Files given with --data: complete for any requested split, unless their names indicate one."""
 
 
 class PairDataset(Section):
@@ -452,9 +456,11 @@ class PairDataset(Section):
 
     kind: Literal["hub"]
     name: Line = Field(description="Hub id of the dataset")
-    configuration: Line | None = Field(None, description="null: its only one, or its default")
+    configuration: Line | None = Field(
+        None, description="configuration of the dataset; null: the only one, or the default"
+    )
     revision: Line | None = Field(None, description=REVISION)
-    splits: SplitNames = Field(SplitNames(), description="what it calls the splits")
+    splits: SplitNames = Field(SplitNames(), description="names of the splits in the dataset")
     split: HeldOutShares = Shares()
 
 
@@ -462,19 +468,19 @@ PairSource = PairFiles | PairDataset | GeneratedRows
 
 
 class Weighted(Section):
-    """A source of a mixture."""
+    """Settings of a source of rows in a mixture."""
 
     weight: Weight = Field(
-        1.0, description="how many examples are drawn from it, in proportion to the other sources' weights"
+        1.0, description="share of examples from it, relative to the other sources' weights"
     )
-    input: Prompt | None = Field(None, description="null: the task's")
-    target: Prompt | None = Field(None, description="null: the task's")
+    input: Prompt | None = Field(None, description="template of the source text; null: the task's")
+    target: Prompt | None = Field(None, description="template of the target text; null: the task's")
 
 
 class WeightedFiles(PairFiles, Weighted):
     """Local files in a mixture."""
 
-    name: Line | None = Field(None, description=f"{NAME_IN_MIXTURE}as its file or folder")
+    name: Line | None = Field(None, description=f"{NAME_IN_MIXTURE}that of its file or folder")
 
 
 class WeightedDataset(PairDataset, Weighted):
@@ -486,53 +492,53 @@ class WeightedDataset(PairDataset, Weighted):
 class WeightedRows(GeneratedRows, Weighted):
     """Random rows in a mixture."""
 
-    name: Line = Field("generated", description="what plans and evaluations call it")
+    name: Line = Field("generated", description="name in plans and evaluations")
 
 
 WeightedSource = WeightedFiles | WeightedDataset | WeightedRows
 
 
 class Text2TextTask(RowTask):
-    """Any columns in, a text out: pairs of texts from local files or the Hub, by a recipe alone."""
+    """Text from any columns to text: pairs from local files or the Hub, configured by the recipe alone."""
 
     kind: Literal["text2text"]
     source: Annotated[PairSource, Field(discriminator="kind")] | None = Field(
         None,
         examples=[{"kind": "files", "path": "pairs.tsv"}],
-        description="where the rows come from",
+        description="source of the rows",
         exclude_if=lambda source: source is None,
     )
     sources: list[Annotated[WeightedSource, Field(discriminator="kind")]] = Field(
         [],
         max_length=bounds.SOURCES,
-        description="in place of source: a mixture of several, each with a weight and reported apart",
+        description="replaces source: a mixture of several, each with a weight and reported separately",
         exclude_if=lambda sources: not sources,
     )
     input: Prompt = Field(
         examples=["Correct: {noisy}"],
-        description="what the model reads: text with columns in braces; {a.b} is column b within a; {{ is a "
-        "brace",
+        description="template of the text that the model reads, with columns in braces; {a.b} is column b "
+        "within a; {{ is a brace",
     )
     target: Prompt = Field(
         examples=["{clean}"],
-        description="what it is to write; a lone column may hold lists of texts: all are right, and the "
-        "first is trained on",
+        description="template of the text that the model should write; a single column may contain lists of "
+        "texts, which are all correct; the first one is trained on",
     )
     input_length: InputLength = Field(
-        256, description="source at most, in byte tokens; what is longer is cut, and counted"
+        256, description="maximum source length in byte tokens; longer ones are truncated and counted"
     )
-    target_length: TargetLength = Field(256, description="target at most, in byte tokens, EOS included")
+    target_length: TargetLength = Field(256, description="maximum target length in byte tokens, EOS included")
     metrics: Annotated[list[Line], Field(min_length=1, max_length=bounds.LANGUAGES)] = Field(
-        ["exact_match"], description="what evaluations measure, the headline first"
+        ["exact_match"], description="metrics of evaluations, the main one first"
     )
     language_column: Line | None = Field(
-        None, description="column with each row's language; evaluations report every language"
+        None, description="column with each row's language; evaluations report each language"
     )
     references_column: Line | None = Field(
-        None, description="column with more texts that are right: one, or a list"
+        None, description="column with further correct texts: one text or a list"
     )
     choices: Annotated[list[Text], Field(min_length=2, max_length=bounds.LANGUAGES)] | None = Field(
-        None, description="every target there is, where they are few; for accuracy"
+        None, description="all possible targets, if there are few; needed for accuracy"
     )
 
     def misfits(self) -> Iterator[tuple[str, str]]:
@@ -543,25 +549,25 @@ class Text2TextTask(RowTask):
         yield from (("metrics", wrong) for wrong in map(misfit, self.metrics) if wrong)
         yield from twice("choices", self.choices or [])
         if "accuracy" in self.metrics and self.choices is None:
-            yield "choices", "missing; accuracy chooses among every target there is"
+            yield "choices", "missing; accuracy needs the list of all possible targets"
 
     def named_sources(self) -> dict[str, PairSource | WeightedSource]:
-        """Sources by what evaluations call them; the only one is called "all"."""
+        """Sources by name; a single source is named "all"."""
         return {name_of(one): one for one in self.sources} if self.source is None else {"all": self.source}
 
 
 class AddedTask(RowTask):
-    """A task of the user's own, which a file given with --code registers."""
+    """A custom task, registered by a file given with --code."""
 
     kind: str
     source: RowSource = Field(
-        examples=[{"kind": "files", "path": "my_rows"}], description="where the rows come from"
+        examples=[{"kind": "files", "path": "my_rows"}], description="source of the rows"
     )
     languages: list[Language] = Field(
-        [], max_length=bounds.LANGUAGES, description="languages, where the task has any"
+        [], max_length=bounds.LANGUAGES, description="languages, if the task has any"
     )
-    input_length: InputLength = Field(256, description="source at most, in byte tokens")
-    target_length: TargetLength = Field(256, description="target at most, in byte tokens")
+    input_length: InputLength = Field(256, description="maximum source length in byte tokens")
+    target_length: TargetLength = Field(256, description="maximum target length in byte tokens")
 
 
 SECTIONS: list[type[TaskBase]] = [
@@ -573,19 +579,19 @@ SECTIONS: list[type[TaskBase]] = [
     CharacterTask,
     Text2TextTask,
 ]
-"""Of every kind of task, in the order that messages list them."""
+"""The sections of all kinds of tasks, in the order in which messages list them."""
 
 
 def kinds() -> list[str]:
-    """Every kind of task that a recipe can name by now."""
+    """All kinds of tasks that are registered now."""
     return [kind for section in SECTIONS for kind in section.kinds()]
 
 
 def register(kind: str, section: type[TaskBase] | None = None) -> None:
-    """Make a kind of task known to recipes.
+    """Register a kind of task for recipes.
 
     Args:
-        section: its settings, one of whose kinds it is; by default those of `AddedTask`.
+        section: the class of its settings, which has this kind; by default that of `AddedTask`.
     """
     if section is None:
         own: Any = (Literal[kind], ...)

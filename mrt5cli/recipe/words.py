@@ -1,4 +1,4 @@
-"""The recipe schema in words: its keys, what each expects, and what is wrong with a recipe that breaks it."""
+"""The recipe schema as text: its keys, the value each expects, and the problems of an invalid recipe."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pydantic_core import ErrorDetails
 from mrt5cli import __version__
 from mrt5cli.own_code import why_missing
 from mrt5cli.recipe.schema import Recipe
-from mrt5cli.recipe.section import Misfit, when_kinds_are_added
+from mrt5cli.recipe.section import CODE, DURATION, NAME, ONE_LINE, PROSE, Misfit, when_kinds_are_added
 from mrt5cli.recipe.strict_yaml import Keys, inline
 from mrt5cli.text import shortened
 
@@ -23,7 +23,7 @@ Node = dict[str, Any]
 WORDS = {
     "integer": "a whole number",
     "number": "a number",
-    "string": "some text",
+    "string": "text",
     "boolean": "true or false",
     "object": "a mapping of text to text",
     "null": "null",
@@ -36,29 +36,29 @@ LIMITS = {
 }
 EXTENDS = {
     "type": "string",
-    "description": "a recipe to build on: a file beside this one, or a shipped recipe; what is given here "
-    "goes on top, key by key, and a section of another kind replaces the base's",
+    "description": "the recipe to build on: a file next to this one, or a shipped recipe; keys given here "
+    "override those of the base one by one, and a section of another kind replaces the base's",
 }
 OWN_KINDS = ("shortener", "task")
-"""The sections whose kinds a file of the user's own may add to."""
+"""Sections whose kinds custom code may extend."""
 
 
 class Key(NamedTuple):
-    """One setting a recipe may give."""
+    """One setting of a recipe."""
 
     path: str
-    """Dotted key, e.g. "model.shortener.layer"."""
+    """Dotted key, such as "model.shortener.layer"."""
     kind: str | None
-    """The kind of section it belongs to, where a section comes in several."""
+    """The kind of its section, if the section has several kinds."""
     schema: Node
     required: bool
     within: tuple[str, ...]
-    """Key and kind of each section it is in that comes in several kinds, e.g. "task.text2text"."""
+    """Key and kind of each enclosing section with several kinds, such as "task.text2text"."""
 
 
 @cache
 def schema() -> Node:
-    """The JSON schema of a recipe, in which what it refers to stands in the place of every reference."""
+    """The JSON schema of a recipe with every reference expanded."""
     whole = Recipe.model_json_schema()
     definitions = whole.pop("$defs")
 
@@ -79,9 +79,9 @@ when_kinds_are_added(schema.cache_clear)
 
 
 def document() -> Node:
-    """The JSON schema of a recipe as a file of its own, for editors."""
+    """The JSON schema of a recipe as a standalone file, for editors."""
     whole = dict(schema())
-    # With a base, what is required may stand there.
+    # Required keys may come from a base.
     whole["anyOf"] = [{"required": whole.pop("required")}, {"required": ["extends"]}]
     return {"$schema": GenerateJsonSchema.schema_dialect, "$id": f"urn:mrt5cli:recipe:{__version__}", **whole}
 
@@ -103,7 +103,7 @@ def _keys(section: Node, prefix: str, kind: str | None, within: tuple[str, ...])
 
 
 def sections(node: Node) -> list[Node]:
-    """The sections a value may be: several where `kind` chooses, none for a plain value."""
+    """The sections that a value may be: several if `kind` selects one, none for a plain value."""
     if "properties" in node:
         return [node]
     options = node.get("oneOf") or node.get("anyOf") or []
@@ -111,13 +111,13 @@ def sections(node: Node) -> list[Node]:
 
 
 def _kinds(options: Iterable[Node]) -> list[str]:
-    """The values of `kind` that choose one of some sections."""
+    """The values of `kind` that select one of the given sections."""
     found = [option["properties"].get("kind", {}) for option in options]
     return [kind for node in found for kind in node.get("enum", [node.get("const")])]
 
 
 def expected(node: Node) -> str:
-    """What a value must be, e.g. "a whole number of at least 1, or null"."""
+    """What a value must be, such as "a whole number of at least 1, or null"."""
     if "anyOf" in node:
         return ", or ".join(expected(option) for option in node["anyOf"])
     if found := sections(node):
@@ -126,11 +126,11 @@ def expected(node: Node) -> str:
     if "const" in node or "enum" in node:
         return either(repr(choice) for choice in node.get("enum", [node.get("const")]))
     if node["type"] == "array":
-        item = expected(node["items"]).removeprefix("some ")
+        item = expected(node["items"])
         return f"a list of {item.replace('a section', 'sections', 1)}"
     what = WORDS[node["type"]]
     limits = {
-        name: f"{limit:g}" if isinstance(limit := node[name], float) else str(limit)
+        name: f"{limit:g}" if isinstance(limit := node[name], float) else f"{limit:,}"
         for name in LIMITS
         if name in node
     }
@@ -141,12 +141,12 @@ def expected(node: Node) -> str:
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:
-    """The one of `names` that `name` is most likely a slip of."""
+    """The one of `names` that `name` is most likely a misspelling of."""
     return next(iter(difflib.get_close_matches(name, list(names), n=1, cutoff=0.65)), None)
 
 
 def dotted(path: Keys) -> str:
-    """A path as recipes' readers write it: "task.languages[0]"."""
+    """A path in dotted notation: "task.languages[0]"."""
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
     return text.removeprefix(".")
 
@@ -161,11 +161,27 @@ def either(choices: Iterable[str]) -> str:
 
 
 MANY = 100
-"""Problems that are told."""
+"""Maximum number of problems to report."""
+MESSAGES = {
+    "string_too_short": "must not be empty",
+    "string_too_long": "must have at most {max_length:,} characters",
+    "string_unicode": "must be valid Unicode",
+    "too_short": "must list at least {min_length:,}, not {actual_length:,}",
+    "too_long": "must list at most {max_length:,}",
+}
+"""Our messages for pydantic's errors about lengths; every text with a minimum length has 1."""
+PATTERNS = {
+    PROSE: "must not contain control characters",
+    ONE_LINE: "must be a single line without control characters",
+    CODE: "must not contain / or \\ or start with a dot",
+    NAME: "may contain a-z, 0-9, '.', '_' and '-', and must start with a letter or digit",
+    DURATION: "must be a whole number with a unit s, m or h, such as 30m",
+}
+"""Our messages for texts that do not match a pattern."""
 
 
 def problems(error: ValidationError) -> list[tuple[Keys, str]]:
-    """Every problem pydantic found, as (path in the recipe, one plain sentence); of very many, the first."""
+    """Pydantic's errors as pairs of (path in the recipe, one plain sentence), at most `MANY` of them."""
     whole, found = schema(), error.errors(include_url=False)
     more: list[tuple[Keys, str]] = [((), f"and {len(found) - MANY:,} more")] if len(found) > MANY else []
     return [*(problem for item in found[:MANY] for problem in _problems_of(item, whole)), *more]
@@ -188,11 +204,13 @@ def _problems_of(item: ErrorDetails, whole: Node) -> Iterator[tuple[Keys, str]]:
     elif item["type"] == "union_tag_invalid":
         kind, last = str(item["ctx"]["tag"]), str(place.path[-1])
         own = f"; {why_missing(last, kind)}" if last in OWN_KINDS else ""
-        yield (*place.path, "kind"), f"no such kind: {kind!r}; expected {kinds}{own}"
+        yield (*place.path, "kind"), f"unknown kind {kind!r}; expected {kinds}{own}"
     elif item["type"] == "value_error":
         yield place.path, str(cause)
-    elif item["type"].startswith(("too_", "string_")) and item["type"] != "string_type":
-        yield place.path, item["msg"]
+    elif item["type"] == "string_pattern_mismatch":
+        yield place.path, f"{PATTERNS[item['ctx']['pattern']]}, not {_shown(item['input'])}"
+    elif item["type"] in MESSAGES:
+        yield place.path, MESSAGES[item["type"]].format(**item.get("ctx", {}))
     else:
         yield place.path, f"expected {expected(place.node)}, not {_shown(item['input'])}"
 
@@ -202,19 +220,19 @@ def _shown(value: object) -> str:
 
 
 class _Place(NamedTuple):
-    """Where in the schema a problem is."""
+    """The position of a problem in the schema."""
 
     path: Keys
     node: Node
-    """What the value may be; empty for a key that the schema does not know."""
+    """The schema of the value; empty for an unknown key."""
     options: list[Node]
-    """What the section that holds the key may be: several where `kind` chooses."""
+    """The possible sections that contain the key: several if `kind` selects one."""
     section: Node
-    """The one of them that was chosen."""
+    """The selected one."""
 
 
 def _follow(location: Keys, whole: Node) -> _Place:
-    """The place of a pydantic location, which puts the chosen kind between a section and its settings."""
+    """Resolve a pydantic location, which has the selected kind between a section and its settings."""
     path: Keys = ()
     node = section = whole
     options = [whole]
@@ -234,13 +252,13 @@ def _follow(location: Keys, whole: Node) -> _Place:
 
 
 def _unknown(place: _Place) -> str:
-    """Why a key is not known here, and which one was probably meant."""
+    """Why a key is unknown here, and which one was probably meant."""
     key = str(place.path[-1])
     known = [name for name in place.section["properties"] if name != "kind"]
     others = [option for option in place.options if key in option["properties"]]
     if others:
         here = either(map(repr, _kinds([place.section])))
-        return f"not a setting of kind {here} but of {either(map(repr, _kinds(others)))}"
+        return f"not a setting of kind {here}, but of {either(map(repr, _kinds(others)))}"
     if near := nearest(key, known):
         return f"unknown key; did you mean {near}?"
     if elsewhere := sorted({one.path for one in all_keys() if one.path.rsplit(".", 1)[-1] == key}):

@@ -1,4 +1,4 @@
-"""What analyses found, as tables and marked texts; which columns those have is in the YAML beside this."""
+"""Tables and marked texts of analyses; `analysis_tables.yaml` specifies the columns."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mrt5cli.data.languages import LANGUAGES
 from mrt5cli.metrics.results import TOTAL, Json
 from mrt5cli.metrics.student_t import interval_of_mean
 from mrt5cli.report.results import short_name
-from mrt5cli.report.tables import MISSING, Table, interval, number, percent
+from mrt5cli.report.tables import MISSING, Table, in_powers, interval, number, percent
 from mrt5cli.text import counted
 
 
@@ -24,16 +24,17 @@ def _specified() -> Mapping[str, Json]:
 
 
 def analysis_tables(name: str, document: Json) -> list[Table]:
-    """What an analysis found."""
+    """The tables of an analysis's document."""
     if name == "softmax1":
         document = document | {"losses": list(_losses(document))}
     spec, lines = _specified()[name], document[_specified()[name]["lines"]]
-    rows = [tuple(_cell(line, *column) for column in spec["columns"].values()) for line in lines]
+    columns = [_column(lines, *column) for column in spec["columns"].values()]
+    rows: list[tuple[str, ...]] = list(zip(*columns, strict=True))
     title = spec["title"].format(**document | {"threads": counted(document.get("threads") or 0, "thread")})
     table = Table(tuple(spec["columns"]), rows + _means(name, document), title, **spec.get("how", {}))
     if name != "deletion_patterns":
         return [table]
-    # A task has its own kinds of letters; of several tasks in one table, most cells would be empty.
+    # Each task has its own kinds of letters; most cells of a table of several tasks would be empty.
     by_task: dict[str, list[Json]] = {}
     for model in document["models"]:
         by_task.setdefault(model["task"], []).append(model)
@@ -41,24 +42,32 @@ def analysis_tables(name: str, document: Json) -> list[Table]:
     return [table, *(part for task, models in by_task.items() for part in _parts(models, of.format(task)))]
 
 
-def _cell(line: Json, key: str, show: str = "", digits: int | None = None, of: str = "") -> str:
-    """A line's value of that key, as it is shown; `of` ends the keys of its interval."""
-    # Numbers are not there where an older version of the toolkit has made the document.
-    value, decimals = line.get(key), {} if digits is None else {"digits": digits}
-    if show == "interval":
-        ends = None if value is None or line[f"low{of}"] is None else (line[f"low{of}"], line[f"high{of}"])
-        return number(value, **decimals) + interval(ends, digits or 0)
-    if show == "chance":
-        return "< 0.001" if value is not None and value < 0.001 else number(value, 3)
+def _column(
+    lines: Sequence[Json], key: str, show: str = "", digits: int | None = None, of: str = ""
+) -> list[str]:
+    """The cells of a column: the values of `key`, formatted; `of` is the suffix of the interval's keys."""
+    # An older version of the toolkit may have written a document without the key.
+    values = [line.get(key) for line in lines]
+    if not show:
+        return [str(value) for value in values]
     if show == "count":
-        return f"{value:,}"
-    return (
-        percent(value, **decimals) if show == "percent" else number(value, **decimals) if show else str(value)
-    )
+        return [f"{value:,}" for value in values]
+    if show == "percent":
+        return [percent(value, 1 if digits is None else digits) for value in values]
+    if show == "chance":
+        return ["< 0.001" if value is not None and value < 0.001 else number(value, 3) for value in values]
+    decimals = 4 if digits is None else digits
+    powers = in_powers(values, decimals)
+    shown = [number(value, decimals, powers) for value in values]
+    if show == "interval":
+        for place, line in enumerate(lines):
+            if values[place] is not None and line[f"low{of}"] is not None:
+                shown[place] += interval((line[f"low{of}"], line[f"high{of}"]), decimals, powers)
+    return shown
 
 
 def _losses(document: Json) -> Iterable[Json]:
-    """Of each pair that differs in softmax1, the difference of its losses over all of the test."""
+    """The loss difference over the complete test set of each pair that differs only in softmax1."""
     for pair in document["pairs"]:
         whole = (TOTAL, pair["differences"][-1]["subset"])
         deleted = " / ".join(percent(pair[one]["deletion_rate"]) for one in ("softmax1", "softmax"))
@@ -68,7 +77,7 @@ def _losses(document: Json) -> Iterable[Json]:
 
 
 def _means(name: str, document: Json) -> list[tuple[str, ...]]:
-    """The rows below an analysis's lines: means over families of models, or over seeds."""
+    """Rows that follow an analysis's lines: means over model families or over seeds."""
     if name == "per_sample":
         means, nats = document["families"], document.get("families_nats", {})
         return [
@@ -93,11 +102,11 @@ def _means(name: str, document: Json) -> list[tuple[str, ...]]:
 
 
 Rates = Sequence[dict[tuple[str, ...], float]]
-"""Of each model, the share deleted of each part of its examples, by the part's name or names."""
+"""For each model, the deletion rate (0 to 1) of each part of its examples, by the part's names."""
 
 
 def _parts(models: Sequence[Json], of_task: str) -> list[Table]:
-    """What each model deletes of each kind of letter and of byte, and in each language: a column a model."""
+    """Deletion rates by kind of letter, by kind of byte and by language, one column per model."""
 
     def of_kinds(key: str) -> Rates:
         return [{(line["kind"].replace("_", " "),): line["rate"] for line in model[key]} for model in models]
@@ -120,7 +129,7 @@ def _parts(models: Sequence[Json], of_task: str) -> list[Table]:
 
 
 def _language(code: str) -> tuple[str, str]:
-    """Its name and script."""
+    """A language's name and script."""
     return (LANGUAGES[code].name, LANGUAGES[code].script) if code in LANGUAGES else (code, MISSING)
 
 
@@ -129,12 +138,12 @@ def _labelled(model: Json) -> str:
 
 
 def examples_of(document: Json) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Texts of a deletion-pattern analysis: whose, how much is deleted, and runs of (text, state)."""
+    """Examples of a deletion-pattern analysis: a label, and runs of (text, state)."""
     found = []
     for model in document["models"]:
         for shown in model["shown"]:
             where = f", {_language(shown['subset'])[0]}" if shown["subset"] else ""
-            cut = ", the beginning" if shown["cut"] else ""
+            cut = ", beginning" if shown["cut"] else ""
             label = f"{_labelled(model)}{where}: {percent(shown['deletion_rate'])} % deleted{cut}"
             found.append((label, shown["runs"]))
     return found

@@ -1,9 +1,9 @@
-"""What the paper claims, and whether an experiment bears it out, in numbers.
+"""The paper's claims, and whether an experiment supports them.
 
-A claim is a pure function of evidence: it returns a verdict, a sentence with the numbers, and the rows of a
-table. It says so when a claim does not hold. Thresholds are constants with their reasons; none was chosen
-after looking at a result. What was added after one: that softmax1 and softmax may be too close to call, that
-samples may be too few to tell two correlations apart, and that these are of the loss increase in nats.
+A claim is a pure function of evidence. It returns a verdict, a sentence with the numbers, and the rows of a
+table. Thresholds are constants with reasons; none was chosen after seeing a result. Three rules were added
+after one: softmax1 and softmax may be too close to call, there may be too few samples to tell two
+correlations apart, and correlations use the loss increase in nats.
 """
 
 from __future__ import annotations
@@ -34,22 +34,23 @@ Finding = tuple[bool | None, str, pd.DataFrame]
 NOTHING = pd.DataFrame()
 
 TARGET_TOLERANCE = 0.04
-"""Of a deletion rate around its target: the paper's own five MrT5s end up to 3.7 points away from theirs."""
+"""Largest distance of a deletion rate from its target; the paper's five MrT5s are up to 3.7 points off."""
 
 EXACT_PRECISION, EXACT_RECALL = 0.99, 0.95
-"""Of a gate that deletes "exactly" a set of letters; the paper's deletes all of it, and a few others."""
+"""Least precision and recall of a gate that deletes "exactly" a set of letters; the paper's gate deletes the
+whole set and a few others."""
 
 TOKENS_WITHIN = 0.002
-"""Share of tokens that a model with such a gate may get wrong more than ByT5."""
+"""Additional share of tokens that a model with such a gate may get wrong, compared with ByT5."""
 
 EXTRAPOLATION = 0.05
-"""How far beyond the rates of MrT5s another model is still compared with them, along the nearest stretch."""
+"""How far outside MrT5's rates a baseline is still compared, by extending the nearest segment."""
 
 SOURCE_WORTH = 0.2
-"""Nats a token that a model must lose without its source for a comparison of deletions to mean anything."""
+"""Nats per token that a model must lose without its source before comparing deletions means anything."""
 
 RUNTIME_SHARE = 0.7
-"""Of the time that the saved arithmetic would save, what must really be saved to call it as predicted."""
+"""Share of the predicted time saving that must be measured for runtime to fall "as predicted"."""
 
 NOT_THERE = "not run yet: "
 NO_NUMBER = "none"
@@ -57,14 +58,14 @@ NO_NUMBER = "none"
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim, judged.
+    """A claim and its verdict.
 
     Attributes:
-        name: in `CLAIMS`.
-        statement: what the paper says.
-        holds: None where runs are missing or the evidence cannot decide.
-        sentence: why, with the numbers.
-        rows: of a table, all with the same keys; values are numbers, words or None.
+        name: key in `CLAIMS`.
+        statement: the claim.
+        holds: the verdict; None if runs are missing or the evidence cannot decide.
+        sentence: the reason, with the numbers.
+        rows: rows of a table, all with the same keys; values are numbers, strings or None.
     """
 
     name: str
@@ -76,7 +77,7 @@ class Claim:
 
 Find = Callable[[pd.DataFrame, Analyses], Finding]
 CLAIMS: dict[str, tuple[str, Find]] = {}
-"""What the paper says, and the function that looks for it among the runs, by its name."""
+"""Each claim's statement and the function that judges it, by name."""
 
 
 def _claim(statement: str) -> Callable[[Find], Find]:
@@ -88,10 +89,10 @@ def _claim(statement: str) -> Callable[[Find], Find]:
 
 
 def judge(name: str, evidence: Evidence) -> Claim:
-    """Judge a claim by evidence; with runs missing, the numbers of those that are there and no verdict.
+    """Judge a claim; if runs are missing, give the numbers of the existing ones and no verdict.
 
     Raises:
-        KeyError: there is no claim of that name.
+        KeyError: no claim has that name.
     """
     statement, find = CLAIMS[name]
     missing = ", ".join(evidence.missing)
@@ -99,7 +100,7 @@ def judge(name: str, evidence: Evidence) -> Claim:
         return Claim(name, statement, None, NOT_THERE + (missing or "no runs to judge by"), [])
     holds, sentence, rows = find(evidence.runs, evidence.analyses)
     if missing:
-        # A claim that is judged by an analysis alone has said so.
+        # A claim that an analysis alone decides has already reported it.
         holds = None
         sentence += "" if sentence == NOT_THERE + missing else f" ({NOT_THERE}{missing})"
     return Claim(name, statement, None if holds is None else bool(holds), sentence, rows.to_dict("records"))
@@ -110,11 +111,10 @@ def judge(name: str, evidence: Evidence) -> Claim:
 
 @_claim("At equal reduction MrT5 loses less than every baseline.")
 def less_loss_at_equal_reduction(runs: pd.DataFrame, analyses: Analyses) -> Finding:
-    """MrT5's losses, joined by straight lines from ByT5 on, against each baseline's at the baseline's rate.
+    """Compare each baseline's loss with MrT5's at the same rate, interpolated linearly from ByT5 on.
 
-    A straight line lies above a curve that bends upwards, as losses over rates do: where it decides, it
-    decides against MrT5. Seeds are compared with the same seed. Shorteners that the paper knows
-    nothing of are no part of what it claims.
+    A straight line lies above a convex curve, which losses over rates are, so interpolation can only favour
+    the baseline. Runs are compared within a seed. Shorteners that are not in the paper are ignored.
     """
     compared, beyond = [], []
     baselines = {kind for section in SHORTENERS if section.baseline for kind in section.kinds()}
@@ -133,7 +133,7 @@ def less_loss_at_equal_reduction(runs: pd.DataFrame, analyses: Analyses) -> Find
                 compared.append(run._asdict() | gaps | {"above_mrt5": run.loss - expected})
     if not compared:
         named = ", ".join(beyond) or "none"
-        return None, f"no baseline can be set beside an MrT5 at its rate ({named})", NOTHING
+        return None, f"no baseline has a rate within the range of an MrT5's ({named})", NOTHING
     frame = pd.DataFrame(compared)
     rows = frame.groupby("recipe", sort=False).agg(
         model=("model", "first"),
@@ -150,20 +150,20 @@ def less_loss_at_equal_reduction(runs: pd.DataFrame, analyses: Analyses) -> Find
     worse = rows[rows.seeds_mrt5_lower < rows.seeds]
     nearest = rows.loc[rows.above_mrt5.idxmin()]
     sentence = (
-        f"at the rate of the baseline MrT5's loss is lower in {rows.seeds_mrt5_lower.sum()} of {len(frame)} "
-        f"comparisons; the nearest is {nearest.model}, {nearest.above_mrt5:+.3f} nats above MrT5 at "
+        f"at the baseline's rate, MrT5's loss is lower in {rows.seeds_mrt5_lower.sum()} of {len(frame)} "
+        f"comparisons; the nearest baseline is {nearest.model}, {nearest.above_mrt5:+.3f} nats above MrT5 at "
         f"{nearest.deleted:.1%}"
     )
     if len(worse):
         each = (f"{row.model} ({row.above_mrt5:+.3f})" for row in worse.itertuples())
         sentence += f"; not lower than {', '.join(each)}"
     if beyond:
-        sentence += f"; not compared, beyond MrT5's rates: {', '.join(beyond)}"
+        sentence += f"; not compared, outside MrT5's rates: {', '.join(beyond)}"
     return worse.empty, sentence, rows
 
 
 def _along(curve: Sequence[tuple[float, float]], rate: float) -> float | None:
-    """The loss at a rate on a broken line of (rate, loss), in order; None too far beyond its ends."""
+    """The loss at a rate, interpolated along sorted points (rate, loss); None too far outside them."""
     if not curve or not curve[0][0] - EXTRAPOLATION <= rate <= curve[-1][0] + EXTRAPOLATION:
         return None
     for (low, first), (high, last) in itertools.pairwise(curve):
@@ -172,15 +172,16 @@ def _along(curve: Sequence[tuple[float, float]], rate: float) -> float | None:
     return None
 
 
-ONE_EACH, MOVED, TOLD = "an MrT5 for each rate", "the threshold of one moved", "one that is told its rate"
+ONE_EACH, MOVED, TOLD = "one MrT5 per rate", "one MrT5, threshold moved", "one gate conditioned on the rate"
 
 
 def rate_lines(points: Sequence[Json]) -> pd.DataFrame:
-    """The points of an analysis `dial` that are on a line over rates: its `line`, `seed`, the rate `wanted`,
-    the one `reached` (0 to 1), and the loss `above_byt5` of the same seed, or else of the first, nats.
+    """The points of a `dial` analysis that belong to a line over rates.
 
-    The threshold that is moved is that of the MrT5 whose target is nearest to a half: the middle of the dial,
-    from where the way to either end is as long. What it is at its own threshold has no `wanted`.
+    Columns are the `line`, the `seed`, the requested rate `wanted` and the measured rate `reached` (0 to 1),
+    and the loss `above_byt5` in nats, relative to ByT5 of the same seed or else of the first. The moved
+    threshold is that of the MrT5 whose target is nearest to one half, the middle of the dial; at its own
+    threshold it has no `wanted`.
     """
     found = pd.DataFrame(points).astype({"wanted": float, "target": float})
     byt5 = found[found.kind == "none"].drop_duplicates("seed").set_index("seed").loss
@@ -195,15 +196,15 @@ def rate_lines(points: Sequence[Json]) -> pd.DataFrame:
 
 
 @_claim(
-    "One MrT5 that is told its rate is not measurably worse than one trained for each rate, and better than "
-    "one whose threshold is moved (beyond the paper)."
+    "One MrT5 conditioned on its rate is not measurably worse than one MrT5 per rate, and better than one "
+    "whose threshold is moved (beyond the paper)."
 )
 def one_model_any_rate(runs: pd.DataFrame, analyses: Analyses) -> Finding:
-    """What the told model loses more than either, at the rates that it reached, along straight lines between
-    their points. The mean over the wanted rates at which all seeds know all three decides.
+    """How much more the conditioned model loses than either alternative, at the rates that it reached.
 
-    A straight line lies above a curve that bends upwards, but hardly where a point is near, and near each of
-    these rates both lines have one.
+    The alternatives are interpolated linearly. The mean over the requested rates at which every seed has all
+    three decides. Interpolation overestimates a convex curve, but hardly near a point, and both lines have a
+    point near each of these rates.
     """
     if "dial" not in analyses:
         return None, NOT_THERE + "analysis dial", NOTHING
@@ -230,7 +231,11 @@ def one_model_any_rate(runs: pd.DataFrame, analyses: Analyses) -> Finding:
         found.append(told | misses)
     table = pd.DataFrame(found)
     if known.empty:
-        return None, "at no rate are a told model, MrT5s trained for it and a moved threshold known", table
+        return (
+            None,
+            "at no rate do the conditioned model, one MrT5 per rate and a moved threshold exist",
+            table,
+        )
     means = known.groupby("seed")[gaps].mean()
     from_each, from_moved = (interval_of_mean(means[gap].tolist()) for gap in gaps)
     rates = ", ".join(f"{100 * rate:g}" for rate in sorted(known.wanted.unique()))
@@ -239,9 +244,10 @@ def one_model_any_rate(runs: pd.DataFrame, analyses: Analyses) -> Finding:
         for gap, ends in zip(gaps, (from_each, from_moved), strict=True)
     ]
     sentence = (
-        f"told its rate, one model is {said[0]} above MrT5s trained for each, and {said[1]} above one whose "
-        f"threshold is moved (means of {counted(seeds, 'seed')}, over {rates} %); it misses a rate by up to "
-        f"{missed['told'].abs().max():.1f} points, the threshold by {missed['moved'].abs().max():.1f}"
+        f"conditioned on its rate, one model is {said[0]} above MrT5s trained for each, and {said[1]} above "
+        f"one whose threshold is moved (means of {counted(seeds, 'seed')}, over {rates} %); it misses a rate "
+        f"by up to {missed['told'].abs().max():.1f} points, the threshold by "
+        f"{missed['moved'].abs().max():.1f}"
     )
     if from_each and from_moved:
         if from_each[0] > 0 or from_moved[0] > 0:
@@ -252,19 +258,19 @@ def one_model_any_rate(runs: pd.DataFrame, analyses: Analyses) -> Finding:
 
 
 def _worst_miss(points: pd.DataFrame) -> pd.Series:
-    """By the rate wanted, how far from it a seed ended at most, in points."""
+    """The largest signed distance of any seed from each requested rate, in points."""
     off = 100 * (points.reached - points.wanted)
     return off.groupby(points.wanted).agg(lambda of: of[of.abs().idxmax()])
 
 
 @_claim("The models read their source, so that deleting from it can cost something.")
 def source_is_read(runs: pd.DataFrame, analyses: Analyses) -> Finding:
-    """What models lose without their source: under it, no deletion costs anything and nothing is shown."""
+    """How much loss ByT5 adds without its source: if little, deletion costs nothing and proves nothing."""
     rows = runs.loc[runs.kind == "none", ["model", "seed", "deleted", "loss", "source_removed_loss"]]
     rows = rows.rename(columns={"source_removed_loss": "loss_source_removed"})
     known = rows.dropna()
     if known.empty:
-        return None, "no ByT5 was measured without its source", rows
+        return None, "no ByT5 was evaluated without its source", rows
     worth = known.loss_source_removed - known.loss
     with_it = known.loss.mean()
     sentence = f"without its source ByT5 loses {worth.mean():.2f} nats a token more ({with_it:.3f} with it)"
@@ -288,16 +294,19 @@ def hits_targets(runs: pd.DataFrame, analyses: Analyses) -> Finding:
 
 
 @_claim(
-    "From every start, a law brings the deletion rate to within 1 point of its target (our own comparison)."
+    "From every start, some controller or gate brings the deletion rate within 1 point of its target (our "
+    "own comparison)."
 )
 def controller_settles(runs: pd.DataFrame, analyses: Analyses) -> Finding:
-    """By law: how many runs end on target, on the text that they train on, and how they came there; of the
-    laws of which all do, the fastest is recommended. Rates on test text stand beside that."""
+    """Per controller: how many runs end on target on training text, and how they settled.
+
+    The fastest controller whose runs all end on target is recommended. Rates on test text are listed too.
+    """
     if "settling" not in analyses:
         return None, NOT_THERE + "analysis settling", NOTHING
     found = pd.DataFrame(analyses["settling"]["runs"])
-    found["missed_on_test"] = found.missed_on_test.astype(float)  # all of None where no run was evaluated
-    found["settled"] = found.settled.astype(float).fillna(math.inf)  # never is later than any step
+    found["missed_on_test"] = found.missed_on_test.astype(float)  # all None if no run was evaluated
+    found["settled"] = found.settled.astype(float).fillna(math.inf)  # never: later than any step
     rows = found.groupby("law", sort=False).agg(
         runs=("missed", "size"),
         within_1_point=("missed", _within),
@@ -321,12 +330,12 @@ def controller_settles(runs: pd.DataFrame, analyses: Analyses) -> Finding:
         for row in rows.itertuples()
     )
     advice = (
-        f"for new work: {first[0]}" if first else "none has all of its runs there, so none is recommended"
+        f"for new work: {first[0]}" if first else "none has all of its runs on target, so none is recommended"
     )
     return (
         bool(first),
         f"runs that end within 1 point: {each}; {advice}",
-        rows.replace(math.inf, math.nan),
+        rows.replace(math.inf, math.nan).rename(columns={"law": "controller_or_gate"}),
     )
 
 
@@ -339,18 +348,18 @@ def _farthest(points: pd.Series[float]) -> float:
     return float(known[known.abs().idxmax()]) if len(known) else math.nan
 
 
-# --- what is deleted ----------------------------------------------------------------------------------------
+# --- deleted bytes ------------------------------------------------------------------------------------------
 
 
-@_claim("On diagnostic tasks the gate deletes exactly the letters not needed.")
+@_claim("On diagnostic tasks, the gate deletes exactly the letters that are not needed.")
 def gate_finds_the_letters(runs: pd.DataFrame, analyses: Analyses) -> Finding:
-    """Precision and recall of MrT5's gate on letters, and what deletion costs in tokens right."""
+    """Precision and recall of MrT5's gate on letters, and the cost of deletion in token accuracy."""
     return _found_letters(runs, "delete_gate")
 
 
-@_claim("So does a gate that is told how much can go (not in the paper).")
+@_claim("So does a gate conditioned on the share that can be deleted (not in the paper).")
 def told_gate_finds_the_letters(runs: pd.DataFrame, analyses: Analyses) -> Finding:
-    """The same of the quantile gate."""
+    """The same for the quantile gate."""
     return _found_letters(runs, "quantile_gate")
 
 
@@ -364,7 +373,7 @@ def _found_letters(runs: pd.DataFrame, kind: str) -> Finding:
     rows = rows.merge(plain[columns], how="left", on=["task", "seed"])
     known = rows.dropna(subset="recall")  # a gate that deletes no letter has no precision
     if known.empty:
-        return None, "no gate was measured on a task with a known set of letters", rows
+        return None, "no gate was evaluated on a task with a known set of letters", rows
     exact = (known.precision >= EXACT_PRECISION) & (known.recall >= EXACT_RECALL)
     as_good = known[TOKENS] >= known[f"byt5_{TOKENS}"] - TOKENS_WITHIN
     each = "; ".join(
@@ -385,9 +394,9 @@ def _range(values: pd.Series[float]) -> str:
     return f"{shown} in {known} of {len(values)}" if 0 < known < len(values) else shown
 
 
-@_claim("One multilingual MrT5 deletes at other rates in other scripts.")
+@_claim("One multilingual MrT5 deletes at different rates in different scripts.")
 def rates_differ_by_script(runs: pd.DataFrame, analyses: Analyses) -> Finding:
-    """Deletion rates of one model by language, and how much of their spread lies between scripts."""
+    """Deletion rates of one model by language, and the share of their spread that lies between scripts."""
     gates = runs[(runs.kind == "delete_gate") & (runs.rows.map(len) > 2)]
     if gates.empty:
         return None, "no MrT5 was evaluated by language", NOTHING
@@ -409,11 +418,11 @@ def rates_differ_by_script(runs: pd.DataFrame, analyses: Analyses) -> Finding:
     total = ((rows.deleted - rows.deleted.mean()) ** 2).sum()
     between = (scripts.size() * (means - rows.deleted.mean()) ** 2).sum()
     share = between / total if total else 0.0
-    # What shares of this size would be between groups of these sizes if script meant nothing.
+    # The expected share for groups of these sizes if script did not matter.
     chance = (len(means) - 1) / (len(rows) - 1)
     sentence = (
         f"from {means[low]:.1%} ({low}) to {means[high]:.1%} ({high}) deleted; scripts account for "
-        f"{share:.0%} of the spread between languages, {chance:.0%} would be chance"
+        f"{share:.0%} of the spread between languages, {chance:.0%} expected by chance"
     )
     within = (scripts.max() - scripts.min()).max()
     return means[high] - means[low] > within and share > chance, sentence, rows
@@ -422,13 +431,15 @@ def rates_differ_by_script(runs: pd.DataFrame, analyses: Analyses) -> Finding:
 # --- samples, softmax, time ---------------------------------------------------------------------------------
 
 
-@_claim("A sample's deletion rate hardly tells how much worse MrT5 does there; with random deletion it does.")
+@_claim(
+    "A sample's deletion rate hardly predicts its loss increase under MrT5; under random deletion it does."
+)
 def rate_does_not_tell_loss(runs: pd.DataFrame, analyses: Analyses) -> Finding:
-    """Pearson's r of deletion rate and loss increase over samples: the size of MrT5's against random's.
+    """Compare Pearson's r of deletion rate and loss increase over samples, MrT5's with random deletion's.
 
-    The increase in nats decides. The paper's percent is shown: of a loss near 0, that of a model that solves
-    its task, it is a ratio of two noisy numbers. Where the interval of the difference holds 0, samples are
-    too few.
+    The increase in nats decides; the paper's percent is listed as well. For a model that solves its task,
+    whose loss is near 0, percent is a ratio of two noisy numbers. If the interval of the difference contains
+    0, there are too few samples.
     """
     if "per_sample" not in analyses:
         return None, NOT_THERE + "analysis per_sample", NOTHING
@@ -441,7 +452,7 @@ def rate_does_not_tell_loss(runs: pd.DataFrame, analyses: Analyses) -> Finding:
     rows.insert(1, "kind", rows.pop("recipe").map(kinds))
     learned, random = (rows[(rows.kind == kind) & rows.r_nats.notna()] for kind in ("delete_gate", "random"))
     if learned.empty or random.empty or (samples := int(rows.samples.min())) < 4:
-        return None, "both MrT5 and random deletion are needed, on four samples or more", rows
+        return None, "both MrT5 and random deletion are needed, on at least four samples", rows
     (ours, percent), (theirs, their_percent) = (
         [fisher_mean(of[name].dropna().tolist()) or 0.0 for name in ("r_nats", "r")]
         for of in (learned, random)
@@ -449,25 +460,25 @@ def rate_does_not_tell_loss(runs: pd.DataFrame, analyses: Analyses) -> Finding:
     apart, low, high = difference_of_correlations(theirs, ours, samples)
     sentence = (
         f"mean r is {ours:.3f} for MrT5 ({counted(len(learned), 'model')}) and {theirs:.3f} for random "
-        f"deletion ({len(random)}) with the increase in nats, {apart:.3f} [{low:.3f}, {high:.3f}] apart in "
-        f"Fisher's z; in percent {percent:.3f} and {their_percent:.3f} (the paper: 0.10 and 0.30)"
+        f"deletion ({len(random)}) with the increase in nats; they differ by {apart:.3f} [{low:.3f}, "
+        f"{high:.3f}] in Fisher's z; in percent {percent:.3f} and {their_percent:.3f} (the paper: 0.10, 0.30)"
     )
     if (worth := found.get("source_worth_nats")) is not None:
-        sentence += f"; the source is worth {worth:.2f} nats a token"
+        sentence += f"; the source is worth {worth:.2f} nats per token"
     if low <= 0 <= high:
         needed = samples_needed(theirs, ours)
         more = (
             "random's is not the larger" if needed is None else f"at these r it would take {needed:,} samples"
         )
-        return None, f"{sentence}; open: {more}, there are {samples:,}", rows
+        return None, f"{sentence}; open: {more}, and there are {samples:,}", rows
     return low > 0, sentence, rows
 
 
 @_claim("Deletion costs no more with softmax1 than with softmax (our own ablation).")
 def softmax1_costs_less(runs: pd.DataFrame, analyses: Analyses) -> Finding:
-    """What deletion adds to ByT5's loss, with softmax1 less with softmax, of each seed; our own ablation.
+    """The loss that deletion adds to ByT5's, with softmax1 minus with softmax, per seed (our own ablation).
 
-    It is known as far as both the seeds and the test examples say: 0 is in neither's 95 % interval.
+    It is decided if neither the 95 % interval over seeds nor that over test examples contains 0.
     """
     plain = runs[runs.kind == "none"].drop_duplicates(["softmax1", "seed"], keep="last")
     rows = runs[runs.kind == "delete_gate"].sort_values("softmax1", ascending=False, kind="stable")
@@ -480,12 +491,12 @@ def softmax1_costs_less(runs: pd.DataFrame, analyses: Analyses) -> Finding:
     one, other = (rows[rows.attention == name] for name in ("softmax1", "softmax"))
     gaps = (one.groupby("seed").above_byt5.mean() - other.groupby("seed").above_byt5.mean()).dropna()
     if gaps.empty:
-        return None, "both attentions are needed, each with ByT5 and MrT5 of one seed", rows
+        return None, "both kinds of attention are needed, each with ByT5 and MrT5 of one seed", rows
     mean, seeds = gaps.mean(), interval_of_mean(gaps.tolist())
     sentence = (
         f"deletion costs {one.above_byt5.mean():+.4f} nats with softmax1 ({one.deleted.mean():.1%} deleted) "
-        f"and {other.above_byt5.mean():+.4f} with softmax ({other.deleted.mean():.1%}), {mean:+.4f} apart "
-        f"over {counted(len(gaps), 'seed')}"
+        f"and {other.above_byt5.mean():+.4f} with softmax ({other.deleted.mean():.1%}), a difference of "
+        f"{mean:+.4f} over {counted(len(gaps), 'seed')}"
     )
     if seeds is not None:
         sentence += f" [{seeds[0]:+.4f}, {seeds[1]:+.4f}]"
@@ -494,18 +505,18 @@ def softmax1_costs_less(runs: pd.DataFrame, analyses: Analyses) -> Finding:
         *_, whole = (found for found in pair["differences"] if found["measure"] == "loss")
         halves.setdefault(pair["seed"], []).append((whole["high"] - whole["low"]) / 2)
     if not halves:
-        return None, f"{sentence}; {NOT_THERE}analysis softmax1, which says how sure that is", rows
-    # Half of the 95 % interval of a difference of differences, from the intervals of ByT5's and of MrT5's own
-    # as if they were independent, and of the mean over seeds as if more of them made it no surer. They are of
-    # the same examples and likely to go together: rather too wide.
+        return None, f"{sentence}; {NOT_THERE}analysis softmax1, which gives its uncertainty", rows
+    # Half of the 95 % interval of a difference of differences. ByT5's and MrT5's intervals are treated as
+    # independent, and averaging over seeds as if it did not narrow them. They come from the same examples and
+    # are likely correlated, so this is rather too wide.
     uncertain = fmean(math.hypot(*of) for of in halves.values())
-    sentence += f"; the test text leaves {uncertain:.4f} open"
+    sentence += f"; the test text leaves an uncertainty of {uncertain:.4f}"
     agree = seeds is not None and (seeds[0] > 0 or seeds[1] < 0)
     if agree and abs(mean) > uncertain:
         return mean < 0, sentence, rows
     sentence += "; too close to call"
     if seeds is None:
-        sentence += ", and one seed says nothing of others"
+        sentence += ", and one seed says nothing about others"
     elif not agree and (needed := values_needed(gaps.tolist())) is not None:
         sentence += f"; at this spread it would take {needed:,} seeds"
     if 0 < abs(mean) <= uncertain:  # twice as sure takes four times the text
@@ -513,9 +524,9 @@ def softmax1_costs_less(runs: pd.DataFrame, analyses: Analyses) -> Finding:
     return None, sentence, rows
 
 
-@_claim("Runtime falls with the deletion rate, as the saved arithmetic predicts.")
+@_claim("Runtime falls with the deletion rate as the saved arithmetic predicts.")
 def runtime_falls_as_predicted(runs: pd.DataFrame, analyses: Analyses) -> Finding:
-    """Time of a forward pass over ByT5's, beside the ratio of multiply-accumulates of what is kept."""
+    """Time of a forward pass relative to ByT5's, and the ratio of multiply-accumulates."""
     timed = runs.rename(columns={"median_ms_per_example": "ms"}).dropna(subset="ms")
     plain = {run.seed: run for run in timed[timed.kind == "none"].itertuples()}
     lines = []
@@ -530,21 +541,21 @@ def runtime_falls_as_predicted(runs: pd.DataFrame, analyses: Analyses) -> Findin
     rows = pd.DataFrame(lines, columns=names)
     known = rows.dropna(subset="share_of_saving").sort_values("deleted", kind="stable")
     if known.empty:
-        return None, "nothing that deletes was timed beside a ByT5 of its seed", rows
+        return None, "no model that deletes was timed together with ByT5 of the same seed", rows
     falls = bool((known.time_ratio.diff().dropna() < 0).all())
     least = known.share_of_saving.min()
     each = ", ".join(
         f"{run.time_ratio:.2f} at {run.deleted:.0%} (arithmetic {run.macs_ratio:.2f})"
         for run in known.itertuples()
     )
-    sentence = f"time over ByT5's: {each}; the least share of the predicted saving is {least:.0%}"
+    sentence = f"time relative to ByT5: {each}; the smallest share of the predicted saving is {least:.0%}"
     if not falls:
-        sentence += "; it does not fall with every rise of the rate"
+        sentence += "; it does not fall with every increase of the rate"
     return falls and least >= RUNTIME_SHARE, sentence, rows
 
 
 def _macs(config: Json, row: Row) -> int:
-    """Of one example of the mean lengths: what is deleted costs nothing, padding included."""
+    """Of one example with the mean lengths; deleted bytes and padding cost nothing."""
     sizes, source = Sizes.of(config), round(row.known("input_length"))
     kept = round(row.known("kept_length")) if row.deletion_rate else source
     return macs(sizes, [source], [kept], [round(row.target_tokens / row.examples)])

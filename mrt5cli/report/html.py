@@ -1,9 +1,9 @@
-"""How every page is made: a template of `templates/`, filled; an HTML page carries its style and script and
-needs nothing else, neither a network nor a file beside it.
+"""Renders pages from `templates/`. An HTML page contains its style and script and needs no network and no
+other file.
 
-A page extends `base.html.j2`, which gives it a title, a list of contents, light and dark colours, tables that
-sort by a click on a header and keep their headers in sight, and a print style; `tables.html.j2` prints a
-`tables.Table`, and a figure with its numbers.
+A page extends `base.html.j2`, which provides a title, contents, light and dark colours, tables that sort on a
+click and keep their headers visible, and a print style; `tables.html.j2` prints a `tables.Table` and a figure
+with its numbers.
 """
 
 from __future__ import annotations
@@ -22,12 +22,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a page of `sections.html.j2`, with a heading of its own.
+    """A headed section of a page from `sections.html.j2`.
 
     Attributes:
-        about: sentences under the heading, or nothing.
+        title: heading.
+        about: sentences under the heading, or empty.
+        drawings: figures.
+        tables: tables.
         notes: sentences under the tables.
-        commands: to paste into a terminal.
+        commands: commands to paste into a terminal.
     """
 
     title: str
@@ -39,18 +42,18 @@ class Section:
 
 
 def page(title: str, lead: str, sections: Sequence[Section]) -> str:
-    """A page of sections, of figures and tables each."""
+    """The HTML of a page of sections."""
     contents = [(anchor(section.title), section.title) for section in sections]
     content = {"title": title, "lead": lead, "sections": sections, "contents": contents}
     return render("sections.html.j2", content)
 
 
 def render(template: str, content: Mapping[str, object]) -> str:
-    """A page as text.
+    """The text of a page.
 
     Args:
-        template: a file of `templates/`; what it prints is escaped where its name says HTML.
-        content: all that it prints, by the names it uses; a name that is missing is an error.
+        template: file name in `templates/`; values are escaped if the name contains ".html".
+        content: the values by name; a missing name is an error.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -67,17 +70,17 @@ def render(template: str, content: Mapping[str, object]) -> str:
 
 
 def markdown_cell(text: str) -> str:
-    """Text that a Markdown table or paragraph shows as it is."""
+    """Text escaped so that a Markdown table or paragraph shows it unchanged."""
     return re.sub(r"([\\`*_\[\]<>|~#])", r"\\\1", text).replace("\n", " ")
 
 
 def anchor(text: str) -> str:
-    """An id for a heading."""
+    """The id of a heading."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
 def verdict_of(cell: str) -> str:
-    """The class of a cell that holds a verdict, with or without its reason, or nothing."""
+    """The CSS class of a cell with a verdict, with or without its reason; empty for other cells."""
     of_claim = ("holds", "does not hold", "open", "smoke")
     found = [one for one in VERDICTS if cell == one or cell.startswith(f"{one}: ")]
     return anchor(cell if cell in of_claim else found[0] if found else "")

@@ -1,8 +1,8 @@
-"""The page of `mrt5 inspect-deletions --html`: texts with each byte's gate value, and thresholds to move.
+"""The page of `mrt5 inspect-deletions --html`: texts with each byte's gate value, and movable thresholds.
 
-What is drawn is a grapheme cluster, one element each, so that marks stay on their letters and scripts join;
-what is counted is bytes. The page carries every gate value as the float32 it is, and its script counts by the
-rule of `InspectedRow.deleted_at`.
+Each element is a grapheme cluster, so that marks stay on their letters and scripts join; bytes are what is
+counted. The page stores every gate value as float32, and its script counts by the rule of
+`InspectedRow.deleted_at`.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 STRIP = 32
-"""Characters of a strip of a heat map: as many as fit on a sheet of paper."""
+"""Clusters per strip of a heat map: as many as fit on a sheet of paper."""
 BINS = 60
 WHITE = {" ": "sp", "\n": "nl", "\t": "tab"}
-"""What is drawn as itself behind a mark."""
+"""CSS classes of white space, which is drawn with a visible mark."""
 COUNTED, NEEDLESS = 1, 2
-"""What the target says of a byte: whether it says anything, and whether it can go."""
+"""Bits per byte: whether the target decides about it, and whether the target does not need it."""
 
 
 def inspection_page(
     models: Sequence[Inspection], labels: Sequence[str], *, history_of: str | None = None
 ) -> str:
-    """A page that needs nothing else.
+    """The HTML of a self-contained page.
 
     Args:
-        models: what each deletes from the same rows.
-        labels: what to call them on the page.
-        history_of: the run whose checkpoints they are; they are then drawn as a heat map.
+        models: each model's deletions from the same rows.
+        labels: the models' names on the page.
+        history_of: the run whose checkpoints the models are, drawn as a heat map; None for separate models.
     """
     labels = [visible(label, lines=False) for label in labels]
     rows = models[0].rows
@@ -81,13 +81,13 @@ def inspection_page(
 
 
 def _model(found: Inspection, label: str) -> Json:
-    """What the page says of a model."""
+    """The values that the page prints about a model."""
     agreed = found.agreement
     return {
         "label": label,
         "pools": found.pools,
         "movable": found.movable,
-        "fixed": found.fixed or "deletes by a rule of its own, which its gate values alone do not tell",
+        "fixed": found.fixed or "deletes by a rule that its gate values alone do not determine",
         "threshold": found.threshold,
         "exact": repr(found.threshold).removesuffix(".0"),
         "lowest": _lowest(found),
@@ -100,7 +100,7 @@ def _model(found: Inspection, label: str) -> Json:
 
 
 def _lowest(found: Inspection) -> float:
-    """The least gate value there can be, or where there is none such, a round one below those there are."""
+    """The lower bound of the gate values; without one, a round number below all of them."""
     gates = [row.gate for row in found.rows if row.gate is not None]
     if gates and not np.isfinite(found.lowest):
         return float(np.floor(min(gate.min() for gate in gates)))
@@ -108,8 +108,8 @@ def _lowest(found: Inspection) -> float:
 
 
 def _histogram(found: Inspection) -> str:
-    """How often gate values occur from the least to 0, as an outline of height 1; logarithmic, for rare ones
-    are what a threshold parts."""
+    """The histogram of gate values from the lowest to 0 as an SVG path of height 1, logarithmic because a
+    threshold usually separates rare values."""
     values = np.concatenate([row.gate for row in found.rows if row.gate is not None])
     counts, _ = np.histogram(values, BINS, (_lowest(found), 0))
     heights = np.log1p(counts) / np.log1p(counts.max())
@@ -137,7 +137,7 @@ def _table(title: str, kind: str, tables: Sequence[dict[str, Ratio]]) -> Json:
 
 
 def _look(cluster: Sequence[Character]) -> tuple[str, str]:
-    """What stands for a cluster, as HTML, and a class: of what would not show, or c of what is named."""
+    """A cluster as HTML, and a CSS class: white space, "c" for a name in place of a character, or none."""
     from markupsafe import escape
 
     first = cluster[0]
@@ -156,7 +156,7 @@ def _strips(
     looks: Sequence[tuple[str, str]],
     width: int,
 ) -> list[list[Markup]]:
-    """A row as each model leaves it, in strips of so many clusters."""
+    """A row as each model leaves it, in strips of `width` clusters."""
     from markupsafe import Markup
 
     models_elements = [list(_elements(one, one.rows[place], row, looks)) for one in models]
@@ -172,7 +172,7 @@ def _elements(
     drawn: Sequence[tuple[Character, ...]],
     looks: Sequence[tuple[str, str]],
 ) -> Iterator[str]:
-    """An element for each cluster, with its shade and its marks."""
+    """One element per cluster, with its shade and marks."""
     shares = None if row.gate is None else np.clip(row.gate / min(_lowest(found), -1e-9), 0, 1)
     segments = np.cumsum(row.starts) - 1
     for cluster, (text, mark) in zip(drawn, looks, strict=True):
@@ -197,7 +197,7 @@ def _elements(
 def _data(
     models: Sequence[Inspection], labels: Sequence[str], drawn: Sequence[list[tuple[Character, ...]]]
 ) -> Json:
-    """What the page's script counts from; arrays are little endian, in base64."""
+    """The data of the page's script; arrays are little-endian, in base64."""
     rows, kinds, scripts = models[0].rows, list(models[0].kinds), list(models[0].scripts)
     texts = {one.text for row in drawn for cluster in row for one in cluster if one.text is not None}
     return {

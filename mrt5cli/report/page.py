@@ -1,7 +1,7 @@
-"""The report of a plan: one Markdown file and one HTML file that needs nothing else.
+"""The report of a plan: one Markdown file and one self-contained HTML file.
 
-Everything is read from what runs, evaluations and analyses have left on disk, so a report can be written at
-any time, of a plan that is half done, too. A file that cannot be read is named and left out.
+Everything is read from the files of runs, evaluations and analyses, so a report can be written at any time,
+even for a half-finished plan. A file that cannot be read is listed and skipped.
 """
 
 from __future__ import annotations
@@ -31,33 +31,33 @@ from mrt5cli.writing import write_text
 if TYPE_CHECKING:
     from mrt5cli.report.figures.style import Drawing
 
-NO_FIGURES = "Figures are not drawn, because matplotlib is not installed: {}, then the same command again."
+NO_FIGURES = "There are no figures because matplotlib is not installed: {}, then repeat the command."
 FIGURES_FOLDER = "figures"
 TITLES = {"paper": "The MrT5 paper, reproduced", "miniature": "The MrT5 paper in miniature"}
 
 
 def can_draw() -> bool:
-    """Whether matplotlib, which is an extra, is installed."""
+    """Whether matplotlib, an optional dependency, is installed."""
     return importlib.util.find_spec("matplotlib") is not None
 
 
 def write_report(plan: SuitePlan, out: Path, tell: Tell = say_nothing) -> list[Path]:
-    """Write `report.html`, `report.md` and its figures into a folder; what was there of them is replaced.
+    """Write `report.html`, `report.md` and their figures into a folder, replacing an earlier report.
 
-    Without matplotlib the report has no figures, and says how to get them.
+    Without matplotlib the report has no figures and explains how to get them.
 
     Args:
-        tell: called with a sentence about each file that cannot be read.
+        tell: called with one sentence per file that cannot be read.
 
     Returns:
-        The two pages.
+        The paths of the two pages.
 
     Raises:
-        UserError: the folder cannot be written to, or has no room.
+        UserError: the folder cannot be written to, or the disk is full.
     """
     report = _report(plan)
     for reason in report["damaged"]:
-        tell(f"note: {reason}; the report is without it")
+        tell(f"note: {reason}; the report leaves it out")
     drawings = {drawing.name: drawing for section in report["sections"] for drawing in section["drawings"]}
     pages = {out / f"report.{kind}": render(f"report.{kind}.j2", report) for kind in ("html", "md")}
     try:
@@ -74,7 +74,7 @@ def write_report(plan: SuitePlan, out: Path, tell: Tell = say_nothing) -> list[P
 
 
 def _report(plan: SuitePlan) -> Json:
-    """All that both templates print, by the names they use, from everything that a plan has left on disk."""
+    """Everything both templates print, by the names they use, read from a plan's files."""
     placed = place(plan.experiments)
     wanted = [experiment for experiment in plan.experiments if _is_wanted(plan, experiment)]
     sections = [_section(Results(plan, experiment), placed) for experiment in wanted]
@@ -117,14 +117,14 @@ def _report(plan: SuitePlan) -> Json:
 
 
 def _is_wanted(plan: SuitePlan, experiment: Experiment) -> bool:
-    """Whether any part of an experiment is in the plan to be done, or was done."""
+    """Whether the plan includes any part of an experiment, finished or not."""
     jobs: list[Job] = [*plan.runs(experiment).values()]
     jobs += [job for job in plan.jobs if isinstance(job, AnalyseJob) and job.experiment == experiment]
     return not jobs or any(job.status != "left out" for job in jobs)
 
 
 def _section(results: Results, placed: Mapping[str, Sequence[Placed]]) -> Json:
-    """All that both templates print of an experiment, by the names they use."""
+    """Everything both templates print about an experiment, by the names they use."""
     experiment = results.experiment
     compared = compare(results, placed[experiment.id])
     claims = [judge(name, results.evidence) for name in experiment.claims]
@@ -142,7 +142,7 @@ def _section(results: Results, placed: Mapping[str, Sequence[Placed]]) -> Json:
         "judged": claims,
         "claims": tables.claims_table(
             "claim",
-            "because",
+            "reason",
             ((claim, claim.statement, claim.sentence) for claim in claims),
             smoke=results.plan.smoke,
         ),
@@ -165,11 +165,11 @@ def _drawings(results: Results, compared: Sequence[Compared]) -> list[Drawing]:
     return [drawing for name in results.experiment.figures for drawing in draw(name, results, compared)]
 
 
-# --- words -----------------------------------------------------------------------------------------------
+# --- facts about the runs --------------------------------------------------------------------------------
 
 
 def _metas(plan: SuitePlan) -> tuple[dict[str, Json], list[str]]:
-    """What the runs' `meta.json` say, by job; and why some cannot be read."""
+    """The contents of the runs' `meta.json` by job, and the reasons why some cannot be read."""
     metas, damaged = {}, []
     for job in plan.trainings:
         try:
@@ -181,7 +181,7 @@ def _metas(plan: SuitePlan) -> tuple[dict[str, Json], list[str]]:
 
 
 def _facts(plan: SuitePlan, metas: Sequence[Json]) -> dict[str, str]:
-    """The machines, versions and commits that the runs were made with."""
+    """The machines, versions and commits of the runs."""
     metas = [meta for meta in metas if meta]
     versions: dict[str, list[str]] = {}
     for name, version in (pair for meta in metas for pair in meta.get("versions", {}).items()):
@@ -209,7 +209,7 @@ def _each(values: Iterable[str]) -> str:
 
 
 def _runs(plan: SuitePlan, metas: Mapping[str, Json]) -> Table:
-    """Every run: its seed, the content of its recipe, and when it was trained."""
+    """One row per run: seed, recipe hash, status, code, and training time."""
     headers = ("recipe", "seed", "recipe hash", "status", "code", "commit", "started", "trained for")
     lines = []
     for job in plan.trainings:
@@ -224,7 +224,7 @@ def _runs(plan: SuitePlan, metas: Mapping[str, Json]) -> Table:
 
 
 def _seconds(meta: Json) -> float:
-    """Time between start and end of a run's sessions; 0 where none has ended."""
+    """Total seconds of a run's finished sessions."""
     return sum(
         (datetime.fromisoformat(one["ended"]) - datetime.fromisoformat(one["started"])).total_seconds()
         for one in meta.get("sessions", ())

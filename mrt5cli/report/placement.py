@@ -1,4 +1,4 @@
-"""Which section of the report each published number stands in: one, even where experiments share runs."""
+"""The report section of each published number: exactly one, even if experiments share runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mrt5cli.recipe.loading import shipped
 from mrt5cli.suite.jobs import Experiment
 
 Placed = tuple[Published, str | None]
-"""A number, and the recipe whose runs it belongs to; None where an analysis of several finds it."""
+"""A published number and the recipe whose runs it belongs to; None for a number of several runs."""
 
 _ABOUT = {
     "runtime": "runtime",
@@ -22,14 +22,14 @@ _ABOUT = {
     "span_corruption_per_language_delta0.5": "per_language",
     "per_language_span_corruption": "per_language",
 }
-"""The analysis or figure that a published experiment is about; a section that has it should show it."""
+"""The analysis or figure of each published experiment; a section with it shows the number, if one exists."""
 
 
 def place(experiments: Sequence[Experiment]) -> dict[str, list[Placed]]:
     """The published numbers of each experiment, by its id, in the paper's order.
 
-    A number goes to the experiment that is about it, else to the first one that evaluates its recipe, else
-    to the first one that has the recipe at all. Numbers of recipes in no experiment are left out.
+    A number belongs to the experiment that is about it, else to the first that evaluates its recipe, else to
+    the first that lists the recipe. Numbers of recipes in no experiment are omitted.
     """
     recipe_of: dict[str, str] = {}
     for name in dict.fromkeys(name for experiment in experiments for name in experiment.recipes):
@@ -53,7 +53,7 @@ def place(experiments: Sequence[Experiment]) -> dict[str, list[Placed]]:
 
 @cache
 def _rows_of(recipe: str) -> tuple[str, ...]:
-    """The ids a shipped recipe names; read once, since resolving a hundred recipes takes seconds."""
+    """The ids in a shipped recipe; cached, because resolving a hundred recipes takes seconds."""
     path = shipped().get(recipe)
     paper = load(path).paper if path else None
     return tuple(paper.rows) if paper else ()

@@ -1,6 +1,6 @@
-"""What an experiment's runs and analyses have left on disk: for verdicts, claims, tables and figures alike.
+"""The results of an experiment's runs and analyses on disk, for verdicts, claims, tables and figures.
 
-Nothing is computed anew but units, and the decrease of runtime against the baseline's.
+Only units and the decrease of runtime relative to the baseline are computed here.
 """
 
 from __future__ import annotations
@@ -36,25 +36,25 @@ TASKS = {
     "spelling_correction_contextual": "spelling_correction_contextual",
     "word_search": "word_search",
 }
-"""Published experiments whose task is called like this in recipes; the others' are below."""
+"""Task kinds in recipes by published experiment; the diagnostic tasks are below."""
 PUBLISHED_DIAGNOSTICS = {
     "simple_vowel_removal": "vowel_removal",
     "contextual_vowel_removal": "contextual_vowel_removal",
     "sequence_merge": "merge_ABC",
 }
-"""Published names of the diagnostic tasks, which stand where other experiments name a language."""
+"""Diagnostic task kinds by published name, which is listed where other experiments name a language."""
 
 _CODES = {language.name: code for code, language in LANGUAGES.items()}
 
 
 @dataclass(frozen=True)
 class Ours:
-    """A number of ours.
+    """Our value of a published number.
 
     Attributes:
-        values: one a seed, in the published row's unit.
-        examples: test examples each is over; None where that has no meaning.
-        bounds: that none can be outside of.
+        values: one value per seed, in the published row's unit.
+        examples: number of test examples per value; None if that has no meaning.
+        bounds: least and greatest possible value.
     """
 
     values: tuple[float, ...]
@@ -72,12 +72,12 @@ class Ours:
 
 
 class Missing(Exception):
-    """There is no number of ours; the message says why."""
+    """We have no such number; the message gives the reason."""
 
 
 @dataclass(frozen=True)
 class Ran(ExperimentRun):
-    """A run of an experiment, with the job that trains it, and why some of its files cannot be read."""
+    """A run of an experiment with the job that trains it and the reasons why some files cannot be read."""
 
     job: TrainJob = field(kw_only=True)
     damaged: list[str] = field(default_factory=list, kw_only=True)
@@ -90,7 +90,7 @@ class Ran(ExperimentRun):
             return None
 
     def why_missing(self) -> str:
-        """Why there are no results of it."""
+        """The reason why it has no results."""
         if self.damaged:
             return self.damaged[0]
         if self.job.status in ("done", "changed"):
@@ -100,12 +100,12 @@ class Ran(ExperimentRun):
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that an experiment has to show for its claims so far.
+    """The evidence for an experiment's claims so far.
 
     Attributes:
-        runs: see `evaluated_run`; in the experiment's order, by seed.
-        missing: what is not there yet, in words.
-        analyses: documents of the experiment's analyses that are there, by name.
+        runs: one row per run (see `evaluated_run`), in the experiment's order, by seed.
+        missing: names of runs and analyses that do not exist yet.
+        analyses: documents of the existing analyses, by name.
     """
 
     runs: pd.DataFrame
@@ -114,14 +114,14 @@ class Evidence:
 
 
 def evaluated_run(recipe: str, rows: Sequence[Row], **more: object) -> Json:
-    """A line about a run and its evaluation on its own task, as claims see it.
+    """One run's evaluation on its own task, as the row that claims read.
 
-    Beside the numbers of the last row, the total or the only subset, which are NaN where there are none:
+    In addition to the numbers of the last row (the total or the only subset), NaN where missing, it has:
 
-    - `recipe`, its shipped name, and `model`, the same without its folder; `seed`; `task`, its kind;
-    - `kind` of its shortener, as recipes name it, where "none" is ByT5; `softmax1`, whether it has that;
-    - `target`, the deletion rate its controller aimed at, or NaN; `deleted`, the rate it came to;
-    - `rows`, one a subset; `config` of the model, as saved, or nothing.
+    - `recipe`, its shipped name; `model`, the same without its folder; `seed`; `task`, its kind;
+    - `kind` of its shortener in recipes ("none" is ByT5); `softmax1`, whether the model uses it;
+    - `target`, the target deletion rate or NaN; `deleted`, the measured rate;
+    - `rows`, one per subset; `config`, the saved configuration, or empty.
     """
     line = {name: math.nan if value is None else value for name, value in (vars(rows[-1]) | more).items()}
     deleted = rows[-1].deletion_rate or 0.0
@@ -129,12 +129,12 @@ def evaluated_run(recipe: str, rows: Sequence[Row], **more: object) -> Json:
 
 
 class Results:
-    """What an experiment's runs and analyses came to.
+    """The results of an experiment's runs and analyses.
 
     Attributes:
-        runs: by recipe, in the experiment's order, by seed.
-        analyses: documents of those that are done, by name.
-        damaged: why files cannot be read, a sentence each; of those that have been read so far.
+        runs: runs by recipe, in the experiment's order, by seed.
+        analyses: documents of the finished analyses, by name.
+        damaged: reasons why files cannot be read, one sentence each, so far.
     """
 
     def __init__(self, plan: SuitePlan, experiment: Experiment) -> None:
@@ -147,16 +147,16 @@ class Results:
         self.analyses = {name: found for name in experiment.analyses if (found := self._analysis(name))}
 
     def _analysis(self, name: str) -> Json:
-        """The document of an analysis; empty where it is missing, damaged, or of code with other fields."""
+        """The document of an analysis; empty if it is missing, damaged or made by other code."""
         path = self.plan.analysis(self.experiment, name)
         found = self._read(path)
         if MADE in found and found[MADE].get("code") != code_version("analyse"):
-            self.damaged.append(f"{path} was made by other code, and is left out until the suite runs again")
+            self.damaged.append(f"{path} was made by other code; the next run of the suite makes it again")
             return {}
         return found
 
     def _read(self, path: Path) -> Json:
-        """The document in a file; empty without one that can be read."""
+        """The document in a file; empty if it is missing or cannot be read."""
         try:
             return read_object(path, HINT) if path.is_file() else {}
         except UserError as error:
@@ -165,7 +165,7 @@ class Results:
 
     @cached_property
     def evidence(self) -> Evidence:
-        """For claims: each run's evaluation on its own task, a timed one before others, and the analyses."""
+        """Each run's evaluation on its own task, preferably a timed one, and the analyses, for claims."""
         found, missing = [], []
         for ran in (ran for runs in self.runs.values() for ran in runs):
             own = ran.own("ms_per_example") or ran.own()
@@ -183,14 +183,15 @@ class Results:
         return Evidence(pd.DataFrame(found), missing, self.analyses)
 
     def value(self, row: Published, recipe: str | None) -> Ours:
-        """Our value of a published number, in its unit; of a time, its decrease in percent of the baseline's.
+        """Our value of a published number, in its unit; of a time, its decrease relative to the baseline.
 
         Args:
-            row: published.
-            recipe: whose runs it belongs to; None for what an analysis finds of several.
+            row: the published row.
+            recipe: the recipe whose runs it belongs to; None for a number that an analysis of several runs
+                finds.
 
         Raises:
-            Missing: there is none.
+            Missing: we have no such number.
         """
         if row.experiment in _ANALYSED:
             name, find = _ANALYSED[row.experiment]
@@ -201,15 +202,15 @@ class Results:
         if recipe is not None and metric is BY_PUBLISHED_NAME[DECREASE]:
             return self._decrease(row, recipe)
         if recipe is None or metric is None or metric.name not in METRICS:
-            raise Missing("no run makes it")
+            raise Missing("no run produces it")
         rows = self._rows(row, recipe, metric.name)
         values = tuple(metric.factor * found.known(metric.name) for found, _ in rows)
         return Ours(values, rows[0][0].examples, metric.printed_bounds)
 
     def _rows(self, row: Published, recipe: str, number: str) -> list[tuple[Row, SavedEvaluation]]:
-        """The row of each run that has the number, and its evaluation; at least one."""
+        """The row and evaluation of each run that has the number; at least one."""
         if not self.runs.get(recipe):
-            raise Missing("its run is not part of this plan")
+            raise Missing("its run is not in this plan")
         found, reasons = [], []
         for ran in self.runs[recipe]:
             try:
@@ -225,23 +226,23 @@ class Results:
         if recipe == self.experiment.baseline:
             return Ours((0.0,) * len(rows))
         if self.experiment.baseline is None:
-            raise Missing("there is no baseline to compare times with")
+            raise Missing("the experiment has no baseline for times")
         base = self._rows(row, self.experiment.baseline, "ms_per_example")
         if len({one.timed_on for _, one in (*rows, *base)}) > 1:
-            raise Missing("it and the baseline were timed under different conditions")
+            raise Missing("timed under other conditions than the baseline")
         before = [found for found, _ in base]
         return Ours(tuple(time_saved(found, before) for found, _ in rows), rows[0][0].examples)
 
 
 def _find_row(row: Published, ran: Ran, number: str, smoke: bool) -> tuple[Row, SavedEvaluation]:
-    """The row of a run's results that a published number is about, with that number, and its evaluation."""
+    """The row of a run's results that corresponds to a published number, and its evaluation."""
     if not ran.evaluations:
         raise Missing(ran.why_missing())
     kind = TASKS.get(row.experiment, "span_corruption")
     if row.experiment.startswith("diagnostic"):
         kind = PUBLISHED_DIAGNOSTICS.get(row.subset or "", "")
     evaluations = [one for one in ran.evaluations if one.task == kind]
-    if row.experiment.startswith("per_language"):  # the run's own task may be English alone
+    if row.experiment.startswith("per_language"):  # the run's own task may be English only
         evaluations.sort(key=lambda one: -len(one.rows))
     found = [
         (part, one)
@@ -260,7 +261,7 @@ def _find_row(row: Published, ran: Ran, number: str, smoke: bool) -> tuple[Row, 
 def _is_subset(published: str | None, ours: str, ran: Ran, one: SavedEvaluation, smoke: bool) -> bool:
     if published in AVERAGES:
         whole = ran.is_own_task(one) or len(one.rows) == ALL_LANGUAGES + 1
-        only = smoke and len(one.rows) == 1  # a smoke task has one language
+        only = smoke and len(one.rows) == 1  # a smoke task has a single language
         return whole and (ours == TOTAL or only)
     if published in PUBLISHED_DIAGNOSTICS:
         return ours == "all"
@@ -276,7 +277,7 @@ def _per_sample(row: Published, recipe: str | None, document: Json) -> Ours:
         return Ours((mean,), document["samples"])
     values = [one["r"] for one in document["models"] if one["recipe"] == recipe and one["r"] is not None]
     if not values:
-        raise Missing("its run was not analysed, or does not vary")
+        raise Missing("its run was not analysed, or its rate does not vary")
     return Ours(tuple(values), document["samples"])
 
 
@@ -302,9 +303,9 @@ _ANALYSED: Mapping[str, tuple[str, Callable[[Published, str | None, Json], Ours]
     "compute_savings": ("compute", _compute),
     "diagnostic_deletion_patterns": ("deletion_patterns", _deletion_patterns),
 }
-"""Published experiments whose numbers an analysis finds: which, and how."""
+"""By published experiment: the analysis that finds its numbers, and the function that looks them up."""
 
 
 def short_name(recipe: str) -> str:
-    """What to call a run in a sentence or a figure: its recipe's name without the folder."""
+    """A recipe's name without its folder, for sentences and figures."""
     return recipe.rpartition("/")[2]

@@ -17,8 +17,7 @@ from mrt5cli.writing import write_text
 
 
 def write_page(path: Path, title: str, panels: Sequence[Panel], tables: Sequence[Words]) -> None:
-    """A page with curves and tables, those that are empty left out; without matplotlib no curves, and how to
-    get them.
+    """Write a page with curves and non-empty tables; without matplotlib, it explains how to get the curves.
 
     Raises:
         UserError: the file cannot be written.
@@ -45,10 +44,10 @@ def write_page(path: Path, title: str, panels: Sequence[Panel], tables: Sequence
 
 
 def write_picture(path: Path, panels: Sequence[Panel]) -> None:
-    """The curves in a file, of the kind that its name says: .png, .svg or .pdf.
+    """Write the curves to a file in the format of its suffix: .png, .svg or .pdf.
 
     Raises:
-        UserError: matplotlib is missing, there is nothing to draw, or the file cannot be written.
+        UserError: matplotlib is missing, there are no curves, or the file cannot be written.
     """
     if not can_draw():
         raise UserError("--png needs matplotlib, which is not installed", how_to_install("plots"))

@@ -1,4 +1,4 @@
-"""The report's tables: what runs and comparisons come to, as rows of words that both pages print."""
+"""The report's tables: results and comparisons as rows of strings, which both pages print."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import pandas as pd
 
@@ -21,7 +22,7 @@ from mrt5cli.text import percent as plain_percent
 
 MISSING = "\N{EN DASH}"
 SHOWN = 80
-"""Rows of comparison that stand open where no number is a whole test set's; more of them are folded."""
+"""Largest number of rows that are shown unfolded in a comparison without numbers of a complete test set."""
 
 
 @dataclass(frozen=True)
@@ -29,13 +30,13 @@ class Table:
     """A table.
 
     Attributes:
-        headers: of columns, as many as each row has cells.
-        rows: cells; a verdict's cell begins with the verdict.
-        title: of a folded table, or a heading's text; empty for none.
-        folded: shown on demand.
-        words: leading columns that are words, the others being numbers.
-        prose: words are sentences.
-        totals: rows at the end that are sums or means of the others, and stay there when these are sorted.
+        headers: one header per column.
+        rows: cells as text; a verdict's cell begins with the verdict.
+        title: summary of a folded table, or heading; empty for none.
+        folded: whether the table is collapsed until opened.
+        words: number of leading text columns; the others are numeric.
+        prose: whether the text columns contain sentences.
+        totals: number of final rows that are sums or means, which sorting leaves in place.
     """
 
     headers: tuple[str, ...]
@@ -50,31 +51,45 @@ class Table:
 # --- numbers ---------------------------------------------------------------------------------------------
 
 
-def number(value: float | None, digits: int = 4) -> str:
-    """A number with a true minus sign; small ones in powers of ten."""
+def number(value: float | None, digits: int = 4, powers: bool | None = None) -> str:
+    """A number with a true minus sign, or a dash for None, NaN and infinity.
+
+    Args:
+        digits: decimals.
+        powers: whether to print a power of ten instead, which all cells of a column must agree on; by default
+            as `in_powers` decides for this number alone.
+    """
     if value is None or not math.isfinite(value):
         return MISSING
-    shown = f"{value:.2e}" if 0 < abs(value) < 10.0**-digits * 50 and digits >= 4 else f"{value:,.{digits}f}"
-    return shown.replace("-", "\N{MINUS SIGN}")
+    powers = in_powers([value], digits) if powers is None else powers
+    if powers and value == 0:
+        return "0"
+    return (f"{value:.2e}" if powers else f"{value:,.{digits}f}").replace("-", "\N{MINUS SIGN}")
+
+
+def in_powers(column: Iterable[float | None], digits: int = 4) -> bool:
+    """Whether all numbers of a column are so small that 4 or more decimals would show at most two digits."""
+    sizes = (abs(value) for value in column if value is not None and math.isfinite(value))
+    return digits >= 4 and 0 < max(sizes, default=0) < 50 * 10.0**-digits
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    """A share of 0 to 1 as percentages are printed everywhere, but with the report's dash."""
+    """A share (0 to 1) as a percentage, or the report's dash for None."""
     return MISSING if share is None else plain_percent(share, digits)
 
 
-def interval(ends: tuple[float, float] | None, digits: int) -> str:
-    """` [low, high]`, or nothing."""
-    return "" if ends is None else f" [{number(ends[0], digits)}, {number(ends[1], digits)}]"
+def interval(ends: tuple[float, float] | None, digits: int, powers: bool | None = None) -> str:
+    """` [low, high]`, or an empty string; see `number`."""
+    return "" if ends is None else f" [{', '.join(number(end, digits, powers) for end in ends)}]"
 
 
 _DIGITS = {"nats/token": 4, "bits/byte": 4, "ratio": 4, "r": 3, "count": 0, "MACs": 0, "tokens": 2}
 
 
-def in_unit(value: float, unit: str) -> str:
-    """A value as its unit is printed; percentages with two decimals."""
+def in_unit(value: float, unit: str, powers: bool | None = None) -> str:
+    """A value with the decimals of its unit; percentages have two."""
     almost_all = unit == "percent" and 99 < value < 100
-    return number(value, 4 if almost_all else _DIGITS.get(unit, 2))
+    return number(value, 4 if almost_all else _DIGITS.get(unit, 2), powers)
 
 
 # --- published and ours ----------------------------------------------------------------------------------
@@ -83,11 +98,19 @@ HEADERS = ("model", "of", "number", "verdict", "published", "ours", "difference"
 
 
 def comparisons(rows: Sequence[Compared]) -> list[Table]:
-    """The table of an experiment's published numbers, and what is folded away below it.
+    """The table of an experiment's published numbers, and the folded tables below it.
 
-    Open are the numbers of whole test sets; or all, where there are no such and they are not many. Folded, by
-    model, are the rest; and apart, what is not compared.
+    Numbers of complete test sets are shown unfolded, or all numbers if there are none of those and at most
+    `SHOWN`. The rest is folded by model, and numbers that are not compared have a separate table.
     """
+    sizes: dict[str, list[float]] = {}
+    for one in rows:
+        sizes.setdefault(one.unit, []).append(one.value)
+    powers = {unit: in_powers(of, _DIGITS.get(unit, 2)) for unit, of in sizes.items()}
+
+    def lines(of: Iterable[Compared]) -> list[tuple[str, ...]]:
+        return [_line(one, powers[one.unit]) for one in of]
+
     judged = [one for one in rows if one.verdict != "not compared"]
     whole = [one for one in judged if one.row.subset in AVERAGES]
     if not whole and len(judged) <= SHOWN:
@@ -96,43 +119,44 @@ def comparisons(rows: Sequence[Compared]) -> list[Table]:
     for one in judged:
         if one not in whole:
             parts.setdefault(_model_of(one), []).append(one)
-    tables = [Table(HEADERS, list(map(_line, whole)), "Published and ours", words=4)] if whole else []
+    tables = [Table(HEADERS, lines(whole), "Published and ours", words=4)] if whole else []
     for model, part in parts.items():
         title = f"{model}: {counted(len(part), 'number')} by part of the test ({in_words(count(part))})"
-        tables.append(Table(HEADERS, list(map(_line, part)), title, folded=True, words=4))
+        tables.append(Table(HEADERS, lines(part), title, folded=True, words=4))
     apart = [one for one in rows if one.verdict == "not compared"]
     if apart:
-        # Why, in place of the verdict; and no difference from what it cannot be compared with.
-        others = [(*(line := _line(one))[:3], one.reason, *line[4:6]) for one in apart]
+        # The reason replaces the verdict; there is no difference to print.
+        others = [(*line[:3], one.reason, *line[4:6]) for one, line in zip(apart, lines(apart), strict=True)]
         headers = (*HEADERS[:3], "why", *HEADERS[4:6])
         title = f"{counted(len(others), 'number')} not compared"
         tables.append(Table(headers, others, title, folded=True, words=4))
     return tables
 
 
-def _line(one: Compared) -> tuple[str, ...]:
+def _line(one: Compared, powers: bool) -> tuple[str, ...]:
     row, unit, allowed = one.row, one.unit, one.band
+    show = partial(in_unit, unit=unit, powers=powers)
     name, _, kind = row.metric.partition("[")
     heading = BY_PUBLISHED_NAME[name].on(row.experiment).heading + kind.rstrip("]").replace("_", " ")
-    if unit != row.unit:  # a time, as what it is in percent less than ByT5's
+    if unit != row.unit:  # a time, as a percentage below ByT5's
         heading = BY_PUBLISHED_NAME[DECREASE].heading
     ours = difference = tolerance = MISSING
     if one.ours is not None:
-        ours = in_unit(one.ours.mean, unit) + interval(one.ours.interval, _DIGITS.get(unit, 2))
+        ours = show(one.ours.mean) + interval(one.ours.interval, _DIGITS.get(unit, 2), powers)
         off = one.ours.mean - one.value
-        difference = in_unit(off, unit)
+        difference = show(off)
         if set(difference) <= set("0.,\N{MINUS SIGN}"):
             difference = difference.lstrip("\N{MINUS SIGN}")
         elif off >= 0:
             difference = f"+{difference}"
     if allowed is not None:
         up, down = allowed.high - one.value, one.value - allowed.low
-        tolerance = f"{in_unit(allowed.low, unit)} to {in_unit(allowed.high, unit)}"
+        tolerance = f"{show(allowed.low)} to {show(allowed.high)}"
         if math.isclose(up, down, rel_tol=1e-6, abs_tol=1e-12):
-            tolerance = "exact" if up == 0 else f"±{in_unit(up, unit)}"
+            tolerance = "exact" if up == 0 else f"±{show(up)}"
     verdict = one.verdict + (f": {one.reason}" if one.reason else "")
     part = (row.subset or MISSING).replace("_", " ")
-    return _model_of(one), part, heading, verdict, in_unit(one.value, unit), ours, difference, tolerance
+    return _model_of(one), part, heading, verdict, show(one.value), ours, difference, tolerance
 
 
 _SETTINGS = {
@@ -145,7 +169,7 @@ _SETTINGS = {
 
 
 def _model_of(one: Compared) -> str:
-    """The model's name and what sets it apart, as the paper has it."""
+    """The model's name and distinguishing settings, in the paper's notation."""
     if one.row.experiment == "compute_savings":
         return f"{one.row.model}, δ {one.row.setting['delta']:g}"
     settings = {key: value for key, value in one.row.setting.items() if key != "seed"}
@@ -154,12 +178,12 @@ def _model_of(one: Compared) -> str:
 
 
 def in_words(counts: Mapping[Verdict, int]) -> str:
-    """How many there are of each verdict."""
+    """The counts as text, such as "3 within, 1 outside"."""
     return ", ".join(f"{counts[verdict]:,} {verdict}" for verdict in VERDICTS if counts[verdict])
 
 
 def summary(counts: Mapping[str, Mapping[Verdict, int]]) -> Table:
-    """How many numbers of each experiment, by its title, are within, outside ..., and of all."""
+    """The number of verdicts of each kind per experiment (by title), with totals."""
     lines = [
         (title, *(f"{of[verdict]:,}" if of[verdict] else MISSING for verdict in VERDICTS))
         for title, of in counts.items()
@@ -170,8 +194,8 @@ def summary(counts: Mapping[str, Mapping[Verdict, int]]) -> Table:
 
 
 def rules() -> Table:
-    """What may differ, by rule."""
-    headers = ("numbers", "between runs", "sampling added", "better is", "why")
+    """The tolerance rules with their allowances and reasons."""
+    headers = ("numbers", "between runs", "sampling error added", "better is", "reason")
     lines = [
         (rule.name, rule.in_words, "yes" if rule.sampled else "no", rule.better or "neither", rule.reason)
         for rule in tolerances.rules()
@@ -183,7 +207,7 @@ def rules() -> Table:
 
 
 def our_runs(results: Results) -> Table | None:
-    """A line a recipe, means over seeds with intervals where there are several; None without any result."""
+    """One row per recipe: means over seeds, with intervals for several seeds; None without any result."""
     found = [(ran, ran.evaluations[0]) for of in results.runs.values() for ran in of if ran.evaluations]
     if not found:
         return None
@@ -202,39 +226,47 @@ def our_runs(results: Results) -> Table | None:
         )
         if any(_is_shown(metric, of.task.iloc[0]) and of[metric.name].notna().any() for _, of in recipes)
     ]
+    powers = {metric: in_powers(metric.factor * runs[metric.name], _digits(metric)) for metric in columns}
     lines = []
     for recipe, of in recipes:
-        means = (_mean(of[metric.name], metric) for metric in columns)
+        means = (_mean(of[metric.name], metric, powers[metric]) for metric in columns)
         lines.append((recipe, ", ".join(map(str, of.seed)), *means))
     headings = (metric.on(runs.task[0]).heading for metric in columns)
-    return Table(("recipe", "seeds", *headings), lines, "Our runs, on all of the test", words=2)
+    return Table(("recipe", "seeds", *headings), lines, "Our runs, on the complete test set", words=2)
 
 
 def _is_shown(metric: Metric, kind: str) -> bool:
-    """Whether runs of a kind of task have a column of it: nobody spells a text's gaps right throughout."""
+    """Whether the table of a kind of task has a column for the metric.
+
+    Span corruption has none for complete targets, because no model fills every gap of a text exactly.
+    """
     if not metric.in_cards and metric.unit != "ms":
         return False
     of_text = {"bits_per_byte": True, "token_accuracy": False, WHOLE_TARGETS: False}
     return metric.name not in of_text or of_text[metric.name] == (kind == "span_corruption")
 
 
-def _mean(values: pd.Series, metric: Metric) -> str:
-    """With its interval, and of how many runs it is where some have none, as a gate that deletes nothing."""
+def _digits(metric: Metric) -> int:
+    return 4 if metric.name == "bits_per_byte" else metric.digits  # 4, as in comparisons
+
+
+def _mean(values: pd.Series, metric: Metric, powers: bool) -> str:
+    """The mean with its interval, and over how many runs it is where some have no value."""
     scaled = [metric.factor * value for value in values.dropna()]
     if not scaled:
         return MISSING
-    digits = 4 if metric.name == "bits_per_byte" else metric.digits  # 4, as where it is compared
-    shown = number(statistics.fmean(scaled), digits)
-    shown += interval(interval_of_mean(scaled, metric.printed_bounds), digits)
+    digits = _digits(metric)
+    shown = number(statistics.fmean(scaled), digits, powers)
+    shown += interval(interval_of_mean(scaled, metric.printed_bounds), digits, powers)
     return shown if len(scaled) == len(values) else f"{shown} ({len(scaled)} of {len(values)})"
 
 
 def problems(results: Results) -> list[str]:
-    """What is missing of an experiment's runs and analyses, a sentence each."""
+    """The missing runs and analyses of an experiment, one sentence each."""
     found = []
     for name, runs in results.runs.items():
         if not runs:
-            found.append(f"{name}: not part of this plan")
+            found.append(f"{name}: not in this plan")
         for ran in runs:
             if not ran.evaluations and results.experiment.evaluations:
                 found.append(f"{name}, seed {ran.seed}: {ran.why_missing()}")
@@ -242,7 +274,7 @@ def problems(results: Results) -> list[str]:
         f"analysis {name}: not done" for name in results.experiment.analyses if name not in results.analyses
     ]
     for name, document in results.analyses.items():
-        found += [f"analysis {name}: without {run}" for run in document.get("missing", ())]
+        found += [f"analysis {name}: {run} is missing" for run in document.get("missing", ())]
     return found
 
 
@@ -255,20 +287,23 @@ SMOKE = "smoke"
 def claims_table(
     first: str, second: str, claims: Iterable[tuple[Claim, str, str]], *, smoke: bool
 ) -> Table | None:
-    """Whether each claim holds here, and two columns of words about it; None without any claim.
+    """A table of claims: whether each holds, and two text columns; None without any claim.
 
     Args:
-        smoke: the numbers mean nothing, and decide nothing.
+        smoke: whether the runs are a smoke run, whose numbers decide nothing.
     """
     lines = [(SMOKE if smoke else _HOLDS[claim.holds], *words) for claim, *words in claims]
     return Table(("here", first, second), lines, "Claims", words=3, prose=True) if lines else None
 
 
 def evidence_of(claim: Claim) -> Table:
-    """The numbers a claim was judged by."""
+    """The numbers by which a claim was judged."""
     headers = tuple(key.replace("_", " ") for key in claim.rows[0])
-    lines = [
-        tuple(number(value) if isinstance(value, float | None) else str(value) for value in row.values())
-        for row in claim.rows
+    found = {key: [row[key] for row in claim.rows] for key in claim.rows[0]}
+    columns = [
+        [number(value, 4, powers) if isinstance(value, float | None) else str(value) for value in of]
+        for of in found.values()
+        for powers in [in_powers(value for value in of if isinstance(value, float))]
     ]
+    lines = list(zip(*columns, strict=True))
     return Table(headers, lines, f"{claim.name.replace('_', ' ')}: the numbers", folded=True)

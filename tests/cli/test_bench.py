@@ -153,8 +153,8 @@ def test_precision_as_a_table_of_a_model_that_deletes_nothing(tmp_path: Path):
         (["--what", ","], "--what ',': expected words of"),
         (["--deletion-rate", "50"], "a rate is a share of positions, 0 to below 1"),
         (["--rows", "odd"], "expected words of even, wide"),
-        (["--rows", "wide", "--batch-size", "1"], "one row cannot be longer than another"),
-        (["--size", "huge"], "--size huge is not known"),
+        (["--rows", "wide", "--batch-size", "1"], "needs at least two rows per batch"),
+        (["--size", "huge"], "--size huge is unknown"),
         (["nowhere/at/all"], "does not exist"),
         (["--what", "precision"], "--what precision needs a trained run"),
         (["--precision", "fp8"], "--precision 'fp8': expected words of fp32, bf16, tf32"),
@@ -205,7 +205,7 @@ def test_a_pooling_has_no_gate_to_steer(tmp_path: Path):
     run = make_run(tmp_path, "cp", shortener={"kind": "convolution", "layer": 1, "stride": 2})
     result = bench(run, *HERE)
     assert result.exit_code == 2
-    assert "shortens by 'convolution'" in result.stderr
+    assert "shortens with 'convolution'" in result.stderr
 
 
 def test_a_model_without_a_recipe_has_no_data_to_be_precise_on(tmp_path: Path):
@@ -213,7 +213,7 @@ def test_a_model_without_a_recipe_has_no_data_to_be_precise_on(tmp_path: Path):
     (run / "model").rename(tmp_path / "bare")
     result = bench(tmp_path / "bare", "--what", "precision", *HERE)
     assert result.exit_code == 2
-    assert "needs a trained run, with its recipe" in result.stderr
+    assert "needs a trained run with its recipe" in result.stderr
 
 
 def test_the_command_itself():
@@ -277,12 +277,12 @@ def test_a_model_with_learned_positions(tmp_path: Path):
     MrT5ForConditionalGeneration(MrT5Config(**shape, **positions)).save_pretrained(tmp_path)
     longer = bench(tmp_path, "--length", 41, "--target-length", 4)
     assert longer.exit_code == 2
-    assert "41 positions are more than the 40 that this model learned" in longer.stderr
+    assert "this model has learned 40 positions, fewer than the requested 41" in longer.stderr
     precision = bench(tmp_path, "--what", "precision")
     assert "needs a trained run" in precision.stderr, "which has texts of its own length"
     compared = bench(tmp_path, "--length", 16, "--target-length", 4)
     assert compared.exit_code == 2
-    assert "learned positions, and transformers' T5, which it is timed against, has none" in compared.stderr
+    assert "learned positions, which transformers' T5, its baseline, does not support" in compared.stderr
 
 
 def test_a_plain_model_of_few_layers_gets_a_gate_that_it_has_room_for(tmp_path: Path):

@@ -154,7 +154,7 @@ def test_debug_shows_the_traceback_of_a_user_error(monkeypatch: pytest.MonkeyPat
         (
             OSError(28, "No space left on device", "runs/x"),
             "error: runs/x cannot be written: No space left on device\n"
-            "hint: make room there, or choose another place\n",
+            "hint: free some space there, or choose another location\n",
         ),
         (
             ModuleNotFoundError("No module named 'torch'", name="torch"),

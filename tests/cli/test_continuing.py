@@ -370,14 +370,14 @@ def test_the_best_weights_are_those_of_all_segments_and_patience_begins_anew(tmp
 @pytest.mark.parametrize(
     ("setting", "why"),
     [
-        ("model.dropout=0.0", "another model"),
-        ("model.start=google/byt5-small", "another model"),
-        ("task.length=14", "other data"),
-        ("seed=8", "other data"),
-        ("name=other", "another model"),
+        ("model.dropout=0.0", "the model or the data"),
+        ("model.start=google/byt5-small", "the model or the data"),
+        ("task.length=14", "the model or the data"),
+        ("seed=8", "the model or the data"),
+        ("name=other", "the model or the data"),
         ("training.batch_size=16", "counted in batches"),
-        ("training.lora={rank: 2}", "of other weights"),
-        ("controller={kind: p, target_deletion_rate: 0.2, alpha_start: 0.5}", "from where it is"),
+        ("training.lora={rank: 2}", "to other weights"),
+        ("controller={kind: p, target_deletion_rate: 0.2, alpha_start: 0.5}", "from its current value"),
     ],
 )
 def test_what_would_be_another_run(folder: Path, setting: str, why: str) -> None:
@@ -423,11 +423,11 @@ def test_other_ways_to_train_and_what_is_no_finished_run(
     Path("runs", "below").symlink_to(Path("run").absolute())
     assert "but below does not exist\nhint: name the run: runs/below" in refused("below")
     assert "requires a run directory, but empty is not a run directory" in refused("empty")
-    assert "9 is above the 5 steps to go on for" in refused("run", "--set", "training.warmup_steps=9")
+    assert "9 exceeds the 5 remaining steps" in refused("run", "--set", "training.warmup_steps=9")
     result = CliRunner().invoke(app, ["pretrain", "run", "--continue-for", "0"])
     assert result.exit_code == 2 and "greater than or equal to 1" in result.stderr
     result = CliRunner().invoke(app, ["pretrain", "run"])
-    assert "--continue-for N trains the run longer" in result.stderr
+    assert "--continue-for N to train the run longer" in result.stderr
 
     write_json(first.meta_path, {**first.meta(), "status": "interrupted"})
     told = refused("run")
@@ -459,7 +459,9 @@ def test_the_recipe_of_a_segment_begins_no_run(first: RunDir, tmp_path: Path) ->
         pretrain(first.recipe_path, out=tmp_path / "new", device="cpu", progress=False)
     again = pretrain(first.segment(FIRST) / "recipe.yaml", out=tmp_path / "new", device="cpu", progress=False)
     assert curve(again) == [row for row in curve(first) if row["step"] <= FIRST]
-    with pytest.raises(RecipeError, match=r"continues_from  12 is not below training\.max_steps 12"):
+    with pytest.raises(
+        RecipeError, match=r"continues_from  must be less than training\.max_steps 12, not 12"
+    ):
         pretrain(again.recipe_path, {"training.continues_from": FIRST})
 
 
@@ -486,12 +488,16 @@ def test_a_checkpoint_is_named_by_its_step(
 @pytest.mark.parametrize(
     ("name", "told", "hint"),
     [
-        ("run@step-8", "run has no checkpoint of step 8", "it has run@step-7, run@step-12"),
-        ("run@best", "run has no best weights: its recipe has no training.best_metric", "it has run@step-7"),
-        ("run@first", "run has no checkpoint 'first'", "it has run@step-7"),
-        ("run@", "run has no checkpoint ''", "it has run@step-7"),
+        ("run@step-8", "run has no checkpoint of step 8", "choose one of run@step-7, run@step-12"),
+        (
+            "run@best",
+            "run has no best weights: its recipe sets no training.best_metric",
+            "choose one of run@step-7",
+        ),
+        ("run@first", "run has no checkpoint 'first'", "choose one of run@step-7"),
+        ("run@", "run has no checkpoint ''", "choose one of run@step-7"),
         ("google/byt5-small@main", "google/byt5-small@main does not exist", "--revision"),
-        ("@7", "@7 does not exist", "RUN@step-500 is of a run that is here"),
+        ("@7", "@7 does not exist", "use RUN@step-500 for a local run"),
     ],
 )
 def test_a_step_that_is_not_there(
@@ -511,4 +517,4 @@ def test_a_step_is_a_start_and_no_hub_id(first: RunDir, monkeypatch: pytest.Monk
     assert result.exit_code == 0, result.output
     assert "from run@7, delete gate included" in result.stderr
     result = CliRunner().invoke(app, ["evaluate", "run@7", "--revision", "main"])
-    assert "--revision main is of a Hub model, and none is named here" in result.stderr
+    assert "--revision main needs a Hub model, and none is given" in result.stderr

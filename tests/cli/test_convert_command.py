@@ -53,7 +53,7 @@ def test_in_a_process_of_its_own(tmp_path: Path):
     assert done.stderr == ""
     first, second = done.stdout.splitlines()
     assert first.endswith("canine (the authors' CanineT5) -> out: this toolkit's layout")
-    model = "3 + 1 layers, 4 positions made one by a convolution before encoder block 1"
+    model = "3 + 1 layers, convolution with stride 4 before encoder block 1"
     assert second == f"{model}; 73,376 weights, float32"
 
 
@@ -69,7 +69,7 @@ def test_in_a_process_of_its_own(tmp_path: Path):
             [GOLDEN / "models/t5", "out", "--to", "mrt5", "--push", "me/mine"],
             "--push uploads what --to hub makes",
         ),
-        ([GOLDEN / "models/t5", "out", "--to", "hub", "--push", "mine"], "not a repository of the Hub"),
+        ([GOLDEN / "models/t5", "out", "--to", "hub", "--push", "mine"], "not a valid Hub id"),
         (
             [GOLDEN / "models/t5", "out", "--to", "hub", "--private"],
             "--private is of the repository that --push",

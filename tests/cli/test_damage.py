@@ -292,7 +292,7 @@ def test_without_a_whole_checkpoint_all_that_is_damaged_is_named(unbroken: Unbro
     for more in ([], ["--dry-run"]):
         result = resume(run, *more)
         assert result.exit_code == 2
-        assert "step-00000008 is not a whole checkpoint: rng_state.pth has 0 bytes, and " in result.stderr
+        assert "step-00000008 is not a whole checkpoint: rng_state.pth has 0 bytes, but " in result.stderr
         assert "\n" in result.stderr and "\\n" not in result.stderr  # a line each
         assert "step-00000004 is not a whole checkpoint: it has no model.safetensors" in result.stderr
         assert "model.start" not in result.stderr
@@ -319,9 +319,9 @@ def test_a_renamed_checkpoint_is_no_later_one(unbroken: Unbroken, tmp_path: Path
     run = copied(unbroken, tmp_path)
     run.checkpoint(EARLIER).rename(run.checkpoint(9))
     result = evaluate(run.checkpoint(9))
-    assert result.exit_code == 2 and "manifest.json says that it is of step 4" in result.stderr
+    assert result.exit_code == 2 and "manifest.json belongs to step 4" in result.stderr
     result = resume(run)
-    assert result.exit_code == 0 and "manifest.json says that it is of step 4" in result.stderr
+    assert result.exit_code == 0 and "manifest.json belongs to step 4" in result.stderr
     assert weights(run) == weights(unbroken.whole)
 
 
@@ -339,7 +339,7 @@ def test_best_weights_that_are_damaged_do_not_become_the_model(
     monkeypatch.setattr(DeletionTrainer, "train_from", damaged_meanwhile)
     result = resume(run)
     assert result.exit_code == 1, result.output
-    assert "are incomplete or damaged: model.safetensors is not what was written" in result.stderr
+    assert "are incomplete or damaged: model.safetensors differs from what was written" in result.stderr
     assert f"mrt5 convert {run.checkpoint(10)} DEST" in result.stderr
     assert not run.model.exists()
 
@@ -356,7 +356,7 @@ def test_best_weights_that_are_damaged_do_not_become_the_model(
             "meta.json is damaged: its hub_commits",
         ),
         ("meta.json", '{"status": "interrupted", "data": 1}', "meta.json is damaged: its data is 1"),
-        ("meta.json", "{}", "meta.json is damaged: it says nothing"),
+        ("meta.json", "{}", "meta.json is damaged: it is an empty object"),
         ("meta.json", "[]", "meta.json is not a JSON object"),
         ("recipe.yaml", "[]", "recipe.yaml"),
         ("recipe.yaml", "name: x", "recipe.yaml"),
@@ -388,7 +388,7 @@ def test_another_recipe_in_a_run_is_told(unbroken: Unbroken, tmp_path: Path):
     run.recipe_path.write_text(text.replace("learning_rate: 0.003", "learning_rate: 0.007"))
     assert run.recipe_path.read_text() != text
     result = resume(run)
-    assert f"note: {run.recipe_path} is not what the run wrote" in result.stderr
+    assert f"note: {run.recipe_path} differs from what the run wrote" in result.stderr
 
 
 def test_metrics_that_are_deleted_are_said_to_be_missing(unbroken: Unbroken, tmp_path: Path):
@@ -407,6 +407,6 @@ def test_metrics_that_are_lost_are_told_of_checkpoints_without_a_manifest_too(
     assert run.metrics_lost(LATER) is None
     lines = run.metrics_path.read_text().splitlines(keepends=True)
     run.metrics_path.write_text("".join(lines[:-2]))
-    assert "has no line from step 6 to step 8" in (run.metrics_lost(LATER) or "")
+    assert "has no line between steps 6 and 8" in (run.metrics_lost(LATER) or "")
     run.metrics_path.unlink()
-    assert f"note: {run.metrics_path} has no line from step 0 to step 8" in resume(run, "--dry-run").stderr
+    assert f"note: {run.metrics_path} has no line between steps 0 and 8" in resume(run, "--dry-run").stderr

@@ -88,11 +88,11 @@ def test_a_training_says_so_and_resumes(
         patched.setattr(os, "fsync", refuse(errno.ENOSPC, full))
         assert mrt5(patched, "pretrain", "tiny.yaml", "--out", "run", "--device", "cpu") == 1
     said = capsys.readouterr().err
-    assert f"error: {named} cannot be written: No space left on device (it takes " in said
-    assert "are free)" in said and "hint: make room there" in said
+    assert f"error: {named} cannot be written: No space left on device (it needs " in said
+    assert "are free)" in said and "hint: free some space there" in said
     assert "to resume: mrt5 pretrain run/recipe.yaml --out run --resume" in said
     meta = run.meta()
-    assert meta["status"] == "failed" and "No space left on device (it takes " in meta["error"]
+    assert meta["status"] == "failed" and "No space left on device (it needs " in meta["error"]
     assert run.saved_steps() == saved
     assert not list(run.path.rglob(".tmp-*"))
     for step in saved:
@@ -127,7 +127,7 @@ def test_generated_rows_stay_and_are_gone_on_with(tmp_path: Path, monkeypatch: p
         output.write("one\n")
         with monkeypatch.context() as patched:
             patched.setattr(os, "fsync", refuse(errno.ENOSPC, lambda name: True))
-            said = r"No space left on device \(it takes 4 B, and .* are free\)"
+            said = r"No space left on device \(it needs 4 B, and .* are free\)"
             with pytest.raises(OSError, match=said) as caught:
                 output.write("two\n")
     assert caught.value.filename == str(path) and note_of(path).is_file()
@@ -165,7 +165,7 @@ def test_half_a_recipe_is_not_left(
     with monkeypatch.context() as patched:
         patched.setattr(Path, "open", full)
         assert mrt5(patched, "recipe", "copy", "quickstart", "mine.yaml") == 1
-    assert "error: mine.yaml cannot be written: No space left on device (it takes " in capsys.readouterr().err
+    assert "error: mine.yaml cannot be written: No space left on device (it needs " in capsys.readouterr().err
     assert not Path("mine.yaml").exists()
 
 
@@ -188,7 +188,7 @@ def test_a_limit_that_the_system_sets(place: Path, kilobytes: int) -> None:
         f"ulimit -f {kilobytes}; exec {sys.executable} -m mrt5cli pretrain tiny.yaml --out run --device cpu"
     )
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=300)
-    said = "run/checkpoints/step-00000004 cannot be written: File too large (it takes 256 kB, and ulimit -f"
+    said = "run/checkpoints/step-00000004 cannot be written: File too large (it needs 256 kB, and ulimit -f"
     if kilobytes < 210:
         assert done.returncode == 1 and said in " ".join(done.stderr.split())
         assert RunDir(Path("run")).meta()["status"] == "failed"

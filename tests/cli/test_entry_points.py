@@ -134,7 +134,7 @@ def test_a_metric_that_fails_is_named_where_it_is_asked_for(installed: Install, 
 def test_a_module_that_fails_is_named_where_its_kind_is_asked_for(installed: Install) -> None:
     installed("reversal-task", TASK, reversing="import nowhere_to_be_found")
     told = mrt5("recipe", "check", "own.yaml", "--no-build", code=2)
-    assert "no such kind: 'reversal'" in told
+    assert "unknown kind 'reversal'" in told
     assert (
         "the task 'reversal' of the installed reversal-task 1.2 cannot be imported: ModuleNotFoundError: No "
         "module named 'nowhere_to_be_found'"
@@ -161,7 +161,7 @@ def test_two_that_bring_one_kind_are_both_named(installed: Install) -> None:
     told = mrt5("recipe", "check", "own.yaml", "--no-build", code=2)
     both = told.partition("expected")[2]
     assert "reversal-task 1.2" in both and "backwards 1.2" in both
-    assert "both bring the task 'reversal', and neither is used: uninstall one" in told
+    assert "both provide the task 'reversal', so neither is used: uninstall one" in told
 
 
 def test_two_of_one_kind_under_different_names_are_both_named(

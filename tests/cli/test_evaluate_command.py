@@ -220,7 +220,7 @@ def test_a_bare_checkpoint_needs_a_task(runs: dict[str, Path], tmp_path: Path) -
 
     refused = evaluate(bare)
     assert refused.exit_code == 2
-    assert "comes without a recipe, so its task is not known" in refused.stderr
+    assert "has no recipe, so its task is unknown" in refused.stderr
     assert "--task" in refused.stderr
 
     told = document(bare, "--task", "copy", "--limit", 4)
@@ -267,7 +267,7 @@ def test_runtime(runs: dict[str, Path]) -> None:
         (["runs/nothing-here/at-all"], "does not exist"),
         (["{mrt5}", "{spans}"], "mrt5-seed3 and spans-seed3 were trained on different tasks (kind: "),
         (["{mrt5}", "--task", "vowel_removl"], "no recipe 'vowel_removl'"),
-        (["{mrt5}", "--task", "vowel_removl"], "--task takes a recipe, or one of span_corruption, copy"),
+        (["{mrt5}", "--task", "vowel_removl"], "pass a recipe or one of span_corruption, copy"),
         (["{mrt5}", "--limit", "0"], "invalid value for '--limit'"),
         (
             ["{mrt5}", "--split", "train"],
@@ -310,7 +310,7 @@ def test_a_model_with_too_few_positions(tmp_path: Path) -> None:
     )
 
     assert result.exit_code == 2
-    assert "learned 20 positions and cannot read the 30 of vowel_removal" in result.stderr
+    assert "has 20 learned positions and cannot read the 30 byte tokens of vowel_removal" in result.stderr
 
 
 def test_json_in_a_real_process_has_stdout_to_itself(runs: dict[str, Path]) -> None:

@@ -328,7 +328,7 @@ def test_targets_beyond_the_positions_of_a_model_are_refused(folder: Path, tmp_p
     recipe["task"]["target_length"] = recipe["model"]["max_positions"] = 40
     (tmp_path / "longer.yaml").write_text(yaml.safe_dump(recipe))
     told = refused(run, "--task", tmp_path / "longer.yaml")
-    assert "learned 32 positions and cannot write the 40 of text2text" in told
+    assert "has 32 learned positions and cannot write the 40 byte tokens of text2text" in told
 
 
 def test_another_rule_is_told_apart(runs: dict[str, Path]) -> None:

@@ -91,7 +91,7 @@ def test_a_gate_that_is_told_its_rate_has_no_threshold_moved(tmp_path: Path) -> 
     saved = run / "eval" / "at-rates.json"
     printed, page = paged(tmp_path / "dial.html", run, "--deletion-rate", "0,0.3", "--out", saved)
     assert "the model is told the rate" in printed
-    assert "told-seed3, told each rate: " in page and "told-seed3, at its own rate" in page
+    assert "told-seed3 conditioned on each rate: " in page and "told-seed3, at its default rate" in page
     assert call("convert", run, tmp_path / "card", "--to", "hub", "--deletion-rate", 0.4).exit_code == 0
     card = " ".join((tmp_path / "card" / "README.md").read_text().split())
     assert ", rate set to 30 %" in card and ", before its rate was set" in card

@@ -311,16 +311,16 @@ def test_all_of_tydis_languages_from_a_file_in_the_hubs_schema(runs: dict[str, P
         (["{xnli}", "--normalization", "bleu"], "'bleu' is not one of 'squad', 'multilingual'"),
         (
             ["{vowels}", "--data", "."],
-            "the examples of vowel_removal are generated: there is nothing to read",
+            "the examples of vowel_removal are generated, not read",
         ),
         (["{xnli}", "--data", "{folder}"], "has no files of test"),
         (["{xnli}", "--data", "{folder}/nowhere"], "nowhere does not exist"),
         (["{lm}", "--task", "word_search"], "the examples of word_search are files, and none are given"),
         (
             ["--task", "xnli"],
-            "there is no finished run under runs/ that was trained on xnli hint: name a run",
+            "there is no finished run under runs/ that was trained on xnli hint: give a run",
         ),
-        ([], "there is no finished run under runs/ hint: name a run"),
+        ([], "there is no finished run under runs/ hint: give a run"),
         (["{xnli}", "--compare", "{tydi}"], "were trained on different tasks"),
     ],
 )

@@ -413,7 +413,7 @@ def test_wrong_inputs(runs: dict[str, Path], tmp_path: Path) -> None:
     problem(generate(run, rows, "--column", "nosy"), "no column 'nosy'", "did you mean 'noisy'?")
     problem(generate(run, rows, "--column", "nosy", "--add-column", "c"), "did you mean 'noisy'?")
     problem(generate(runs["questions"], rows), "no column 'question'", "--column", "--prompt")
-    problem(generate(run, rows, "--prompt", "{noisy"), "lacks its pair")
+    problem(generate(run, rows, "--prompt", "{noisy"), "unmatched {")
     problem(generate(run, rows, "--prompt", "noisy"), "no place for the input")
     problem(
         generate(run, saved(tmp_path / "x.parquet", b"PAR1"), "--column", "a"), "x.parquet cannot be read"

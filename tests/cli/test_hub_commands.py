@@ -131,7 +131,7 @@ def test_evaluate_and_inspect_find_the_recipe_of_an_export(exported: HubServer) 
 
 
 def test_a_model_without_a_recipe_says_so(byt5: HubServer) -> None:
-    assert f"{BYT5} comes without a recipe, so its task is not known" in mrt5("evaluate", BYT5, code=2).stderr
+    assert f"{BYT5} has no recipe, so its task is unknown" in mrt5("evaluate", BYT5, code=2).stderr
     result = mrt5("evaluate", BYT5, "--task", "copy", "--limit", "2", "--device", "cpu", "--json")
     assert result.stderr.count(NOTE) == 1
     gone = mrt5("evaluate", BYT5, "--revision", "v9", "--task", "copy", code=2).stderr
@@ -155,8 +155,9 @@ def test_a_download_shows_bars_on_a_terminal_only(byt5: HubServer, tmp_path: Pat
     byt5.fault("GET /api/models", "status", code=429, times=2)
     done = subprocess.run(words, capture_output=True, text=True, env=environment, cwd=tmp_path, check=True)
     assert done.stderr.splitlines() == [
-        f"note: waiting for the Hub ({BYT5}): it answers 429 (simulated 429); giving up after 10 s",
-        f"note: the Hub answers again, after 3 s ({BYT5})",
+        f"note: waiting for the Hub ({BYT5}): it responds with status 429 (simulated 429); "
+        "giving up after 10 s",
+        f"note: the Hub responds again after 3 s ({BYT5})",
         NOTE,
     ]
     assert "(ByT5 or T5 v1.1) -> out" in done.stdout
@@ -299,5 +300,5 @@ def test_a_card_that_the_hub_refuses_is_one_sentence(mine: HubServer) -> None:
         "models/me/pushed", lambda folder: (folder / "README.md").write_text("---\nlicense: refuse-me\n---\n")
     )
     refused = mrt5("convert", "tiny-seed3", "out", "--to", "hub", "--push", "me/pushed", code=2).stderr
-    assert "the Hub does not take README.md of out" in " ".join(refused.split())
+    assert "the Hub rejects README.md of out" in " ".join(refused.split())
     assert '"license" must be one of [apache-2.0, mit, ...]' in " ".join(refused.split())

@@ -259,7 +259,9 @@ def test_a_hub_that_stays_away_ends_in_a_checkpoint(
     assert result.exit_code == 1, result.output
     told = result.stderr
     # What a worker says goes past the runner of this test.
-    waiting = r"waiting for the Hub \(owner/plain, en.jsonl\): it answers 503 .*; giving up after 3 s"
+    waiting = (
+        r"waiting for the Hub \(owner/plain, en.jsonl\): it responds with status 503 .*; giving up after 3 s"
+    )
     assert workers == "1" or re.search(waiting, told)
     assert "Retrying" not in told and "Traceback" not in told
     [step] = run.saved_steps()
@@ -267,7 +269,8 @@ def test_a_hub_that_stays_away_ends_in_a_checkpoint(
     assert f"stopped; the last checkpoint is step {step}\n" in result.stderr
     assert run.meta()["status"] == "failed"
     error = re.search(
-        r"error: owner/plain, en.jsonl is not available from .*: it answers 503 .*\nhint: (.*)", told
+        r"error: owner/plain, en.jsonl is not available from .*: it responds with status 503 .*\nhint: (.*)",
+        told,
     )
     assert error is not None, told
     command = re.fullmatch(r"to resume: mrt5 (.*)", error[1])
@@ -320,7 +323,7 @@ def test_a_hub_that_is_away_at_the_start_is_bad_input(
     result = small("pretrain", "pctrl40", tmp_path / "run", model__start=START, model__shape="null")
     assert result.exit_code == 2, result.output
     name = START if kind == "models" else "allenai/c4"
-    assert f"error: {name} " in result.stderr and "Hub: it answers 503" in result.stderr
+    assert f"error: {name} " in result.stderr and "Hub: it responds with status 503" in result.stderr
     assert not (tmp_path / "run").exists()
 
 

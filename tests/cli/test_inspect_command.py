@@ -197,10 +197,13 @@ def test_a_long_file_is_cut_and_says_so(runs: dict[str, Path], tmp_path: Path) -
     [
         (["{byt5}", "--text", "abc"], "byt5-seed3 has no delete gate: a plain ByT5 deletes nothing"),
         (["{byt5}"], "needs a run with a shortener; `mrt5 pretrain local_text` trains one"),
-        (["{gone}"], "gone-seed3 reads no source: its encoder sees a lone EOS, whatever the text is"),
+        (["{gone}"], "gone-seed3 reads no source: its encoder sees a single EOS instead of the text"),
         (["{gone}", "--threshold", "-3"], "gone-seed3 reads no source"),
-        (["{bp}", "--threshold", "-3"], "bp-seed3 pools segments, whose ends no gate value decides, so"),
-        (["{cp}", "--threshold", "-3"], "cp-seed3 pools every 3 positions, whatever they hold, so --thres"),
+        (
+            ["{bp}", "--threshold", "-3"],
+            "bp-seed3 pools segments, whose ends do not depend on gate values, so",
+        ),
+        (["{cp}", "--threshold", "-3"], "cp-seed3 pools every 3 positions, regardless of their content, so"),
         (["{random}", "--threshold", "-3"], "random-seed3 deletes at random"),
         (["{fixed}", "--threshold", "-3"], "--threshold -3 has no effect"),
         (["{mrt5}", "--text", ""], "--text is empty"),

@@ -201,4 +201,4 @@ def test_settings_that_cannot_be(lora: str, told: str, tmp_path: Path):
 def test_random_weights_that_stay_so_are_remarked_upon(tmp_path: Path):
     words = ["--smoke", "--dry-run", "--set", "training.lora={}"]
     told = mrt5("pretrain", "quickstart", *words).output
-    assert "note: training.lora leaves the random weights of model.start: scratch nearly as they are" in told
+    assert "note: training.lora hardly changes the random weights of model.start: scratch" in told

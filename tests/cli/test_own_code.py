@@ -72,10 +72,8 @@ def test_trained_saved_and_loaded_again():
 
 def test_without_the_file_the_kind_is_not_known():
     told = mrt5("recipe", "check", "nth.yaml", code=2).output
-    assert "no such kind: 'nth'" in told and "one of your own comes with --code FILE" in " ".join(
-        told.split()
-    )
-    assert "no such kind" not in mrt5("recipe", "check", "nth.yaml", "--code", "nth.py").output
+    assert "unknown kind 'nth'" in told and "a custom one needs --code FILE" in " ".join(told.split())
+    assert "unknown kind" not in mrt5("recipe", "check", "nth.yaml", "--code", "nth.py").output
     shown = mrt5(
         "recipe", "show", "nth.yaml", "--code", "nth.py", "--set", "model.shortener.n=1", code=2
     ).output
@@ -93,7 +91,7 @@ def test_how_to_go_on_names_the_file(tmp_path: Path):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (None, "there is no such file"),
+        (None, "does not exist"),
         ("\nx = 1 / 0", "cannot be imported: ZeroDivisionError: division by zero (wrong.py, line 2)"),
         ("raise SystemExit(3)", "cannot be imported: SystemExit: 3"),
         ("x = (", "cannot be imported: SyntaxError: '(' was never closed (wrong.py, line 1)"),
@@ -122,7 +120,7 @@ def test_a_fault_in_it_is_told_by_its_line(
 
 def test_two_of_one_name_are_refused():
     own_code.import_file(Path("nth.py"))
-    with pytest.raises(ValueError, match="there is a shortener 'every_nth' already: Nth"):
+    with pytest.raises(ValueError, match="the shortener 'every_nth' exists already: Nth"):
         sections.register(type("Other", (sections.Placed,), {"deletion_types": ("every_nth",)}))
     with pytest.raises(ValueError, match="'random' exists already"):
         modules.register(type("Other", (modules.Gate,), {"deletion_types": ("random",)}))
@@ -206,15 +204,15 @@ def test_what_is_trained_from_a_run_remembers_it_too(run: Path) -> None:
 
 CHANGED = {
     "changed": (lambda: Path("nth.py").write_text(OWN + "# a remark\n"), "nth.py, which has changed since"),
-    "gone": (lambda: Path("nth.py").unlink(), "nth.py, which is gone"),
-    "relative": (lambda: name_code(Path("nth.py"), "nth.py"), "nth.py, which leads to another place"),
+    "gone": (lambda: Path("nth.py").unlink(), "nth.py, which no longer exists"),
+    "relative": (lambda: name_code(Path("nth.py"), "nth.py"), "nth.py, which resolves to another path"),
     "linked": (
         lambda: name_code(Path("nth.py"), "/proc/self/cwd/nth.py"),
-        "/proc/self/cwd/nth.py, which leads to another place",
+        "/proc/self/cwd/nth.py, which resolves to another path",
     ),
     "inside": (
         lambda: name_code(Path("nth.py").rename("run/nth.py")),
-        "run/nth.py, which lies in a run directory, and code in one is not imported by itself",
+        "run/nth.py, which is in a run directory, from which code is not imported automatically",
     ),
 }
 
@@ -227,14 +225,14 @@ def test_code_that_is_not_what_it_was_is_not_imported(
     change()
     told = " ".join(mrt5(*WITH_RUN[name], code=2).output.split())
     assert "error: run was made with " in told and why in told
-    assert "to go on with the code as it is now, add --code " in told and not own_code.IMPORTED
+    assert "to use the current code, add --code " in told and not own_code.IMPORTED
 
 
 def test_changed_code_is_used_where_it_is_named(run: Path, caplog: pytest.LogCaptureFixture) -> None:
     before = own_code_of(run)
     Path("nth.py").write_text(OWN + "# a remark\n")
     mrt5(*WITH_RUN["evaluate"], "--code", "nth.py")
-    assert "run was made with nth.py as it was before; nth.py is used" in caplog.text
+    assert "run was made with another version of nth.py; using nth.py" in caplog.text
     meta = json.loads(Path("run/meta.json").read_text())
     (run / "meta.json").write_text(json.dumps({**meta, "status": "interrupted"}))
     shutil.rmtree(run / "model")
@@ -262,7 +260,7 @@ def test_a_recipe_is_drafted_from_a_run_of_changed_code(run: Path) -> None:
 
 def test_code_that_has_moved_is_known_by_its_content(run: Path) -> None:
     Path("nth.py").rename("moved.py")
-    assert "which is gone" in " ".join(mrt5(*WITH_RUN["evaluate"], code=2).output.split())
+    assert "which no longer exists" in " ".join(mrt5(*WITH_RUN["evaluate"], code=2).output.split())
     assert "note" not in mrt5(*WITH_RUN["evaluate"], "--code", "moved.py").stderr
 
 
@@ -272,7 +270,7 @@ def test_code_that_has_moved_and_changed_is_used_where_it_is_named(
     Path("nth.py").unlink()
     Path("moved.py").write_text(OWN + "# a remark\n")
     mrt5(*WITH_RUN["evaluate"], "--code", "moved.py")
-    assert "run was made with nth.py as it was before; moved.py is used" in caplog.text
+    assert "run was made with another version of nth.py; using moved.py" in caplog.text
 
 
 def test_another_file_is_given_beside_what_a_run_brings(run: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -292,7 +290,7 @@ def test_two_files_of_one_kind_are_both_named(run: Path) -> None:
     Path("other.py").write_text(OWN + "# of somebody else\n")
     told = mrt5("recipe", "show", "nth.yaml", "--code", "nth.py", "--code", "other.py", code=2).output
     told = " ".join(told.split())
-    assert "--code other.py cannot be imported: ValueError: there is a shortener 'every_nth'" in told
+    assert "--code other.py cannot be imported: ValueError: the shortener 'every_nth'" in told
     line = OWN.splitlines().index("@sections.register") + 1
     assert f"already: Nth, of nth.py (other.py, line {line})" in told
 
@@ -301,7 +299,7 @@ def test_a_file_that_registers_its_kind_no_longer_is_named(run: Path) -> None:
     Path("nth.py").write_text("x = 1\n")
     name_code(Path("nth.py"))
     told = " ".join(mrt5(*WITH_RUN["evaluate"], code=2).output.split())
-    assert "no such kind: 'nth'" in told and "nth.py registers no shortener of that name" in told
+    assert "unknown kind 'nth'" in told and "nth.py registers no shortener of that name" in told
 
 
 def test_a_file_that_fails_by_now_is_the_runs(run: Path) -> None:
@@ -319,7 +317,7 @@ def test_a_model_that_is_no_run_brings_no_code(run: Path) -> None:
     hub = SimpleNamespace(run=None, folder=snapshot, commit="1" * 40)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mrt5cli.models.hub_files.locate", lambda *args, **options: hub)
-        with pytest.raises(RecipeError, match="no such kind: 'nth'"):
+        with pytest.raises(RecipeError, match="unknown kind 'nth'"):
             find_subject("someone/model")
     assert not own_code.IMPORTED
 
@@ -329,7 +327,7 @@ def test_what_is_written_as_code_is_checked(run: Path) -> None:
         meta = json.loads((run / "meta.json").read_text())
         (run / "meta.json").write_text(json.dumps({**meta, "code": wrong}))
         told = " ".join(mrt5(*WITH_RUN["evaluate"], code=2).output.split())
-        assert "names code in another way than it is written" in told
+        assert "meta.json is damaged: its code is" in told
 
 
 def test_a_suite_trains_again_what_was_made_with_other_code(run: Path) -> None:

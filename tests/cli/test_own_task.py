@@ -106,7 +106,7 @@ def forget_reversal() -> None:
 
 
 def test_recipes_know_it_only_with_the_file() -> None:
-    assert "no such kind: 'reversal'" in mrt5("recipe", "check", "own.yaml", code=2)
+    assert "unknown kind 'reversal'" in mrt5("recipe", "check", "own.yaml", code=2)
     words = ("recipe", "show", "own.yaml", "--code", "reversal.py", "--set", "task.times=4")
     assert "task.times" in mrt5(*words, code=2)
 

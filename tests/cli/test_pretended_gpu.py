@@ -161,9 +161,9 @@ def test_a_gpu_that_is_too_small_for_any_batch(pretend: Pretend) -> None:
 
 def test_a_gpu_of_no_known_kind_is_called_that(pretend: Pretend) -> None:
     pretend("NVIDIA Whatever", 80)
-    assert " on one NVIDIA Whatever (unknown kind: assumed as an A100), " in line(pretrain(TINY), "takes")
+    assert " on one NVIDIA Whatever (unknown kind, estimated as an A100), " in line(pretrain(TINY), "takes")
 
 
 def test_a_gpu_without_bf16_is_refused(pretend: Pretend) -> None:
     pretend("NVIDIA V100", 32, bf16=False)
-    assert "cannot compute in bf16" in pretrain(TINY, "training.precision=bf16").stderr
+    assert "does not support bf16" in pretrain(TINY, "training.precision=bf16").stderr

@@ -414,7 +414,7 @@ def test_a_place_that_cannot_be_written(recipe: str):
 
 
 def test_a_place_with_other_things(recipe: str):
-    assert "it holds tiny.yaml" in refused(recipe, "--out", ".")
+    assert "it contains tiny.yaml" in refused(recipe, "--out", ".")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -143,7 +143,9 @@ def test_they_run(readme: str, tmp_path: Path, hub: HubServer) -> None:
                 if not (tmp_path / "runs" / name).exists():
                     tiny_runs.make_run(tmp_path / "runs", "made").rename(tmp_path / "runs" / name)
             for task in _TASK.findall(line.text):
-                if not (tmp_path / "runs" / task).exists():  # it is trained with --smoke, which is no run of one's own
+                if not (
+                    tmp_path / "runs" / task
+                ).exists():  # it is trained with --smoke, which is no run of one's own
                     section = load(f"{task}_v3/byt5").task.model_dump(mode="json", exclude_unset=True)
                     tiny_runs.make_run(tmp_path / "runs", task, task=section).rename(tmp_path / "runs" / task)
             done = shell.run(line.text)

@@ -114,14 +114,14 @@ def test_check_prints_every_problem_of_every_file() -> None:
     result = mrt5("check", "deep", "c.yaml", "d.yaml", code=2)
     assert result.stdout.splitlines() == [
         "deep/er/b.yml has 2 problems",
-        "  seed  expected a whole number from 0 to 4294967295, not 'x' (line 6)",
+        "  seed  expected a whole number from 0 to 4,294,967,295, not 'x' (line 6)",
         "  sped  unknown key; did you mean seed? (line 7)",
         "",
         "c.yaml has 1 problem",
         "    line 1, column 5: mapping values are not allowed here",
         "",
         "d.yaml has 1 problem",
-        "    d.yaml is not text in UTF-8 (byte 0 is not)",
+        "    d.yaml is not UTF-8 text (at byte 0)",
         "",
         "4 recipes, 4 problems",
     ]
@@ -136,7 +136,7 @@ def test_check_as_json() -> None:
         "problems": [
             {
                 "key": "seed",
-                "problem": "expected a whole number from 0 to 4294967295, not -1 (line 6)",
+                "problem": "expected a whole number from 0 to 4,294,967,295, not -1 (line 6)",
             }
         ],
         "except": [],
@@ -326,7 +326,8 @@ def test_schema_explains_every_key() -> None:
 
 def test_schema_of_one_key_or_section() -> None:
     assert mrt5("schema", "training.max_steps").stdout == (
-        "training.max_steps\n    a whole number from 1 to 1000000000; required\n    optimizer steps\n"
+        "training.max_steps\n    a whole number from 1 to 1,000,000,000; required\n"
+        "    total optimizer steps\n"
     )
     assert all(line[0] in " c" for line in mrt5("schema", "controller").stdout.splitlines())
 

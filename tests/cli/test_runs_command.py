@@ -250,7 +250,7 @@ def test_pages_and_pictures(runs: Path, words: tuple[str, ...], monkeypatch: pyt
         "https://www.w3.org", ""
     )
     assert Path("curves.png").read_bytes().startswith(b"\x89PNG")
-    assert "no picture of that kind" in mrt5(*words, "--png", "curves.txt", code=2).stderr
+    assert "pictures of this format cannot be written" in mrt5(*words, "--png", "curves.txt", code=2).stderr
     from mrt5cli.report import run_pages
 
     monkeypatch.setattr(run_pages, "can_draw", lambda: False)

@@ -138,7 +138,7 @@ def test_a_wrong_column_is_one_sentence(here: Path) -> None:
     told = mrt5("pretrain", "around.yaml", "--set", 'task.input="{wrd}"', code=2).output
     assert "error: words.tsv, line 1: no column 'wrd'; it has word, turned; did you mean 'word'?" in told
     told = mrt5("pretrain", "around.yaml", "--set", "task.input=word", code=2).output
-    assert "task.input  names no column; write one in braces" in told
+    assert "task.input  uses no column; write one in braces" in told
 
 
 def test_smoke_trains_on_the_real_rows(here: Path) -> None:

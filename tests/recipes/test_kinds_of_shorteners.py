@@ -33,17 +33,17 @@ RIGHT = {
 
 WRONG = [
     ("{kind: fixed}", "amount", "missing; expected a number above 0 and below 1"),
-    ("{kind: fixed, amount: 0.3, rate: 0.3}", "rate", "not a setting of kind 'fixed' but of 'random'"),
+    ("{kind: fixed, amount: 0.3, rate: 0.3}", "rate", "not a setting of kind 'fixed', but of 'random'"),
     ("{kind: fixed, amount: 0.3, per: rows}", "per", "expected 'batch' or 'row', not 'rows'"),
     ("{kind: boundary_predictor, temperature: 0}", "temperature", "expected a number from 0.001 to 1000"),
     ("{kind: boundary_predictor, sampling: never}", "sampling", "expected 'training' or 'always'"),
-    ("{kind: boundary_predictor, type: entropy, prior: 0.3}", "prior", "no meaning with type: entropy"),
-    ("{kind: boundary_predictor, vocabulary: 500}", "vocabulary", "no meaning with type: gumbel"),
+    ("{kind: boundary_predictor, type: entropy, prior: 0.3}", "prior", "no effect with type: entropy"),
+    ("{kind: boundary_predictor, vocabulary: 500}", "vocabulary", "no effect with type: gumbel"),
     ("{kind: boundary_predictor, label_example: 5}", "label_example", "did you mean label_examples?"),
-    ("{kind: convolution}", "stride", "missing; expected a whole number from 2 to 2097152"),
-    ("{kind: convolution, stride: 1}", "stride", "expected a whole number from 2 to 2097152, not 1"),
-    ("{kind: source_removed, layer: 3}", "layer", "not a setting of kind 'source_removed' but of"),
-    ("{kind: words}", "kind", f"expected {KINDS}; one of your own comes with --code FILE, or with a package"),
+    ("{kind: convolution}", "stride", "missing; expected a whole number from 2 to 2,097,152"),
+    ("{kind: convolution, stride: 1}", "stride", "expected a whole number from 2 to 2,097,152, not 1"),
+    ("{kind: source_removed, layer: 3}", "layer", "not a setting of kind 'source_removed', but of"),
+    ("{kind: words}", "kind", f"expected {KINDS}; a custom one needs --code FILE or an installed package"),
 ]
 
 

@@ -148,7 +148,7 @@ def test_what_is_missing_for_a_corpus_is_named(
     (archives / "chromium-l10n_1_all.deb").unlink()
     assert "apt-get is needed and is not on the path" in refusal(out, archives)
     (tmp_path / "bin" / "dpkg-deb").unlink()
-    assert "dpkg-deb is needed and is not on the path" in refusal(out, archives)
+    assert "dpkg-deb was not found on the path" in refusal(out, archives)
     assert not out.exists()
 
 

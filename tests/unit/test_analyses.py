@@ -88,7 +88,7 @@ def test_a_dial_has_each_gates_own_rate_and_the_wanted_ones_and_the_baseline_as_
 
 
 def test_an_unknown_analysis_is_refused(plan: SuitePlan) -> None:
-    with pytest.raises(UserError, match="no analysis is called 'per_sampel'"):
+    with pytest.raises(UserError, match="no analysis is named 'per_sampel'"):
         run_analysis("per_sampel", plan.experiment_runs(LANGUAGES))
 
 
@@ -186,7 +186,7 @@ def test_parts_that_are_no_languages_are_taken_together_and_seeds_with_their_own
 
 def test_per_sample_needs_its_baseline(tmp_path: Path) -> None:
     plan = make_plan(tmp_path, [LANGUAGES], left_out=["multilingual_v3/byt5"])
-    with pytest.raises(UserError, match="no finished run of its baseline, multilingual_v3/byt5"):
+    with pytest.raises(UserError, match="compares with multilingual_v3/byt5, which has no finished run"):
         run_analysis("per_sample", plan.experiment_runs(LANGUAGES))
 
 

@@ -245,7 +245,7 @@ def test_what_cannot_be_evaluated(run: Path, wrong: dict[str, Any], told: str) -
 
 def test_what_cannot_be_evaluated_of_a_loaded_model(run: Path) -> None:
     model = mrt5cli.load(run)
-    with pytest.raises(UserError, match="the loaded model comes without a recipe"):
+    with pytest.raises(UserError, match="the loaded model has no recipe"):
         mrt5cli.evaluate(model)
     with pytest.raises(UserError, match="stays on its device"):
         mrt5cli.evaluate(model, "vowel_removal", device="cpu")

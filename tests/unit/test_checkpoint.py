@@ -251,7 +251,7 @@ def test_what_stands_in_for_a_file_is_called_by_its_name(saved, name, content, w
 
 @pytest.mark.parametrize("what", ["", "  "])
 def test_what_names_no_model(what):
-    with pytest.raises(UserError, match="the model has no name; expected a run directory"):
+    with pytest.raises(UserError, match="the name of the model is empty; expected a run directory"):
         load(what)
 
 

@@ -250,12 +250,12 @@ class TestPerSample:
     @pytest.mark.parametrize(
         ("ours", "theirs", "holds", "says"),
         [
-            (0.05, 0.35, True, "[0.228, 0.403] apart"),
-            (-0.05, 0.35, True, "[0.228, 0.403] apart"),
-            (0.015, 0.016, None, "at these r it would take 15,690,384 samples, there are 1,000"),
-            (0.30, 0.35, None, "at these r it would take 5,023 samples, there are 1,000"),
-            (0.05, 0.04, None, "random's is not the larger, there are 1,000"),
-            (-0.5, 0.35, False, "-0.184 [-0.272, -0.096] apart"),
+            (0.05, 0.35, True, "differ by 0.315 [0.228, 0.403]"),
+            (-0.05, 0.35, True, "differ by 0.315 [0.228, 0.403]"),
+            (0.015, 0.016, None, "at these r it would take 15,690,384 samples, and there are 1,000"),
+            (0.30, 0.35, None, "at these r it would take 5,023 samples, and there are 1,000"),
+            (0.05, 0.04, None, "random's is not the larger, and there are 1,000"),
+            (-0.5, 0.35, False, "differ by -0.184 [-0.272, -0.096]"),
         ],
     )
     def test_nats_decide_as_far_as_there_are_samples(self, ours, theirs, holds, says):
@@ -311,17 +311,17 @@ class TestSoftmax1:
     @pytest.mark.parametrize(
         ("gaps", "half", "holds", "says"),
         [
-            ((0.10, 0.11, 0.09), 0.05, True, "-0.1000 apart over 3 seeds [-0.1248, -0.0752]"),
-            ((-0.10, -0.11, -0.09), 0.05, False, "+0.1000 apart"),
+            ((0.10, 0.11, 0.09), 0.05, True, "a difference of -0.1000 over 3 seeds [-0.1248, -0.0752]"),
+            ((-0.10, -0.11, -0.09), 0.05, False, "a difference of +0.1000"),
             (
                 (0.10, 0.11, 0.09),
                 0.08,
                 None,
-                "leaves 0.1131 open; too close to call; it would take 2.6 times",
+                "an uncertainty of 0.1131; too close to call; it would take 2.6 times",
             ),
             ((0.10, 0.30, -0.10), 0.01, None, "too close to call; at this spread it would take 34 seeds"),
             ((0.01, 0.03, -0.01), 0.02, None, "take 34 seeds; it would take 16.3 times the test text"),
-            ((0.10,), 0.01, None, "too close to call, and one seed says nothing of others"),
+            ((0.10,), 0.01, None, "too close to call, and one seed says nothing about others"),
             ((0.10, 0.11, 0.09), None, None, "not run yet: analysis softmax1"),
         ],
     )

@@ -293,12 +293,12 @@ def test_captions_are_escaped() -> None:
 
 def test_samples_are_in_percent_beside_published_numbers_and_else_in_nats() -> None:
     [theirs], [ours] = DRAWINGS["samples"](), DRAWINGS["samples-in-nats"]()
-    assert "ByT5's (%)" in theirs.svg
+    assert "over ByT5 (%)" in theirs.svg
     assert "r = 0.10" in theirs.svg
-    assert "ByT5's (nats)" in ours.svg
+    assert "over ByT5 (nats)" in ours.svg
     assert "r = 0.05" in ours.svg
-    assert "dots are 1,000 of them" in ours.caption
-    assert "of them" not in theirs.caption
+    assert "1,000 evenly spaced samples are drawn" in ours.caption
+    assert "evenly spaced" not in theirs.caption
     assert max(path.attrib["d"].count("M") for path in ET.fromstring(ours.svg).iter(f"{SVG}path")) in (
         999,
         1000,

@@ -211,7 +211,7 @@ def test_kinds_of_gpus(name: str, kind: str | None) -> None:
     assert kind_of(name) == kind
     for precision in get_args(Precision):
         assert gpu_rate(precision, name) == GPUS[kind or "A100"][precision]
-    words = {"": "NVIDIA A100", "NVIDIA RTX A1000": "NVIDIA RTX A1000 (unknown kind: assumed as an A100)"}
+    words = {"": "NVIDIA A100", "NVIDIA RTX A1000": "NVIDIA RTX A1000 (unknown kind, estimated as an A100)"}
     assert described(name) == words.get(name, name)
 
 

@@ -274,7 +274,7 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
     "digits": (
         "a.jsonl",
         b'{"text": "a", "id": ' + b"7" * 5000 + b"}\n",
-        "line 1: not JSON: it holds a whole number of more than 4,300 digits",
+        "line 1: not JSON: it contains a whole number of more than 4,300 digits",
     ),
     "depth": (
         "a.jsonl",

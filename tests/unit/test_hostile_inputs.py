@@ -258,8 +258,8 @@ def test_a_pipe_of_inputs_is_waited_for_with_a_word(tmp_path: Path) -> None:
     [
         ("a: " + "x" * LONGEST, "more than 262,144 characters"),
         ("a: [" + "1," * 3000 + "]", "more than 3,000 values"),
-        ('a: "\\ud800"', "line 1, column 4: half a character"),
-        ('a: 1\nb: "\\U00110000"', "line 2: an escape of what is no character"),
+        ('a: "\\ud800"', "line 1, column 4: a lone surrogate"),
+        ('a: 1\nb: "\\U00110000"', "line 2: an escape sequence that is not a valid character"),
         ("[" * 200_000, "nested too deeply"),
     ],
     ids=["long", "many", "half", "escape", "deep"],

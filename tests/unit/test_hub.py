@@ -100,7 +100,7 @@ def test_what_is_not_there(corpus: HubServer) -> None:
     message = refusal(language="sww")
     assert "owner/corpus has no configuration 'sww'; it has sw and 2 more" in message
     assert "task.source.configurations" in message
-    assert "a/b/c is not a name that the Hub takes" in refusal("a/b/c")
+    assert "a/b/c is not a valid Hub id" in refusal("a/b/c")
     with pytest.raises(UserError, match=r"owner/corpus, sw, test: Unable to find .*sw/test-\*"):
         opened().files("sw", "test")
 
@@ -192,7 +192,7 @@ def test_a_hub_that_stays_busy(corpus: HubServer, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(hub_module, "PATIENCE", 0.5)
     corpus.fault("GET /api/", "status", code=503, times=99)
     message = refusal()
-    assert "owner/corpus is not available from the Hugging Face Hub: it answers 503" in message
+    assert "owner/corpus is not available from the Hugging Face Hub: it responds with status 503" in message
     assert message.endswith("or try again later")
 
 
@@ -214,7 +214,7 @@ def test_a_proxy_that_answers_in_place_of_the_hub(
         point_at(endpoint, tmp_path / "other", monkeypatch)
         message = refusal()
         server.shutdown()
-    assert f"{endpoint} does not answer as the Hugging Face Hub does" in message and "HF_ENDPOINT" in message
+    assert f"{endpoint} does not respond like the Hugging Face Hub" in message and "HF_ENDPOINT" in message
 
 
 def test_where_there_is_no_network_rows_come_from_the_cache(
@@ -308,12 +308,14 @@ def test_a_hub_that_comes_back_is_told_of(corpus: HubServer, monkeypatch: pytest
     begin, end = told
     assert begin.startswith("waiting for the Hub (owner/corpus, big.txt): ")
     assert begin.endswith("; giving up after 30 min")
-    assert re.fullmatch(r"the Hub answers again, after \d+ s \(owner/corpus, big.txt\)", end)
+    assert re.fullmatch(r"the Hub responds again after \d+ s \(owner/corpus, big.txt\)", end)
 
 
 def test_a_hub_that_stays_away(corpus: HubServer) -> None:
     corpus.fault("GET .*big.txt", "status", code=503, times=99)
-    with pytest.raises(HubAway, match=r"owner/corpus, big.txt is not available from .*: it answers 503"):
+    with pytest.raises(
+        HubAway, match=r"owner/corpus, big.txt is not available from .*: it responds with status 503"
+    ):
         read(seconds=0.3)
     with pytest.raises(HubAway):
         read(seconds=0)
@@ -322,9 +324,9 @@ def test_a_hub_that_stays_away(corpus: HubServer) -> None:
 @pytest.mark.parametrize(
     ("code", "what", "way_out"),
     [
-        (401, "the Hub refuses {}: it answers 401", "hf auth login"),
-        (403, "the Hub refuses {}: it answers 403", "hf auth login"),
-        (404, "the Hub refuses {}: it answers 404", "hf auth login"),
+        (401, "the Hub refuses {}: it responds with status 401", "hf auth login"),
+        (403, "the Hub refuses {}: it responds with status 403", "hf auth login"),
+        (404, "the Hub refuses {}: it responds with status 404", "hf auth login"),
     ],
 )
 def test_what_does_not_pass_in_mid_stream(

@@ -476,7 +476,7 @@ KINDS = {
     "random": "50 % deleted at random before encoder block 1",
     "fixed": "the last 50 % of every word deleted",
     "boundary_predictor": "boundary predictor (gumbel) before encoder block 1",
-    "convolution": "4 positions made one by a convolution",
+    "convolution": "convolution with stride 4",
     "source_removed": "the encoder sees one EOS",
 }
 
@@ -655,19 +655,19 @@ def test_a_private_push_makes_a_private_repository(api: type[FakeApi], tmp_path:
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
-        (http_error(401), "the Hub refuses a push to me/tiny: it answers 401"),
-        (http_error(403), "the Hub refuses a push to me/tiny: it answers 403"),
+        (http_error(401), "the Hub refuses the push to me/tiny: it responds with status 401"),
+        (http_error(403), "the Hub refuses the push to me/tiny: it responds with status 403"),
         (
             http_error(400, "bad metadata in README.md"),
-            r"refuses a push to me/tiny: it answers 400 \(bad metadata in README",
+            r"refuses the push to me/tiny: it responds with status 400 \(bad metadata in README",
         ),
-        (HTTPError("connection reset\nmore"), "broke off: connection reset$"),
-        (ConnectionError("gone"), "broke off: gone"),
-        (RuntimeError("cas error"), "broke off: cas error"),
-        (json.JSONDecodeError("no JSON", "<html>", 0), "broke off: no JSON"),
+        (HTTPError("connection reset\nmore"), "was interrupted: connection reset$"),
+        (ConnectionError("gone"), "was interrupted: gone"),
+        (RuntimeError("cas error"), "was interrupted: cas error"),
+        (json.JSONDecodeError("no JSON", "<html>", 0), "was interrupted: no JSON"),
         (
             ValueError("Invalid metadata in README.md.\n- license"),
-            "does not take README.md of .* README.md. - l",
+            "rejects README.md of .* README.md. - l",
         ),
     ],
 )
@@ -689,19 +689,17 @@ def test_what_the_hub_objects_to_is_one_sentence(
 def test_what_has_no_chance_is_refused_before_any_work(
     hub: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(UserError, match="nothing can be pushed to me/tiny: Token is required"):
+    with pytest.raises(UserError, match="cannot push to me/tiny: Token is required"):
         check_can_push("me/tiny")
     monkeypatch.setenv("HF_TOKEN", "hf_of_nobody")
-    with pytest.raises(UserError, match="nothing can be pushed to me/tiny: it answers 401"):
+    with pytest.raises(UserError, match="cannot push to me/tiny: it responds with status 401"):
         check_can_push("me/tiny")
     monkeypatch.setenv("HF_TOKEN", hubsim.TOKEN)
     hub.fault("whoami", "status", code=503)
     check_can_push("me/tiny")
     hub.fault("whoami", "reset", times=9)
     monkeypatch.setattr(hub_module, "PATIENCE", 0)
-    with pytest.raises(
-        UserError, match=r"nothing can be pushed to me/tiny: http://127.0.0.1.* cannot be reached"
-    ):
+    with pytest.raises(UserError, match=r"cannot push to me/tiny: http://127.0.0.1.* cannot be reached"):
         check_can_push("me/tiny")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="HF_HUB_OFFLINE is set"):

@@ -152,7 +152,7 @@ def test_a_revision_is_a_branch_a_tag_or_a_commit(byt5: HubServer, monkeypatch: 
     assert subjects[0].commit == older and subjects[0].name == "some/model"
     section = ModelSection.model_validate({"start": "some/model", "revision": "v1"})
     assert model_to_start(section).commit == older
-    assert "has no revision 'v2'; expected a branch, a tag or a whole commit" in refused(
+    assert "has no revision 'v2'; use a branch, a tag or a full commit" in refused(
         "some/model", revision="v2"
     )
     offline(monkeypatch)
@@ -168,9 +168,9 @@ def test_a_revision_is_of_hub_models_only(tmp_path: Path) -> None:
         CheckpointError, match=r"is a local directory and has no revision 'v1'.*\n  leave out the revision"
     ):
         load(run, revision="v1")
-    with pytest.raises(UserError, match="--revision v1 is of a Hub model, and none is named here"):
+    with pytest.raises(UserError, match="--revision v1 needs a Hub model, and none is given"):
         find_subjects([run], "v1")
-    with pytest.raises(ValueError, match="only for a Hub model"):
+    with pytest.raises(ValueError, match="only applies to a Hub model"):
         ModelSection.model_validate({"start": "scratch", "revision": "v1"})
 
 
@@ -311,8 +311,11 @@ def test_a_slow_answer_ends_nothing(byt5: HubServer) -> None:
 @pytest.mark.parametrize(
     ("fault", "told"),
     [
-        ({"kind": "status", "code": 503}, "it answers 503 (simulated 503); give a checkpoint directory"),
-        ({"kind": "reset"}, "cannot be reached (Server disconnected without sending a response); give"),
+        (
+            {"kind": "status", "code": 503},
+            "it responds with status 503 (simulated 503); use a local checkpoint directory",
+        ),
+        ({"kind": "reset"}, "cannot be reached (Server disconnected without sending a response); use"),
     ],
 )
 def test_a_hub_that_stays_away(fault: dict[str, Any], told: str, byt5: HubServer, naps: list[float]) -> None:
@@ -329,8 +332,11 @@ def test_waiting_is_told_in_our_words(
     with caplog.at_level(logging.WARNING):
         snapshot(BYT5)
     begin, end = (record.getMessage() for record in caplog.records if record.name.startswith("mrt5cli"))
-    assert begin == f"waiting for the Hub ({BYT5}): it answers 429 (simulated 429); giving up after 10 s"
-    assert end == f"the Hub answers again, after 3 s ({BYT5})"
+    assert (
+        begin
+        == f"waiting for the Hub ({BYT5}): it responds with status 429 (simulated 429); giving up after 10 s"
+    )
+    assert end == f"the Hub responds again after 3 s ({BYT5})"
     assert "Retrying" not in "".join(capfd.readouterr())
 
 
@@ -341,7 +347,7 @@ def test_damaged_weights_are_fetched_again_and_then_refused(byt5: HubServer) -> 
     byt5.provide(f"models/{hub_id}")
     byt5.fault("GET .*model.safetensors", "corrupt", times=2)
     message = refused(hub_id)
-    assert "model.safetensors arrived damaged, twice: its SHA-256 is not what the Hub names" in message
+    assert "model.safetensors arrived damaged twice: its SHA-256 differs from the Hub's" in message
     assert weights_are(load(hub_id), hubsim.byt5_weights()), "nothing damaged was left in the cache"
 
 
@@ -370,10 +376,13 @@ def make_other(kind: str, folder: Path) -> None:
             "gated",
             r"is gated: its owners .*; ask for access at http://127.0.0.1:\d+/some/gated, then log in with",
         ),
-        ("private", "nor a model of the Hugging Face Hub, or it is private; check the name; for a private"),
+        (
+            "private",
+            "nor a model of the Hugging Face Hub, or it is private; check the spelling; for a private",
+        ),
         ("bert", "some/bert is a 'bert' model; expected an MrT5, ByT5 or T5 v1.1 checkpoint"),
         ("no config", "some/no-config is not a checkpoint: its repository on the Hub has no config.json"),
-        ("adapter", r"some/adapter is an adapter of PEFT \(adapter_config.json\), not a whole model"),
+        ("adapter", r"some/adapter is a PEFT adapter \(adapter_config.json\), not a complete model"),
         ("no weights", r"has no weights that can be read.* only .*flax_model.msgpack.*tf_model.h5"),
         ("broken", r"config.json cannot be read: it is not JSON"),
     ],
@@ -387,7 +396,7 @@ def test_repositories_that_are_no_use(kind: str, told: str, hub: HubServer) -> N
 
 @pytest.mark.parametrize(
     ("name", "told"),
-    [("nobody/nothing", "nor a model of the Hugging Face Hub"), ("a..b/c", "nor a name that the Hub takes")],
+    [("nobody/nothing", "nor a model of the Hugging Face Hub"), ("a..b/c", "nor a valid Hub id")],
 )
 def test_ids_that_nothing_has(name: str, told: str, hub: HubServer, naps: list[float]) -> None:
     assert told in refused(name)
@@ -398,10 +407,13 @@ def test_a_token_that_is_none_is_no_outage(
     byt5: HubServer, naps: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     byt5.fault("GET /api/models", "status", code=401)
-    assert f"the Hub refuses {BYT5}: it answers 401 (simulated 401); for" in refused(BYT5)
+    assert (
+        f"the Hub refuses {BYT5}: it responds with status 401 (simulated 401); if it needs an account"
+        in refused(BYT5)
+    )
     monkeypatch.setenv("HF_TOKEN", "hf_of_nobody")
     byt5.fault("GET /api/models", "status", code=401)
-    assert f"the Hub refuses {BYT5}: it answers 401" in refused(BYT5)
+    assert f"the Hub refuses {BYT5}: it responds with status 401" in refused(BYT5)
     assert not naps
 
 
@@ -410,9 +422,7 @@ def test_what_is_no_hub_is_not_taken_for_one(hub: HubServer, monkeypatch: pytest
         self.answer(200, b"<html>Welcome to the hotel</html>", {"Content-Type": "text/html"})
 
     monkeypatch.setattr(hubsim.Handler, "route", portal)
-    assert "does not answer as the Hugging Face Hub does; look at HF_ENDPOINT and at the proxy" in refused(
-        BYT5
-    )
+    assert "does not respond like the Hugging Face Hub; check HF_ENDPOINT and the proxy" in refused(BYT5)
 
 
 # --- runs ---------------------------------------------------------------------------------------------------

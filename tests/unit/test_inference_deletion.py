@@ -220,7 +220,7 @@ def test_convert_stores_a_calibrated_rate(tmp_path: Path):
         (["--to", "mrt5", "--deletion-rate", "1.5"], "a share of positions"),
         (["--to", "mrt5", "--threshold", "3"], "outside of the gate's range"),
         (["--to", "mrt5", "--data", "here"], "what --deletion-rate looks at"),
-        (["--to", "mrt5", "--deletion-rate", "0.5"], "comes without a recipe"),
+        (["--to", "mrt5", "--deletion-rate", "0.5"], "has no recipe"),
     ],
 )
 def test_wrong_words(words: list[str], message: str, tmp_path: Path):

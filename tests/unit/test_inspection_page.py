@@ -264,10 +264,7 @@ def test_the_legend_names_the_least_value_of_each_model(opened: Any, gate: Any) 
     found = inspected(gate, b"abc")
     assert "from 0 (keep) to \N{MINUS SIGN}30 (delete)" in opened([found]).texts("#legend")[0]
     both = opened([found, replace(found, name="two", lowest=-40.0)])
-    assert (
-        "to \N{MINUS SIGN}40 or \N{MINUS SIGN}30 (delete, the least of each model)"
-        in both.texts("#legend")[0]
-    )
+    assert "to \N{MINUS SIGN}40 or \N{MINUS SIGN}30 (delete, each model's lowest)" in both.texts("#legend")[0]
 
 
 def test_a_gate_without_a_least_value_has_a_slider_over_those_there_are(opened: Any, gate: Any) -> None:
@@ -282,7 +279,7 @@ def test_a_gate_without_a_least_value_has_a_slider_over_those_there_are(opened: 
 def test_what_no_threshold_moves_has_no_slider(opened: Any) -> None:
     shown = opened([inspected(shared("random"), b"at random, by chance")])
     assert shown.page.locator("input[type=range]").count() == 0
-    assert "It deletes at random. There is no threshold to move." in shown.texts(".dial")[0]
+    assert "The model deletes at random. It has no threshold to move." in shown.texts(".dial")[0]
 
 
 def test_any_text_and_any_name_is_shown_and_does_nothing(opened: Any, gate: Any) -> None:

@@ -20,7 +20,7 @@ POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 123
         ("[" * 100_000, "meta.json cannot be read: it is not JSON: it is nested too deeply"),
         (
             '{"seed": ' + "9" * 5000 + "}",
-            "it is not JSON: it holds a whole number of more than 4,300 digits",
+            "it is not JSON: it contains a whole number of more than 4,300 digits",
         ),
         ("[1]", "meta.json is not a JSON object"),
     ],

@@ -98,9 +98,9 @@ def test_who_holds_it_is_seen_and_nobody_afterwards(path: Path) -> None:
     with held(path) as lock:
         found = locks.holder_of(path)
         assert found is not None and (found.pid, found.host) == (os.getpid(), locks.HOST)
-        assert f"pid {os.getpid()} on host {locks.HOST}, since " in str(found) and "last beat 0 s ago" in str(
+        assert f"pid {os.getpid()} on host {locks.HOST}, since " in str(
             found
-        )
+        ) and "last heartbeat 0 s ago" in str(found)
         assert found.how_to_stop == f"stop it (kill {os.getpid()})"
         refused = locks.wait_for(path)
         assert isinstance(refused, Holder) and refused.is_same(lock.me)
@@ -151,7 +151,7 @@ def test_without_flock_a_process_of_this_host_counts_while_it_lives(
     monkeypatch.setattr(fcntl, "flock", refusing(number))
     monkeypatch.setattr(locks, "_SAID", [])
     with held(path) as lock:
-        assert "knows no locks" in caplog.text
+        assert "does not support locks" in caplog.text
         assert isinstance(locks.wait_for(path), Holder)
         found = locks.holder_of(path)
         assert found is not None and found.is_same(lock.me)
@@ -311,7 +311,7 @@ def test_one_that_has_not_signed_yet_holds_it_too(path: Path) -> None:
         for text in ("", "{", "[]", '{"pid": 3}'):
             path.write_text(text)
             found = locks.holder_of(path)
-            assert found == locks.UNKNOWN and "not said who" in str(found)
+            assert found == locks.UNKNOWN and "not identified itself" in str(found)
             assert locks.take(path) == locks.UNKNOWN
 
 

@@ -214,7 +214,7 @@ def test_an_adapter_is_no_model_and_says_what_to_do(tmp_path: Path):
     model = get_peft_model(load(tmp_path / "base"), config())
     model.save_pretrained(tmp_path / "adapter")
     for refused in (load, resolve_model):
-        with pytest.raises(UserError, match="adapter is an adapter of PEFT") as told:
+        with pytest.raises(UserError, match="adapter is a PEFT adapter") as told:
             refused(tmp_path / "adapter")
         assert f"load('{tmp_path}/base'), '{tmp_path}/adapter').merge_and_unload()" in str(told.value.hint)
 

@@ -65,19 +65,22 @@ def test_no_bit_flips_unseen(sealed: Path, name: str, chance: random.Random):
 
 CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda at: (at / "config.json").unlink(), "it has no config.json"),
-    "longer": (lambda at: (at / "empty.txt").write_text("more"), "empty.txt has 4 bytes, and 0 were written"),
-    "shorter": (lambda at: (at / "config.json").write_text(""), "config.json has 0 bytes, and 15 were"),
-    "edited": (lambda at: (at / "config.json").write_text('{"d_model": 17}'), "config.json is not what was"),
+    "longer": (lambda at: (at / "empty.txt").write_text("more"), "empty.txt has 4 bytes, but 0 were written"),
+    "shorter": (lambda at: (at / "config.json").write_text(""), "config.json has 0 bytes, but 15 were"),
+    "edited": (
+        lambda at: (at / "config.json").write_text('{"d_model": 17}'),
+        "config.json differs from what was",
+    ),
     "renamed": (
         lambda at: at.rename(at.with_name("step-00000009")),
-        "manifest.json says that it is of step 8",
+        "manifest.json belongs to step 8",
     ),
-    "no JSON": (lambda at: (at / manifest.NAME).write_text("{"), "manifest.json is damaged, or of another"),
-    "a list": (lambda at: (at / manifest.NAME).write_text("[1]"), "manifest.json is damaged, or of another"),
-    "changed": (lambda at: edit(at, step=9), "manifest.json is damaged, or of another version"),
+    "no JSON": (lambda at: (at / manifest.NAME).write_text("{"), "manifest.json is damaged or from another"),
+    "a list": (lambda at: (at / manifest.NAME).write_text("[1]"), "manifest.json is damaged or from another"),
+    "changed": (lambda at: edit(at, step=9), "manifest.json is damaged or from another version"),
     "another model": (
         lambda at: (at / "generation_config.json").write_text('{"num_beams": 4}'),
-        "generation_config.json was added, which is read",
+        "generation_config.json was added and would be read",
     ),
 }
 
@@ -90,7 +93,7 @@ def test_what_is_another_is_named(sealed: Path, change: str):
     with pytest.raises(CheckpointError, match=re.escape(words)) as raised:
         manifest.check(folder)
     assert raised.value.message.startswith(f"{folder} is not a whole checkpoint: ")
-    hint = f"bring the file back from a copy; if it was changed on purpose, delete {folder / manifest.NAME}"
+    hint = f"restore the file from a copy; if the change was intended, delete {folder / manifest.NAME}"
     assert raised.value.hint == hint
 
 
@@ -112,7 +115,7 @@ def test_only_what_is_asked_for_is_looked_at(sealed: Path):
 def test_the_hint_names_an_earlier_checkpoint(sealed: Path):
     for step in (4, 12):
         (sealed.parent / f"step-{step:08d}").mkdir()
-    assert manifest.what_to_do(sealed).startswith(f"take {sealed.parent / 'step-00000004'}; if")
+    assert manifest.what_to_do(sealed).startswith(f"use {sealed.parent / 'step-00000004'}; if")
 
 
 def test_what_a_disk_cannot_read_is_no_signal(sealed: Path, monkeypatch: pytest.MonkeyPatch):

@@ -271,7 +271,7 @@ def test_a_recipe_with_one_source_says_nothing_of_mixtures() -> None:
         ),
         (
             {**section([{"kind": "embedded"}]), "source": {"kind": "embedded"}},
-            {"task.sources": "give either source or sources; `source: null` takes away that of a base"},
+            {"task.sources": "cannot be combined with source; `source: null` removes that of a base"},
         ),
         (
             section([{"kind": "embedded", "weight": 0}, {"kind": "hub", "weight": -1}]),
@@ -282,20 +282,20 @@ def test_a_recipe_with_one_source_says_nothing_of_mixtures() -> None:
         ),
         (
             section([{"kind": "files", "path": "a/text"}, {"kind": "files", "path": "b/text"}]),
-            {"task.sources[1].name": "sources[0] is called 'text' too; give each a name of its own"},
+            {"task.sources[1].name": "sources[0] is named 'text', too; give each source a different name"},
         ),
         (
             section([HUB, {**HUB, "revision": "v2"}]),
             {
-                "task.sources[1].label": "sources[0] is called 'c4' too; give each a label",
-                "task.sources[1].revision": "allenai/c4 has another revision in a source above",
+                "task.sources[1].label": "sources[0] is named 'c4', too; give each source a different label",
+                "task.sources[1].revision": "allenai/c4 has a different revision in an earlier source",
             },
         ),
         (
             section([{"kind": "embedded"}, HUB], languages=["en", "sw"]),
             {
-                "task.languages": "the embedded text is English; there is no sw in it; give that source "
-                "languages: [en]"
+                "task.languages": "the embedded text is English and has no sw; set languages: [en] for "
+                "that source"
             },
         ),
         (
@@ -306,7 +306,7 @@ def test_a_recipe_with_one_source_says_nothing_of_mixtures() -> None:
             section(
                 [{"kind": "embedded"}, {"kind": "files", "path": "a", "streaming": True}], shuffle="examples"
             ),
-            {"task.shuffle": "a streamed text is read in order, so only 'documents' can be drawn"},
+            {"task.shuffle": "must be 'documents', because a streamed text is read in order"},
         ),
         (
             section([{"kind": "files", "path": "a", "wieght": 2}]),
@@ -314,7 +314,7 @@ def test_a_recipe_with_one_source_says_nothing_of_mixtures() -> None:
         ),
         (
             section([{"kind": "generated"}]),
-            {"task.sources[0].kind": "no such kind: 'generated'; expected embe"},
+            {"task.sources[0].kind": "unknown kind 'generated'; expected embe"},
         ),
     ],
 )
@@ -335,7 +335,9 @@ def test_a_smoke_run_of_a_mixture_is_a_mixture() -> None:
     assert small.task.sources[1] == mixed.task.sources[1] and small.task.languages == ["fr"]
     assert smoke(small) == small
     given = {"task": {"sources": [HUB]}}
-    assert left_out_of_smoke(mixed, given)[0].startswith("task.sources is left out: a smoke run reads no Hub")
+    assert left_out_of_smoke(mixed, given)[0].startswith(
+        "task.sources is ignored: a smoke run does not use the Hub"
+    )
 
 
 def test_a_resumed_run_may_change_what_it_may_change_of_a_lone_source() -> None:
@@ -352,7 +354,8 @@ def test_a_resumed_run_may_change_what_it_may_change_of_a_lone_source() -> None:
 def test_what_a_mixture_does_not_read_is_said() -> None:
     [remark] = recipe([{"kind": "embedded"}, HUB]).remarks()
     assert remark == (
-        "task.sources[1].configurations names fr, which is not in task.sources[1].languages: it is not read"
+        "task.sources[1].configurations names fr, which is not in task.sources[1].languages and therefore "
+        "not used"
     )
 
 

@@ -283,7 +283,7 @@ def test_evaluation_is_not_counted() -> None:
     ("settings", "message"),
     [
         ({"target_deletion_rate": 1.5}, "target_deletion_rate"),
-        ({"target_deletion_rate": 0.5, "kind": "pid"}, "no such kind: 'pid'; expected"),
+        ({"target_deletion_rate": 0.5, "kind": "pid"}, "unknown kind 'pid'; expected"),
         ({"target_deletion_rate": 0.5, "k_d": 3.0}, "k_d"),
         ({"target_deletion_rate": 0.5, "delay": -1}, "delay is -1"),
     ],

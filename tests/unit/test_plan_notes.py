@@ -45,7 +45,7 @@ def test_a_process_that_trains_alone_says_so_where_a_launcher_speaks_of_several(
     monkeypatch.setenv(name, "4")
     recipe, options = load("quickstart_byt5", [SMALL]), RunOptions(tmp_path / "run", device="cpu")
     [note] = choose(recipe, options).notes
-    assert note.startswith(f"{name}=4: ignored, this process trains alone; torchrun")
+    assert note.startswith(f"{name}=4: ignored, this process trains alone; use torchrun")
     monkeypatch.setenv(name, "1")
     assert choose(recipe, options).notes == []
 
@@ -218,7 +218,7 @@ def test_batches_that_are_set_by_hand(overrides: list[str], batch: int, device: 
 
 
 def test_what_is_set_by_hand_and_does_not_fit_is_refused_with_the_way_out() -> None:
-    with pytest.raises(RecipeError, match=r"training.warmup_steps *50 is above training.max_steps 6") as told:
+    with pytest.raises(RecipeError, match=r"training.warmup_steps *50 exceeds training.max_steps 6") as told:
         small("quickstart_byt5", "training.warmup_steps=50")
     assert told.value.hint is not None and "set the other key as well" in told.value.hint
     recipe = small("quickstart_byt5", "training.warmup_steps=50", "training.max_steps=60")
@@ -231,7 +231,7 @@ def test_what_a_smoke_run_replaces_all_the_same_is_told() -> None:
     given = parse_overrides(overrides)
     recipe = smoke(full, given)
     assert (recipe.task.languages, recipe.model.start) == (["en"], "scratch")
-    assert [note.partition(" is left out")[0] for note in left_out_of_smoke(full, given)] == [
+    assert [note.partition(" is ignored")[0] for note in left_out_of_smoke(full, given)] == [
         "task.source",
         "task.languages",
         "model.start",

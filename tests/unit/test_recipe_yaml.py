@@ -56,7 +56,7 @@ def test_depth_is_refused_where_it_goes_too_far(text: str) -> None:
 
 
 def test_a_number_that_python_does_not_read_is_refused() -> None:
-    with pytest.raises(YamlProblem, match=r"^line 1, column 4: it holds .* more than 4,300 digits"):
+    with pytest.raises(YamlProblem, match=r"^line 1, column 4: it contains .* more than 4,300 digits"):
         parse("a: -" + "9" * 5000)
 
 
@@ -88,13 +88,13 @@ def test_an_empty_file_is_an_empty_document() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: 1\nb: 2\na: 3", "'a' is given twice, on line 1 and on line 3"),
-        ("x:\n  a: 1\n  a: 2", "'a' is given twice, on line 2 and on line 3"),
-        ("{a: 1, 'a': 2}", "'a' is given twice, on line 1 and on line 1"),
-        ("1: x", "line 1, column 1: a key must be text; put 1 in quotes"),
-        ("ok: 1\ntrue: x", "line 2, column 1: a key must be text; put True in quotes"),
-        ("? [a]\n: 1", "line 1, column 3: a key must be text; put ['a'] in quotes"),
-        ("a:\n\tb: 1", "line 2, column 1: a tab; indent with spaces"),
+        ("a: 1\nb: 2\na: 3", "'a' is given twice, on lines 1 and 3"),
+        ("x:\n  a: 1\n  a: 2", "'a' is given twice, on lines 2 and 3"),
+        ("{a: 1, 'a': 2}", "'a' is given twice, on lines 1 and 1"),
+        ("1: x", "line 1, column 1: a key must be text; quote 1"),
+        ("ok: 1\ntrue: x", "line 2, column 1: a key must be text; quote True"),
+        ("? [a]\n: 1", "line 1, column 3: a key must be text; quote ['a']"),
+        ("a:\n\tb: 1", "line 2, column 1: tabs are not allowed; indent with spaces"),
         ("a: b: c", "line 1, column 5: mapping values are not allowed here"),
         ("a: 1\nb\nc: 1", "line 3, column 1: while scanning a simple key: could not find expected ':'"),
         (
@@ -103,15 +103,15 @@ def test_an_empty_file_is_an_empty_document() -> None:
         ),
         (
             "a: &x 1",
-            "line 1, column 4: anchors and aliases (& and *) are not used in recipes; "
-            "write the value again, or put text that starts with one of them in quotes",
+            "line 1, column 4: anchors and aliases (& and *) are not allowed in recipes; "
+            "repeat the value, or quote text that starts with & or *",
         ),
         (
             "a: *glob",
-            "line 1, column 4: anchors and aliases (& and *) are not used in recipes; "
-            "write the value again, or put text that starts with one of them in quotes",
+            "line 1, column 4: anchors and aliases (& and *) are not allowed in recipes; "
+            "repeat the value, or quote text that starts with & or *",
         ),
-        ("a: !!python/object:os.system x", "line 1, column 4: a tag (!), which recipes do not use"),
+        ("a: !!python/object:os.system x", "line 1, column 4: tags (!) are not allowed in recipes"),
         (
             "a: @x",
             "line 1, column 4: while scanning for the next token: "

@@ -99,7 +99,7 @@ def test_a_start_that_follows_the_seed_is_trained_with_each(tmp_path: Path) -> N
 def test_a_folder_of_runs_that_no_start_can_name_is_refused_before_anything_is_trained(
     tmp_path: Path,
 ) -> None:
-    with pytest.raises(RecipeError, match=r"braces are only for \{seed\}"):
+    with pytest.raises(RecipeError, match=r"the only braces allowed are \{seed\}"):
         planned(tmp_path / "a{b}")
 
 

@@ -62,7 +62,7 @@ def test_the_recipe_is_read_back(tmp_path: Path):
 
 def test_create_refuses_a_directory_of_other_things(tmp_path: Path):
     (tmp_path / "thesis.tex").write_text("")
-    with pytest.raises(UserError, match=r"not a run directory: it holds thesis\.tex"):
+    with pytest.raises(UserError, match=r"not a run directory and not empty: it contains thesis\.tex"):
         RunDir.create(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
@@ -115,7 +115,7 @@ def test_a_damaged_line_of_metrics_costs_no_other_and_is_told_once(
     for _ in range(2):
         assert [row["step"] for row in run.metrics()] == [1, 3, 4]
     assert [record.getMessage() for record in caplog.records] == [
-        f"{run.metrics_path}: 2 lines left out, damaged or no metrics, first line 2"
+        f"{run.metrics_path}: skipped 2 damaged lines, the first is line 2"
     ]
     run.go_back_to(3)
     assert run.metrics_path.read_bytes() == b'{"step": 1}\n{"step": 3}\n'
@@ -214,7 +214,7 @@ def test_an_unfinished_run_stands_for_its_latest_checkpoint(tmp_path: Path):
 
 def test_a_run_without_anything_saved(tmp_path: Path):
     run = make_run(tmp_path / "mine", "interrupted")
-    with pytest.raises(UserError, match="the run is interrupted and has saved nothing") as caught:
+    with pytest.raises(UserError, match="the run is interrupted and has not saved a checkpoint") as caught:
         resolve_model(run.path)
     assert "--resume" in str(caught.value.hint)
 
@@ -299,13 +299,13 @@ def test_a_disk_that_is_full_when_all_is_written_keeps_nothing_of_it(
 
     monkeypatch.setattr(os, "fsync", full)
     monkeypatch.setattr("mrt5cli.writing.room", lambda path: 512)
-    said = r"No space left on device \(it takes more than 2.5 kB, and 512 B are free\)"
+    said = r"No space left on device \(it needs more than 2.5 kB, and 512 B are free\)"
     with pytest.raises(OSError, match=said), whole_directory(tmp_path / "new") as folder:
         (folder / "weights").write_bytes(b"1" * 2500)
-    said = r"\(it takes 9 MB, and 512 B are free\)"
+    said = r"\(it needs 9 MB, and 512 B are free\)"
     with pytest.raises(OSError, match=said), whole_directory(tmp_path / "new", needs=9_000_000):
         pass
-    with pytest.raises(OSError, match=r"\(it takes 3 B, and 512 B are free\)"):
+    with pytest.raises(OSError, match=r"\(it needs 3 B, and 512 B are free\)"):
         write_text(tmp_path / "text", "abc")
     assert [path.name for path in tmp_path.rglob("*")] == ["new", "before"]
 
@@ -313,7 +313,7 @@ def test_a_disk_that_is_full_when_all_is_written_keeps_nothing_of_it(
 def test_a_limit_on_the_size_of_files_is_called_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("resource.getrlimit", lambda which: (4096, 4096))
     for error in (OSError(errno.EFBIG, "File too large"), RuntimeError("PytorchStreamWriter failed")):
-        said = pytest.raises(OSError, match=r"and ulimit -f allows a file 4.1 kB\)")
+        said = pytest.raises(OSError, match=r"and ulimit -f allows 4.1 kB per file\)")
         with said as caught, whole_directory(tmp_path / "new"):
             raise error
         assert "ulimit -f unlimited" in of_the_system(caught.value)[1]
@@ -362,9 +362,12 @@ def test_a_run_has_one_trainer(tmp_path: Path) -> None:
 
 def test_a_run_without_anything_saved_that_is_being_trained(tmp_path: Path) -> None:
     run = make_run(tmp_path / "mine")
-    with run.hold(), pytest.raises(UserError, match="it is being trained, and has saved nothing: pid"):
+    with (
+        run.hold(),
+        pytest.raises(UserError, match="being trained and has not saved a checkpoint: pid"),
+    ):
         resolve_model(run.path)
-    with pytest.raises(UserError, match="the run was killed and has saved nothing"):
+    with pytest.raises(UserError, match="the run was killed and has not saved a checkpoint"):
         resolve_model(run.path)
 
 
@@ -424,7 +427,11 @@ def test_a_lock_makes_no_run_of_other_files_nor_of_one_without_meta(tmp_path: Pa
         pass
     write_text(run.path / file, "mine")
     # A checkpoint is somebody's run, which has lost what says so.
-    told = "holds checkpoints of a run, and no recipe.yaml" if "step-" in file else "it holds (thesis|model)"
+    told = (
+        "contains the checkpoints of a run but no recipe.yaml"
+        if "step-" in file
+        else "contains (thesis|model)"
+    )
     with pytest.raises(UserError, match=told):
         begin(run, RunState())
     assert (run.path / file).read_text() == "mine" and len(names(run.path)) == 2
@@ -516,7 +523,7 @@ def test_a_link_to_a_disk_that_is_away_is_refused_before_anything_is_made(tmp_pa
     link.parent.mkdir(exist_ok=True)
     link.symlink_to(disk / "me" / "run")
     for refused in (run.check_not_foreign, lambda: begin(run, RunState())):
-        with pytest.raises(UserError, match=f"{link} is a link to .*, and {disk / 'me'} is not there"):
+        with pytest.raises(UserError, match=f"{link} is a link to .*, but {disk / 'me'} does not exist"):
             refused()
     assert not disk.exists() and names(tmp_path) == ["run"]
     (disk / "me").mkdir(parents=True)

@@ -76,7 +76,7 @@ def test_a_launchers_precision_does_not_replace_the_recipes(monkeypatch: pytest.
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "ACCELERATE_MIXED_PRECISION": "fp16"}.items():
         monkeypatch.setenv(name, value)
     for precision in ("fp32", "bf16"):
-        with pytest.raises(UserError, match=f"--mixed_precision fp16, and the recipe .*: {precision}"):
+        with pytest.raises(UserError, match=f"--mixed_precision fp16, but the recipe .*: {precision}"):
             runtime.start("cpu", precision=precision)
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
     assert runtime.start("cpu", precision="bf16").world_size == 2
@@ -88,10 +88,10 @@ def test_a_launchers_precision_does_not_replace_the_recipes(monkeypatch: pytest.
         ({"ACCELERATE_USE_DEEPSPEED": "true"}, "--use_deepspeed, which mrt5 does not", "sharding=fsdp"),
         ({"ACCELERATE_USE_MEGATRON_LM": "true"}, "--use_megatron_lm, which mrt5 does not", "sharding=fsdp"),
         ({"ACCELERATE_USE_PARALLELISM_CONFIG": "true"}, "--use_parallelism_config", "sharding=fsdp"),
-        ({"FSDP_OFFLOAD_PARAMS": "true"}, "--fsdp_offload_params", "every further process"),
+        ({"FSDP_OFFLOAD_PARAMS": "true"}, "--fsdp_offload_params", "use more processes"),
         ({"FSDP_ACTIVATION_CHECKPOINTING": "true"}, "--fsdp_activation_checkpointing", "recompute=blocks"),
         ({"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"}, "--dynamo_backend inductor", "training.compile=true"),
-        ({"PJRT_DEVICE": "TPU"}, "for TPUs", "GPUs"),
+        ({"PJRT_DEVICE": "TPU"}, "does not support TPUs", "GPU"),
     ],
 )
 @pytest.mark.parametrize("world_size", ["1", "2"])
@@ -112,7 +112,7 @@ def test_a_launchers_sharding_does_not_replace_the_recipes(monkeypatch: pytest.M
     with pytest.raises(UserError, match="--use_fsdp with --fsdp_version 1"):
         runtime.start("cpu", sharding="fsdp")
     monkeypatch.setenv("FSDP_VERSION", "2")
-    with pytest.raises(UserError, match=r"--use_fsdp, and the recipe training\.sharding: none") as raised:
+    with pytest.raises(UserError, match=r"--use_fsdp, but the recipe sets training\.sharding") as raised:
         runtime.start("cpu")
     assert "training.sharding=fsdp" in str(raised.value.hint)
     assert runtime.start("cpu", sharding="fsdp").world_size == 2
@@ -128,7 +128,7 @@ def test_not_a_device(name: str):
 @pytest.mark.usefixtures("two_gpus")
 def test_bf16_needs_a_gpu_that_has_it(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
-    with pytest.raises(UserError, match="Some GPU cannot compute in bf16"):
+    with pytest.raises(UserError, match="Some GPU does not support bf16"):
         runtime.start("cuda", precision="bf16")
     assert runtime.start("cpu", precision="bf16").precision == "bf16"
 

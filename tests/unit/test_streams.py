@@ -484,7 +484,7 @@ def test_parquet_of_the_hub(corpus: HubServer, tmp_path: Path) -> None:
     assert one_pass(task) == whole
     # What a reader of bytes raises goes through Arrow as it is.
     corpus.fault("GET .*/a.parquet", "status", code=403)
-    with pytest.raises(UserError, match=r"the Hub refuses .*a.parquet: it answers 403"):
+    with pytest.raises(UserError, match=r"the Hub refuses .*a.parquet: it responds with status 403"):
         one_pass(task)
     corpus.fault("GET .*/a.parquet", "corrupt", at=len(content) - 20, times=9)
     with pytest.raises(UserError, match=r"a.parquet after row 0: damaged"):

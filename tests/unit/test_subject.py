@@ -50,7 +50,7 @@ def test_another_kind_takes_the_runs_length() -> None:
 def test_a_model_without_recipe_takes_the_papers_lengths() -> None:
     assert choose_task("span_corruption", subject(None)).input_length == 1024
     assert choose_task("copy", subject(None)).length == 64
-    with pytest.raises(UserError, match="comes without a recipe") as caught:
+    with pytest.raises(UserError, match="has no recipe") as caught:
         choose_task(None, subject(None))
     assert "--task" in (caught.value.hint or "")
 
@@ -92,7 +92,7 @@ def test_data_replaces_the_source_and_nothing_else() -> None:
     other = choose_task(None, subject({**SPANS, "source": files}), "mine").source
     assert (other.path, other.text_column) == ("mine", "body")
 
-    with pytest.raises(UserError, match="the examples of copy are generated: there is nothing to read from"):
+    with pytest.raises(UserError, match="the examples of copy are generated, not read from"):
         choose_task("copy", subject(None), "mine")
 
 
@@ -135,5 +135,7 @@ def test_a_model_with_too_few_positions_is_refused() -> None:
 
     section = choose_task(None, subject(SPANS))
     check_fits(model(256), section, "r")
-    with pytest.raises(UserError, match="r learned 255 positions and cannot read the 256 of span_corruption"):
+    with pytest.raises(
+        UserError, match="r has 255 learned positions and cannot read the 256 byte tokens of span_corruption"
+    ):
         check_fits(model(255), section, "r")

@@ -29,14 +29,14 @@ def test_what_a_template_names(text: str, columns: tuple[str, ...], lone: str | 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("{a", "the { at character 1 lacks its pair"),
-        ("b: a}", "the } at character 5 lacks its pair"),
-        ("{a {b}", "the { at character 1 lacks its pair"),
-        ("{}", "braces without the name of a column"),
-        ("{ }", "braces without the name of a column"),
-        ("{ a}", "spaces around the column's name; write {a}"),
-        ("{a:>3}", "no formats or conversions after ':'"),
-        ("{a!r}", "no formats or conversions after '!'"),
+        ("{a", "unmatched { at character 1"),
+        ("b: a}", "unmatched } at character 5"),
+        ("{a {b}", "unmatched { at character 1"),
+        ("{}", "empty braces; write a column name"),
+        ("{ }", "empty braces; write a column name"),
+        ("{ a}", "spaces around the column name; write {a}"),
+        ("{a:>3}", "formats and conversions after ':' are not"),
+        ("{a!r}", "formats and conversions after '!' are not"),
     ],
 )
 def test_what_is_no_template(text: str, said: str) -> None:

@@ -626,27 +626,27 @@ FILE = {"kind": "files", "path": "a.tsv"}
     ("settings", "key", "message"),
     [
         ({}, "task.source", "missing; expected a section with kind files or hub, or `sources`"),
-        ({"source": FILE, "sources": [FILE]}, "task.sources", "give either source or sources"),
+        ({"source": FILE, "sources": [FILE]}, "task.sources", "cannot be combined with source"),
         ({"source": {**FILE, "kind": "text"}}, "task.source.kind", "expected files, hub or generated"),
         ({"source": {"kind": "files"}}, "task.source.path", "missing"),
         ({"source": {"kind": "hub"}}, "task.source.name", "missing"),
-        ({"source": FILE, "input": {"noisy": None}}, "task.input", "put it in quotes"),
-        ({"source": FILE, "input": "Correct:"}, "task.input", "names no column"),
-        ({"source": FILE, "target": "{clean"}, "task.target", "the { at character 1 lacks its pair"),
-        ({"source": FILE, "target": "{clean:>3}"}, "task.target", "no formats or conversions"),
+        ({"source": FILE, "input": {"noisy": None}}, "task.input", "must be quoted"),
+        ({"source": FILE, "input": "Correct:"}, "task.input", "uses no column"),
+        ({"source": FILE, "target": "{clean"}, "task.target", "unmatched { at character 1"),
+        ({"source": FILE, "target": "{clean:>3}"}, "task.target", "formats and conversions after"),
         ({"source": {**FILE, "split": {"tets": 0.1}}}, "task.source.split.tets", "did you mean test?"),
         ({"source": {**FILE, "split": {"test": 1}}}, "task.source.split.test", "at least 0 and below 1"),
         (
             {"source": {**FILE, "split": {"validation": 0.5, "test": 0.5}}},
             "task.source.split.test",
-            "leaves no row for training",
+            "leaves no rows for training",
         ),
         ({"sources": [FILE, {**FILE, "weight": 0}]}, "task.sources[1].weight", "expected a number from"),
-        ({"sources": [FILE, {**FILE, "target": "{"}]}, "task.sources[1].target", "lacks its pair"),
-        ({"sources": [FILE, FILE]}, "task.sources[1].name", "sources[0] is called 'a' too"),
-        ({"source": FILE, "metrics": []}, "task.metrics", "at least 1 item"),
+        ({"sources": [FILE, {**FILE, "target": "{"}]}, "task.sources[1].target", "unmatched {"),
+        ({"sources": [FILE, FILE]}, "task.sources[1].name", "sources[0] is named 'a', too"),
+        ({"source": FILE, "metrics": []}, "task.metrics", "must list at least 1"),
         ({"source": FILE, "metrics": ["cer", "cer"]}, "task.metrics", "listed twice: cer"),
-        ({"source": FILE, "metrics": ["accuracy"]}, "task.choices", "missing; accuracy chooses among"),
+        ({"source": FILE, "metrics": ["accuracy"]}, "task.choices", "missing; accuracy needs the list"),
         ({"source": FILE, "choices": ["a", "a"]}, "task.choices", "listed twice: a"),
     ],
 )
@@ -703,7 +703,7 @@ def test_data_takes_the_place_of_the_source(tmp_path: Path) -> None:
     held_out = pairs(made, "test")
     assert len(held_out) < 200 and held_out[0][0].startswith("Say: "), "what was trained on is not tested on"
     assert replaced.model_dump(mode="json")["source"]["path"] == str(other)
-    with pytest.raises(UserError, match="text2text needs a recipe, which names the columns of its rows"):
+    with pytest.raises(UserError, match="text2text needs a recipe that names the columns of its rows"):
         choose_task("text2text", Subject("hub", "hub", None, None), str(other))
 
 

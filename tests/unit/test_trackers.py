@@ -308,8 +308,8 @@ def not_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        ("[wandb]", "needs the package wandb, not installed here"),
-        ("[tensorboard, trackio]", "needs the packages tensorboard and trackio, not installed here"),
+        ("[wandb]", "needs the package wandb, which is not installed"),
+        ("[tensorboard, trackio]", "needs the packages tensorboard and trackio, which are not installed"),
     ],
 )
 @pytest.mark.parametrize("command", ["pretrain --dry-run", "pretrain --smoke", "recipe check --no-build"])

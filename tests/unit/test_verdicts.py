@@ -346,7 +346,7 @@ def test_times_of_different_machines_or_batches_are_not_compared(tmp_path: Path)
     other = document(settings, [LINE, timed]) | {"batch_size": 1}
     write_json(base.run.eval("span_corruption"), other)
     again = Results(results.plan, results.experiment)
-    with pytest.raises(Missing, match="different conditions"):
+    with pytest.raises(Missing, match="other conditions"):
         again.value(decrease, RECIPE)
 
 
@@ -414,7 +414,7 @@ def test_correlations_and_their_means_come_from_the_analysis(tmp_path: Path) -> 
 def test_a_handful_of_samples_is_no_comparison(samples: int, verdict: str, tmp_path: Path) -> None:
     found = correlated(tmp_path, samples, mrt5_30=0.2)["r0318"]
     assert found.verdict == verdict
-    few = f"on {samples} test examples, where 1,000 were published"
+    few = f"on {samples} test examples; 1,000 were published"
     assert found.reason == (few if verdict == "not compared" else "")
 
 

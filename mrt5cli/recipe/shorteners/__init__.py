@@ -1,6 +1,6 @@
-"""Every kind of shortener that a recipe can name, and what is said of it; no torch.
+"""Settings and descriptions of every kind of shortener, without torch.
 
-The modules that compute them are in `mrt5cli.models.shorteners`, whose README.md says how to add one.
+The modules that compute them are in `mrt5cli.models.shorteners`; its README.md explains how to add one.
 """
 
 from __future__ import annotations
@@ -31,40 +31,40 @@ SHORTENERS: list[type[ShortenerSection]] = [
     QuantileGate,
     SourceRemoved,
 ]
-"""Every kind, in the order that messages list them."""
+"""All kinds, in the order in which messages list them."""
 
 
 def register(section: type[ShortenerSection]) -> type[ShortenerSection]:
-    """Make a kind known to recipes; also as a decorator.
+    """Register a kind for recipes; usable as a decorator.
 
     Raises:
-        ValueError: another one has its kind, or one of its deletion types.
+        ValueError: its kind, or one of its deletion types, is taken.
     """
     for other in SHORTENERS:
         taken = {*other.kinds(), *other.deletion_types} & {*section.kinds(), *section.deletion_types}
         if taken:
             whose = f"{other.__name__}{own_code.brought_by(other.__module__)}"
-            raise ValueError(f"there is a shortener {min(taken)!r} already: {whose}")
+            raise ValueError(f"the shortener {min(taken)!r} exists already: {whose}")
     SHORTENERS.append(section)
     take_in_added_kinds()
     return section
 
 
 def of_type(deletion_type: str) -> type[ShortenerSection]:
-    """The kind that a configuration's `deletion_type` means.
+    """The kind with the given `deletion_type` of a model's configuration.
 
     Raises:
-        ValueError: none does.
+        ValueError: there is none.
     """
     for section in SHORTENERS:
         if deletion_type in section.deletion_types:
             return section
     raise ValueError(
-        f"no kind of shortener has deletion_type {deletion_type!r}; a file given with --code may, or an "
-        "installed package"
+        f"no shortener has deletion_type {deletion_type!r}; a custom one needs --code FILE or an installed "
+        "package"
     )
 
 
 def of_config(config: Configuration) -> ShortenerSection:
-    """The settings that a model's configuration stands for."""
+    """The recipe settings that correspond to a model's configuration."""
     return of_type(config.deletion_type).of_config(config)

@@ -24,8 +24,8 @@ class DeleteGate(Placed):
     paper_name = "MrT5"
     called = "delete gate"
     about = (
-        "MrT5: {model} that learned which bytes the rest of the network can do without, and deletes them "
-        "early in its encoder."
+        "MrT5: {model} that learned which bytes the rest of the network does not need and deletes them early "
+        "in its encoder."
     )
     gates = True
     has_weights = True
@@ -35,34 +35,40 @@ class DeleteGate(Placed):
     kind: Literal["delete_gate"]
     activation: Literal["scaled_sigmoid", "log_sigmoid"] = Field(
         "scaled_sigmoid",
-        description="'scaled_sigmoid' is the paper's; 'log_sigmoid' is in the reference, unreported",
+        description="activation of the gate; 'scaled_sigmoid' is the paper's; 'log_sigmoid' is in the "
+        "reference code but not in the paper",
     )
     scale: GateValue = Field(-30.0, description="gate value of a fully deleted byte")
     threshold: GateValue | None = Field(
         None,
-        description="bytes with a gate value above it are kept; null: half the scale, log 0.5 (log_sigmoid)",
+        description="bytes with a gate value above it are kept; null: half the scale, or log 0.5 with "
+        "log_sigmoid",
     )
     norm: Literal["rms", "layer", "none"] = Field(
-        "rms", description="norm of the gate's input; 'rms' is the camera-ready's, 'layer' v1's"
+        "rms", description="norm of the gate's input; 'rms' is the camera-ready's, 'layer' is v1's"
     )
     bias_init: Coefficient = Field(
         1.0,
-        description="the gate's first bias; above 0 starts by keeping everything; v1 of the paper used -1",
+        description="initial bias of the gate; above 0, every byte is kept at first; the paper's v1 used -1",
     )
     noise: Literal["none", "logistic", "gumbel"] = Field(
         "none",
-        description="added to the gate's logits in training; 'gumbel' is the reference's one biased sample",
+        description="noise on the gate's logits in training; 'gumbel' is the reference's single, biased "
+        "sample",
     )
     row_without_survivors: Literal["best", "first"] = Field(
         "best",
-        description="the byte that a row keeps when all would go: the one with the highest gate value; "
-        "'first' is the reference's",
+        description="the byte to keep if a row would lose all of them: 'best', the one with the highest gate "
+        "value; 'first' is the reference's",
     )
 
     def misfits(self) -> Iterator[tuple[str, str]]:
         sigmoid = self.activation == "scaled_sigmoid"
         if sigmoid and self.threshold is not None and self.threshold <= self.scale:
-            yield "threshold", f"{self.threshold} is not above the scale {self.scale}; nothing would go"
+            yield (
+                "threshold",
+                f"{self.threshold} is not above the scale {self.scale}; no byte would be deleted",
+            )
 
     @classmethod
     def of_config(cls, config: Configuration) -> Self:
@@ -92,7 +98,7 @@ class DeleteGate(Placed):
 
     @property
     def lowest_gate_value(self) -> float:
-        # The log of a probability has no lowest value.
+        # The logarithm of a probability has no lower bound.
         return float("-inf") if self.activation == "log_sigmoid" else self.scale
 
     def share_deleted(self, target: float | None) -> float:

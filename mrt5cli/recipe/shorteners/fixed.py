@@ -12,7 +12,7 @@ from mrt5cli.recipe.shorteners.base import Placed
 
 
 class FixedGate(Placed):
-    """Baseline: the end of every word is deleted; a word starts at white space, punctuation or EOS."""
+    """Baseline: deletes the end of every word; a word starts at white space, punctuation or EOS."""
 
     deletion_types = ("fixed",)
     fields: ClassVar[Mapping[str, str]] = {"amount": "fixed_deletion_amount"}
@@ -21,13 +21,13 @@ class FixedGate(Placed):
     about = "A baseline for MrT5: {model} that deletes the end of every word early in its encoder."
     baseline = True
     gates = True
-    refuses_threshold = "deletes the ends of words: its gate values say no more than that"
+    refuses_threshold = "deletes the ends of words, so its gate values are all or nothing"
 
     kind: Literal["fixed"]
     amount: Rate = Field(examples=[0.5], description="fraction of each word that is deleted, rounded down")
     per: Literal["batch", "row"] = Field(
         "row",
-        description="'row': every row's own words; 'batch': the reference's one mask for all rows, from word "
+        description="'row': each row's own words; 'batch', the reference's: one mask for all rows, from word "
         "lengths summed over them",
     )
     scale: GateValue = Field(-30.0, description="gate value of a deleted byte")

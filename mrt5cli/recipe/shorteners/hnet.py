@@ -13,7 +13,7 @@ from mrt5cli.recipe.shorteners.base import Placed
 
 
 class HNet(Placed):
-    """H-Net's router: a byte stays where it differs from the one before (Hwang et al. 2025)."""
+    """H-Net's router: keeps a byte that differs from the one before (Hwang et al. 2025)."""
 
     deletion_types = ("hnet",)
     fields: ClassVar[Mapping[str, str]] = {"ratio": "router_ratio", "ratio_weight": "router_ratio_weight"}
@@ -21,7 +21,7 @@ class HNet(Placed):
     called = "H-Net router"
     about = (
         "H-Net's router in an encoder: {model} that learned where a byte differs enough from the one before "
-        "to begin a chunk, and keeps the first byte of each chunk early in its encoder."
+        "to start a chunk, and keeps the first byte of each chunk early in its encoder."
     )
     gates = True
     has_weights = True
@@ -29,13 +29,13 @@ class HNet(Placed):
     kind: Literal["hnet"]
     ratio: Annotated[float, Field(gt=1.0, le=bounds.LENGTH)] = Field(
         examples=[2.0],
-        description="bytes in a chunk that the ratio loss aims at: one of so many stays",
+        description="target of the ratio loss: bytes per chunk, of which one is kept",
     )
-    ratio_weight: NonNegative = Field(0.03, description="weight of the ratio loss; 0.03 is the paper's")
-    scale: GateValue = Field(-30.0, description="gate value of a byte that is no boundary, softly deleted")
+    ratio_weight: NonNegative = Field(0.03, description="weight of the ratio loss; 0.03 is the H-Net paper's")
+    scale: GateValue = Field(-30.0, description="gate value of a byte that is certainly not a boundary")
 
     def phrase(self) -> str:
-        return f"{self.called}, aiming at one of {self.ratio:g} bytes,"
+        return f"{self.called} with a target of one in {self.ratio:g} bytes,"
 
     def listed(self) -> str:
         return f"{self.paper_name} ratio {self.ratio:g}"

@@ -1,4 +1,4 @@
-"""The two kinds without a module: nothing is deleted, or the whole source is."""
+"""The two kinds without a module: nothing is deleted, or the entire source."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ class NoShortener(ShortenerSection):
 
 
 class SourceRemoved(ShortenerSection):
-    """Baseline: the decoder alone; the encoder sees one EOS whatever the source is."""
+    """Baseline: the decoder alone; the encoder sees a single EOS instead of the source."""
 
     deletion_types = ("source_removed",)
     paper_name = "no source"
     called = "no source"
     about = (
-        "A baseline for MrT5: {model} whose encoder sees a lone EOS whatever its input is, so that the "
-        "decoder alone models text."
+        "A baseline for MrT5: {model} whose encoder sees a single EOS instead of its input, so that the "
+        "decoder alone models the text."
     )
     reads_source = False
-    refuses_inspection = "reads no source: its encoder sees a lone EOS, whatever the text is"
+    refuses_inspection = "reads no source: its encoder sees a single EOS instead of the text"
 
     kind: Literal["source_removed"]
 

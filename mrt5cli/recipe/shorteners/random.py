@@ -12,7 +12,7 @@ from mrt5cli.recipe.shorteners.base import Placed
 
 
 class RandomGate(Placed):
-    """Baseline: random positions are deleted, in training and evaluation."""
+    """Baseline: deletes random positions, in training and evaluation."""
 
     deletion_types = ("random",)
     fields: ClassVar[Mapping[str, str]] = {"rate": "random_deletion_probability"}
@@ -21,14 +21,14 @@ class RandomGate(Placed):
     about = "A baseline for MrT5: {model} that deletes random bytes early in its encoder."
     baseline = True
     gates = True
-    refuses_threshold = "deletes at random: its gate values are only a coin's two sides"
+    refuses_threshold = "deletes at random, so its gate values are all or nothing"
 
     kind: Literal["random"]
-    rate: Rate = Field(examples=[0.5], description="expected fraction of positions deleted")
+    rate: Rate = Field(examples=[0.5], description="expected fraction of positions to delete")
     per: Literal["batch", "row"] = Field(
         "row",
-        description="'row': the rate of every row's non-pad bytes; 'batch': the reference's one draw a "
-        "batch, pads included",
+        description="'row': the rate applies to each row's non-pad bytes; 'batch', the reference's: one "
+        "sample per batch, padding included",
     )
     scale: GateValue = Field(-30.0, description="gate value of a deleted byte")
 

@@ -1,6 +1,6 @@
-"""Figures, drawn with matplotlib, which is an extra: this package is imported only where it is installed.
+"""Figures in matplotlib, an optional dependency: import this package only where it is installed.
 
-A figure is a function of an experiment's results and its compared numbers; `style` is the look of all.
+A figure is a function of an experiment's results and comparisons; `style` defines the common look.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ FIGURES: Mapping[str, Callable[[Results, Sequence[Compared], str], list[Drawing]
 
 
 def draw(name: str, results: Results, compared: Sequence[Compared]) -> list[Drawing]:
-    """The drawings of one of `FIGURES` from an experiment's results; none where there is nothing to draw yet.
+    """The drawings of a figure in `FIGURES`; empty if there is nothing to draw yet.
 
     Raises:
-        UserError: there is no such figure.
+        UserError: no figure has that name.
     """
     if name not in FIGURES:
-        raise UserError(f"no figure is called {name!r}", f"there are: {', '.join(FIGURES)}")
+        raise UserError(f"no figure is named {name!r}", f"choose from {', '.join(FIGURES)}")
     return FIGURES[name](results, compared, f"{results.experiment.id}-{name}")

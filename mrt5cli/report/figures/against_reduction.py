@@ -1,6 +1,6 @@
-"""Against the share of bytes that is gone: the loss (the paper's main figure), time and arithmetic saved.
+"""Loss (the paper's main figure), saved time and saved arithmetic against the deletion rate.
 
-Or against the layer that a gate follows: loss and time saved.
+Also loss and saved time against the gate's layer.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ SAVED = "less time than ByT5 (%)"
 PROMISED, LEFT = "multiply-accumulates saved", "multiply-accumulates left (%)"
 DOTTED: dict[str, Any] = {"linestyle": (0, (1, 3)), "linewidth": 0.8}
 WHOLE = (*AVERAGES, *ENGLISH)
-"""Published subsets that stand for all of a test set."""
+"""Published subsets that represent a complete test set."""
 
 
 def loss_of(compared: Sequence[Compared]) -> tuple[str, str, str]:
-    """The loss that the paper gives here, or bits per byte: its metric, in words, and our number."""
+    """The loss that the paper reports here, else bits per byte: published metric, axis label, our field."""
     metrics = {one.row.metric for one in compared if one.row.metric in LOSSES}
     if metrics == {"test_cross_entropy"}:
         return "test_cross_entropy", "cross-entropy (nats per token)", "loss"
@@ -53,7 +53,7 @@ def loss_of(compared: Sequence[Compared]) -> tuple[str, str, str]:
 
 
 def loss_against_reduction(results: Results, compared: Sequence[Compared], name: str) -> list[Drawing]:
-    """A line a family of models, ours and published."""
+    """One line per family of models, ours and published."""
     metric, unit, number = loss_of(compared)
     points = []
     for runs in results.runs.values():
@@ -83,14 +83,14 @@ def loss_against_reduction(results: Results, compared: Sequence[Compared], name:
         axes.set_xlim(left=min(-2.0, min(point.x for point in points) - 2))
 
     theirs = hollow(any(point.published for point in points))
-    caption = f"{unit.capitalize()} against the share deleted, a point a model{theirs}."
+    caption = f"{unit.capitalize()} against the share deleted, one point per model{theirs}."
     if any(point.interval for point in points):
         caption += " Bars: 95 % over seeds."
     return [draw(paint, name, caption, numbers_of(points, DELETED, unit), narrow={})]
 
 
 def runtime(results: Results, compared: Sequence[Compared], name: str) -> list[Drawing]:
-    """Time saved, beside what the multiply-accumulates promise."""
+    """Saved time, and the saving that the multiply-accumulates predict."""
     document = results.analyses.get("runtime", {"runs": []})
     points, promised = [], []
     for line in document["runs"]:
@@ -112,7 +112,7 @@ def runtime(results: Results, compared: Sequence[Compared], name: str) -> list[D
         axes.set(xlabel=DELETED, ylabel=SAVED)
 
     theirs = hollow(any(point.published for point in points))
-    caption = f"Time of a forward pass, percent less than ByT5's{theirs}."
+    caption = f"Time of a forward pass, in percent below ByT5's{theirs}."
     if document["runs"]:
         caption += f" Ours: {document['device_name']}, batches of {document['batch_size']}."
     shown = [*points, *(Point(PROMISED, *place) for place in sorted(promised))]
@@ -120,7 +120,7 @@ def runtime(results: Results, compared: Sequence[Compared], name: str) -> list[D
 
 
 def _published_reduction(row: Published) -> float | None:
-    """What the model of a published number deletes, wherever that was published."""
+    """The published reduction of a published number's model, from any experiment."""
     run = row.version, row.model, row.setting
     for other in published().values():
         whole = other.metric == REDUCTION and other.subset in WHOLE
@@ -135,7 +135,7 @@ def _plot(axes: Axes, curve: Sequence[tuple[float, float]], label: str, colour: 
 
 
 def macs(results: Results, compared: Sequence[Compared], name: str) -> list[Drawing]:
-    """Multiply-accumulates left, in percent: by the paper's formula, exact, published, and where runs lie."""
+    """Remaining multiply-accumulates in percent: the paper's formula, exact, published, and our runs."""
     document = results.analyses.get("compute")
     if document is None:
         return []
@@ -179,7 +179,7 @@ def macs(results: Results, compared: Sequence[Compared], name: str) -> list[Draw
 
 
 def gate_placement(results: Results, compared: Sequence[Compared], name: str) -> list[Drawing]:
-    """Loss on the left axis, time saved or else bytes deleted on the right, over the gate's layers."""
+    """Loss (left axis) and saved time, or else the deletion rate (right axis), by gate layer."""
     metric, unit, number = loss_of(compared)
     columns = ["after_layer", number, "decrease_percent", "deletion_rate"]
     runs = results.analyses.get("gate_placement", {"runs": []})["runs"]

@@ -1,4 +1,4 @@
-"""Loss against the share deleted, of one model that is told its rate and of what it is compared with."""
+"""Loss against the share deleted, for one model conditioned on its rate and for the alternatives."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from mrt5cli.report.verdicts import Compared
 LINES = {ONE_EACH: LOOKS["MrT5"], MOVED: LOOKS["Random"], TOLD: Look(LOOKS["Fixed"].colour, "D")}
 ABOVE = "loss above ByT5 (nats per token)"
 LINEAR = 0.1
-"""Nats up to which the axis is linear; the losses of a moved threshold would leave no room for the others."""
+"""Nats up to which the axis is linear; beyond, a moved threshold's losses would dwarf the others."""
 TICKS = (0.0, 0.02, 0.05, LINEAR, 0.2, 0.5, 1.0, 2.0, 5.0)
 
 
 def any_rate(results: Results, compared: Sequence[Compared], name: str) -> list[Drawing]:
-    """A line each, of means over seeds at each rate that was wanted."""
+    """One line per method, with means over seeds at each requested rate."""
     if "dial" not in results.analyses:
         return []
     found = rate_lines(results.analyses["dial"]["points"])
@@ -48,7 +48,7 @@ def any_rate(results: Results, compared: Sequence[Compared], name: str) -> list[
             plot_line(axes, [point for point in points if point.family == line], look, line)
         axes.axhline(0, color=INK, linewidth=0.6)
         axes.set_yscale("symlog", linthresh=LINEAR)
-        # Its own labels are mathematics, which figures do not set.
+        # The default labels are mathtext, which these figures avoid.
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}".replace("-", "\N{MINUS SIGN}"))
         ends = [end for point in points for end in (point.y, *(point.interval or ()))]
         low = min(0.0, *ends) - LINEAR / 10
@@ -58,8 +58,8 @@ def any_rate(results: Results, compared: Sequence[Compared], name: str) -> list[
         legend_above(figure, columns=3)
 
     caption = (
-        "Loss above that of the ByT5 of the same seed against the share deleted of the test text: MrT5s "
-        "trained for one rate each, the threshold of one of them moved, and one model that is told its rate. "
+        "Loss above ByT5 of the same seed against the share deleted of the test text: one MrT5 per rate, one "
+        "of them with its threshold moved, and one model conditioned on the rate. "
         f"The axis is logarithmic above {LINEAR:g}."
     )
     if any(point.interval for point in points):

@@ -1,4 +1,4 @@
-"""Curves of runs, one below the other, on an axis they share."""
+"""Curves of runs, one panel per metric, on a shared x axis."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from mrt5cli.runs.curves import AXES, Panel
 from mrt5cli.text import duration, listed, visible
 
 LINES = ("-", "--", ":", "-.")
-"""Of curves beyond the number of colours, whose turn comes again."""
+"""Line styles, for more curves than colours."""
 HEIGHT, LEGEND_LINE = 2.4, 0.22
-"""Inches of a panel, and of a line of the legend."""
+"""Height of a panel and of a legend line, in inches."""
 
 
 def curve_drawings(panels: Sequence[Panel]) -> list[Drawing]:
-    """A figure a panel."""
+    """One figure per panel."""
     return [
         draw(
             lambda figure, axes, panel=panel: _paint(figure, [axes], [panel]),
@@ -34,10 +34,10 @@ def curve_drawings(panels: Sequence[Panel]) -> list[Drawing]:
 
 
 def curves_picture(path: Path, panels: Sequence[Panel]) -> None:
-    """All panels in one file, whose kind its name says.
+    """Write all panels to one file in the format of its suffix.
 
     Raises:
-        UserError: no such kind can be written.
+        UserError: the format is not supported.
     """
     height = len(panels) * HEIGHT + _legend_height(panels[0])
     save_picture(

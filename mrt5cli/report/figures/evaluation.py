@@ -1,4 +1,4 @@
-"""Figures of one evaluation: quality over the deletion rates that a model was set to, and by language."""
+"""Figures of one evaluation: quality over requested deletion rates, and quality by language."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from mrt5cli.report.figures.style import (
     look_of,
     numbers,
 )
-from mrt5cli.report.tables import number, percent
+from mrt5cli.report.tables import in_powers, number, percent
 
 GIVEN = Look(look_of("Random").colour, "s")
-"""Of what was wanted, beside what came of it."""
+"""The look of rates on validation text, beside those on test text."""
 
 
 def dial(comparison: Comparison) -> list[Drawing]:
-    """Loss, and what else the task is measured by, over the share deleted; and that over the share wanted."""
+    """Loss and the task's headline metric over the share deleted, and that share over the requested one."""
     own, moved = comparison.results[0], [one for one in comparison.results if one.calibration is not None]
     if not moved:
         return []
@@ -38,13 +38,13 @@ def dial(comparison: Comparison) -> list[Drawing]:
     metrics = [METRICS["loss"], *([] if not comparison.measures else [_headline(comparison)])]
     bare = own.summary.source_removed_loss
     told = any(one.calibration is not None and one.calibration.told for one in moved)
-    as_it_is = "at its own rate" if told else "as trained"
+    as_it_is = "at its default rate" if told else "as trained"
 
     def paint(figure: Figure, *all_axes: Axes) -> None:
         for axes, metric in zip(all_axes, metrics, strict=False):
             line = sorted((_gone(one), _value(one, metric)) for one in (own, *moved))
             look = look_of("MrT5")
-            label = "told each rate" if told else "threshold moved"
+            label = "conditioned on each rate" if told else "threshold moved"
             axes.plot(*zip(*line, strict=True), color=look.colour, marker=look.marker, label=label)
             place = [_gone(own)], [_value(own, metric)]
             axes.plot(*place, "*", color=INK, markersize=10, zorder=4, label=as_it_is)
@@ -58,26 +58,31 @@ def dial(comparison: Comparison) -> list[Drawing]:
         found = [100 * one.calibration.reached for one in moved if one.calibration is not None]
         axes.plot(wanted, found, GIVEN.marker, color=GIVEN.colour, label="validation", **HOLLOW)
         axes.plot(wanted, [_gone(one) for one in moved], "o", color=look_of("MrT5").colour, markersize=4)
-        axes.set(xlabel="wanted (%)", ylabel=DELETED)
+        axes.set(xlabel="requested (%)", ylabel=DELETED)
         legend_above(figure)
 
     caption = (
-        f"{own.subject.name}{', told each rate' if told else ' with its threshold moved, untrained'}: "
+        f"{own.subject.name} {'conditioned on each rate' if told else 'with its threshold moved'}: "
         f"{' and '.join(metric.title for metric in metrics)} against the share deleted of the "
-        f"{comparison.options.split} text; and, in the last panel, that share against the one wanted, "
-        f"{'which it was told' if told else 'for which the threshold was found on validation text'}."
+        f"{comparison.options.split} text; the last panel shows that share against the requested one, "
+        f"{'an input of the model' if told else 'for which the threshold was calibrated on validation text'}."
     )
+    every = [own, *moved]
+    powers = [in_powers((_value(one, metric) for one in every), metric.digits) for metric in metrics]
     rows = [
         (
             one.label if one.calibration else f"{one.label}, {as_it_is}",
             percent(None if one.calibration is None else one.calibration.rate),
             percent(None if one.calibration is None else one.calibration.reached),
             number(_gone(one), 1),
-            *(number(_value(one, metric), metric.digits) for metric in metrics),
+            *(
+                number(_value(one, metric), metric.digits, small)
+                for metric, small in zip(metrics, powers, strict=True)
+            ),
         )
-        for one in (own, *moved)
+        for one in every
     ]
-    headers = ("", "wanted, %", "validation, %", DELETED, *(metric.heading for metric in metrics))
+    headers = ("", "requested, %", "validation, %", DELETED, *(metric.heading for metric in metrics))
     columns = len(metrics) + 1
     shown = numbers(headers, rows)
     return [
@@ -89,7 +94,7 @@ def dial(comparison: Comparison) -> list[Drawing]:
 
 
 def per_subset(comparison: Comparison) -> list[Drawing]:
-    """Bars by language, a group a language; none where there is one only."""
+    """Bars grouped by language; empty for a single language."""
     headline = _headline(comparison)
     results = [one for one in comparison.results if len(one.rows) > 1]
     if not results:
@@ -113,7 +118,7 @@ def _by_language(result: Result, metric: Metric) -> pd.DataFrame:
 
 
 def _headline(comparison: Comparison) -> Metric:
-    """What the task is measured by first; text by bits per byte, and what has no measure by the loss."""
+    """The task's first metric: bits per byte for text, and the loss for a task without metrics."""
     kind = comparison.task["kind"]
     names = [name for name in comparison.numbers if name in METRICS]
     return METRICS[(*names, "bits_per_byte" if kind == "span_corruption" else "loss")[0]].on(kind)

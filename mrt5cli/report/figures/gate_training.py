@@ -1,5 +1,5 @@
-"""How delete gates learn: by step, the logits of each class of byte, the gradient that reaches them, and how
-well the gate, and a linear probe of the states that it sees, tell apart what can go."""
+"""How delete gates learn: logits and gradients of each class of byte over steps, and how well the gate, and a
+linear probe of its inputs, separate bytes that can be deleted."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from matplotlib.figure import Figure
 from mrt5cli.metrics.results import Json
 from mrt5cli.report.figures.style import INK, Drawing, draw, legend_above, numbers
 from mrt5cli.report.results import Results, short_name
-from mrt5cli.report.tables import MISSING, Table, interval, number
+from mrt5cli.report.tables import MISSING, Table, in_powers, interval, number
 from mrt5cli.report.verdicts import Compared
 
 CLASSES = {"needed": "#0072B2", "not_needed": "#D55E00", "markers": "#8a8a8a"}
 STATES = {"open": "-", "closed": "--"}
-"""Of gates, and the lines of their gradient."""
+"""States of gates, and the line styles of their gradients."""
 ENDS = ("low", "median", "high")
 JUDGES = {"gate": "-", "probe": ":"}
 PANELS = ("logit", "gradient (nats)", "ROC area")
 ROW, ABOVE = 1.8, 0.8
-"""Inches of a recipe's panels, and of what stands above and below all."""
+"""Height of a recipe's panels and of legend and labels, in inches."""
 
 
 def gate_training(results: Results, compared: Sequence[Compared], name: str) -> list[Drawing]:
-    """A drawing a task; a recipe a row, whose seeds lie over each other."""
+    """One drawing per task, one row per recipe, with its seeds overlaid."""
     tasks: dict[str, dict[str, list[Json]]] = {}
     for model in results.analyses.get("gate_training", {"models": ()})["models"]:
         tasks.setdefault(model["task"], {}).setdefault(model["recipe"], []).append(model)
@@ -47,7 +47,7 @@ def _of_task(task: str, recipes: Mapping[str, Sequence[Json]], name: str) -> Dra
             row[0].axhline(0, color=INK, linewidth=0.6)
             row[0].set_title(short_name(recipe), fontsize=8.5, loc="left")
             row[1].set_yscale("log")
-            # Its own labels are mathematics, which figures do not set.
+            # The default labels are mathtext, which these figures avoid.
             row[1].yaxis.set_major_formatter(lambda value, _: f"{value:g}".replace("-", "\N{MINUS SIGN}"))
             row[1].minorticks_off()
             row[2].set_ylim(top=1.03)
@@ -55,12 +55,12 @@ def _of_task(task: str, recipes: Mapping[str, Sequence[Json]], name: str) -> Dra
             axes.set_xlabel("step")
         legend_above(figure)
 
-    seeds = " Seeds lie over each other." if len(models) > len(recipes) else ""
+    seeds = " Seeds are overlaid." if len(models) > len(recipes) else ""
     caption = (
-        f"{task}, {models[0]['examples']:,} test strings, gated softly: the gate's logits, median and 10 to "
-        "90 % of each class, closed at 0 and below; the mean size of the gradient of a string's "
-        "cross-entropy by the logit; and how well the logits, and a logistic regression of the states that "
-        f"the gate sees, tell apart what can go.{seeds}"
+        f"{task}, {models[0]['examples']:,} test strings, soft gates: the gate's logits (median and 10 to "
+        "90 % of each class; a gate is closed at 0 and below); the mean size of the gradient of a string's "
+        "cross-entropy with respect to the logit; and how well the logits, and a logistic regression on the "
+        f"gate's inputs, separate bytes that can be deleted.{seeds}"
     )
     return draw(
         paint, name, caption, _numbers(models),
@@ -70,7 +70,7 @@ def _of_task(task: str, recipes: Mapping[str, Sequence[Json]], name: str) -> Dra
 
 
 def _paint(row: Sequence[Axes], checkpoints: Sequence[Json]) -> None:
-    """The lines of one run; where something is not known they have a gap."""
+    """Paint the lines of one run, with gaps where values are missing."""
     steps = [one["step"] for one in checkpoints]
     logits, gradients, areas = row
     mark: dict[str, Any] = {"marker": ".", "markersize": 3.5, "linewidth": 1.1}
@@ -80,7 +80,7 @@ def _paint(row: Sequence[Axes], checkpoints: Sequence[Json]) -> None:
         logits.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
         logits.plot(steps, median, color=colour, label=kind.replace("_", " "), **mark)
         for state, line in STATES.items():
-            # A gradient that is 0 to the last digit has no place on this axis.
+            # A gradient of exactly 0 has no position on a logarithmic axis.
             size = [one["gradients"][kind][state] or math.nan for one in checkpoints]
             gradients.plot(steps, size, line, color=colour, **mark)
             gradients.plot([], [], line, color=INK, label=f"gate {state}")
@@ -94,6 +94,10 @@ def _numbers(models: Sequence[Json]) -> Table:
     for kind in CLASSES:
         words = kind.replace("_", " ")
         headers += [f"{words}: logit [10, 90 %]", *(f"{words}: gradient, {state}" for state in STATES)]
+    every = [one["gradients"] for model in models for one in model["checkpoints"]]
+    powers = {
+        (kind, state): in_powers(one[kind][state] for one in every) for kind in CLASSES for state in STATES
+    }
     rows = []
     for model in models:
         for one in model["checkpoints"]:
@@ -102,7 +106,7 @@ def _numbers(models: Sequence[Json]) -> Table:
                 of = one["logits"][kind]
                 ends = None if of is None else (of["low"], of["high"])
                 cells.append(MISSING if of is None else number(of["median"], 1) + interval(ends, 1))
-                cells += [number(one["gradients"][kind][state], 4) for state in STATES]
+                cells += [number(one["gradients"][kind][state], 4, powers[kind, state]) for state in STATES]
             cells += [number(one[f"{judge}_auc"], 3) for judge in JUDGES]
             rows.append(tuple(cells))
     return numbers((*headers, *(f"{judge}: ROC area" for judge in JUDGES)), rows, words=2)

@@ -1,4 +1,4 @@
-"""Loss and reduction by language: bars, a group a language, published values as hollow marks on them."""
+"""Loss and reduction by language, as grouped bars with published values as hollow marks."""
 
 from __future__ import annotations
 
@@ -24,15 +24,16 @@ from mrt5cli.report.figures.style import (
     numbers,
 )
 from mrt5cli.report.results import Ran, Results, short_name
+from mrt5cli.report.tables import in_powers
 from mrt5cli.report.tables import number as in_digits
 from mrt5cli.report.verdicts import Compared
 
 MOST = 20
-"""Languages that keep their order; more of them are sorted by how much goes."""
+"""Largest number of languages that keep their order; more are sorted by deletion rate."""
 
 
 def per_language(results: Results, compared: Sequence[Compared], name: str) -> list[Drawing]:
-    """Losses on the left, in the paper's unit, and percent deleted on the right."""
+    """Losses in the paper's unit (left) and percent deleted (right)."""
     metric, unit, number = loss_of(compared)
     names = [short_name(recipe) for recipe in results.runs]
     ours, known, families = {}, {}, []
@@ -58,10 +59,11 @@ def by_language(
     """Bars of several models.
 
     Args:
-        ours: by the model's label, `loss` and percent `deleted` by language.
-        known: the same as published, of each of them; empty where nothing was.
-        families: of each of them.
-        unit: what `loss` is.
+        ours: `loss` and percent `deleted` by language, by model label.
+        known: the published values in the same form; an empty frame where there are none.
+        families: the family of each model.
+        unit: the name of `loss` on the axis.
+        name: the drawing's name.
     """
     listed = [(ours[label] if len(ours[label]) else known[label]).index for label in ours]
     languages = list(dict.fromkeys(language for of in listed for language in of))
@@ -92,10 +94,11 @@ def by_language(
     theirs = hollow(any(len(of) for of in known.values()))
     caption = f"{unit[0].upper()}{unit[1:]} and percent deleted by language{theirs}."
     height = 1.1 + len(languages) * max(0.17, 0.1 * len(ours))
+    powers = in_powers(loss for of in (*ours.values(), *known.values()) for loss in of.loss)
     shown = numbers(
         ("language", "model", unit, "published", DELETED, "published"),
         [
-            (language, label, *_cells(ours[label], known[label], language))
+            (language, label, *_cells(ours[label], known[label], language, powers))
             for language in languages
             for label in ours
         ],
@@ -108,18 +111,16 @@ def by_language(
     )  # fmt: skip
 
 
-def _cells(mine: pd.DataFrame, theirs: pd.DataFrame, language: str) -> list[str]:
-    """Loss and percent deleted, each ours and published."""
-    found = []
-    for column, digits in (("loss", 4), ("deleted", 1)):
-        found += [in_digits(of[column].get(language), digits) for of in (mine, theirs)]
-    return found
+def _cells(mine: pd.DataFrame, theirs: pd.DataFrame, language: str, powers: bool) -> list[str]:
+    """Loss and percent deleted as cells, each ours and published."""
+    losses = [in_digits(of.loss.get(language), 4, powers) for of in (mine, theirs)]
+    return losses + [in_digits(of.deleted.get(language), 1) for of in (mine, theirs)]
 
 
 def _by_language(runs: Sequence[Ran], number: str) -> pd.DataFrame:
     """`loss` and percent `deleted` by language, means over runs.
 
-    Of each run it is the first evaluation that has several languages, else its first.
+    Each run contributes its first evaluation with several languages, else its first.
     """
     lines = []
     for ran in runs:
@@ -134,7 +135,7 @@ def _by_language(runs: Sequence[Ran], number: str) -> pd.DataFrame:
 
 
 def _published(recipe: str, metric: str, compared: Sequence[Compared]) -> pd.DataFrame:
-    """The same of a recipe, published."""
+    """The published values of a recipe, in the same form."""
     rows = [one.row for one in compared if one.recipe == recipe and one.row.subset]
     values = {
         column: {row.subset: row.value for row in rows if row.metric == of and row.subset not in AVERAGES}

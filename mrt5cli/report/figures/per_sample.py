@@ -1,4 +1,4 @@
-"""Each sample's rise of loss against the share deleted from it: a panel a model, with Pearson's r."""
+"""Each sample's loss increase against its deletion rate, one panel per model, with Pearson's r."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from mrt5cli.report.verdicts import Compared
 
 COLUMNS = 5
 DOTS = 1_000
-"""That a panel shows at most: more of them are one blot, and megabytes."""
+"""Largest number of dots per panel: more of them blur together and take megabytes."""
 
 
 def per_sample(results: Results, compared: Sequence[Compared], name: str) -> list[Drawing]:
-    """A family a row, or more where it has many models; axes are shared, so that panels compare."""
+    """One or more rows per family of models, with shared axes so that panels can be compared."""
     document = results.analyses.get("per_sample", {"models": []})
     families: dict[str, list[Json]] = {}
     for model in document["models"]:
@@ -31,8 +31,8 @@ def per_sample(results: Results, compared: Sequence[Compared], name: str) -> lis
     if not families:
         return []
     known = {one.recipe: one.value for one in compared if one.row.metric == "pearson_r"}
-    # The paper's percent beside its numbers; else nats, which a model that solves its task has as well. An
-    # older version of the toolkit has left no nats.
+    # Percent where the paper has numbers; otherwise nats, which also suit a model that solves its task.
+    # Documents of older versions have no nats.
     nats = not known and "r_nats" in document["models"][0]
     unit, r, rise = ("nats", "r_nats", "loss_increase_nats") if nats else ("%", "r", "loss_increase_percent")
     seeds = len({model["seed"] for model in document["models"]}) > 1 and bool(results.experiment.seeds)
@@ -45,7 +45,7 @@ def per_sample(results: Results, compared: Sequence[Compared], name: str) -> lis
             axes.set_visible(model is not None)
             if model is None:
                 continue
-            # In two lines: a panel is hardly wider than a recipe's name.
+            # Two lines, because a panel is hardly wider than a recipe's name.
             title = short_name(model["recipe"]) + (f"\nseed {model['seed']}" if seeds else "")
             title += ", r = " if seeds else "\nr = "
             title += "none" if model[r] is None else number(model[r], 2)
@@ -54,15 +54,15 @@ def per_sample(results: Results, compared: Sequence[Compared], name: str) -> lis
             axes.set_title(title, fontsize=7.5)
             _panel(axes, model["family"], np.array([model["deleted_percent"], model[rise]], float))
         for above, model in zip(grid[-2 * columns : -columns], panels[-columns:], strict=False):
-            if model is None:  # nothing is below: the panel above has the ticks
+            if model is None:  # the panel above an empty place has the tick labels
                 above.tick_params(labelbottom=True)
         figure.supxlabel("deleted from the sample (%)", fontsize=9)
-        figure.supylabel(f"rise of its loss over ByT5's ({unit})", fontsize=9)
+        figure.supylabel(f"loss increase over ByT5 ({unit})", fontsize=9)
 
-    few = f"; dots are {DOTS:,} of them, at even distances" if document["samples"] > DOTS else ""
+    few = f"; {DOTS:,} evenly spaced samples are drawn" if document["samples"] > DOTS else ""
     caption = (
-        f"{document['samples']:,} samples, batch size 1: rise of each sample's loss over ByT5's against the "
-        f"share deleted from it, with the line of least squares{few}."
+        f"{document['samples']:,} samples, batch size 1: each sample's loss increase over ByT5 against the "
+        f"share deleted from it, with the least-squares line{few}."
     )
     shown = [
         (model["recipe"], str(model["seed"]), number(model[r], 3), number(known.get(model["recipe"]), 3))
@@ -78,11 +78,11 @@ def per_sample(results: Results, compared: Sequence[Compared], name: str) -> lis
 
 
 def _panel(axes: Axes, family: str, points: NDArray[np.float64]) -> None:
-    """Paint (2, n) points; those without a percentage are NaN, and left out."""
+    """Paint (2, n) points, skipping NaN (samples without a percentage)."""
     points = points[:, np.isfinite(points).all(axis=0)]
     shown = points[:, np.linspace(0, points.shape[1] - 1, min(DOTS, points.shape[1])).astype(int)]
-    # A dot a sample as one path, each a stroke too short to see but for its round ends: a tenth of the file
-    # that as many markers make.
+    # All dots are one path of zero-length strokes with round caps, which takes a tenth of the space of
+    # markers.
     dots = [list(chain.from_iterable((value, value, math.nan) for value in column)) for column in shown]
     colour = look_of(family).colour
     axes.plot(*dots, color=colour, linewidth=2.2, alpha=0.45, solid_capstyle="round")

@@ -1,4 +1,4 @@
-"""The deletion rate over steps of training: a panel a law that steers it, with a line a run."""
+"""The deletion rate over training steps: one panel per controller, one line per run."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ STARTS = {
     "closed": ("nearly all", LOOKS["Random"].colour, "--"),
     "any": ("any start", INK, "-"),
 }
-"""What lines are called, and how they are drawn, by the start."""
+"""Label, colour and line style of runs, by the gate's start."""
 SHARES = (0.125, 0.25, 0.5, 0.75, 1.0)
-"""Of a run: where the table gives its rate."""
+"""Fractions of a run at which the table lists the rate."""
 
 
 def settling(results: Results, compared: Sequence[Compared], name: str) -> list[Drawing]:
-    """All seeds of a start look alike; the band is what a settled rate stays in."""
+    """All seeds of a start share a style; the band is the range of a settled rate."""
     document = results.analyses.get("settling", {"runs": []})
-    laws: dict[str, list[Json]] = {}
+    panels: dict[str, list[Json]] = {}
     for line in document["runs"]:
-        laws.setdefault(line["law"], []).append(line)
-    if not laws:
+        panels.setdefault(line["law"], []).append(line)
+    if not panels:
         return []
 
     def paint(figure: Figure, *grid: Axes) -> None:
-        for axes in grid[len(laws) :]:
+        for axes in grid[len(panels) :]:
             axes.set_visible(False)
-        for axes, (law, lines) in zip(grid, laws.items(), strict=False):
-            axes.set_title(law)
+        for axes, (kind, lines) in zip(grid, panels.items(), strict=False):
+            axes.set_title(kind)
             for target in {100 * line["target"] for line in lines}:
                 band = target - document["within"], target + document["within"]
                 axes.axhspan(*band, color=FAINT, alpha=0.45, linewidth=0)
@@ -51,21 +51,21 @@ def settling(results: Results, compared: Sequence[Compared], name: str) -> list[
         legend_above(figure)
 
     caption = (
-        f"Deletion rate over the steps of training, a line a run; grey is within "
+        f"Deletion rate over training steps, one line per run; the grey band is within "
         f"{document['within']:g} point of the target."
     )
     rows = [
-        (law, start, *_at_shares([line for line in lines if line["start"] == start]))
-        for law, lines in laws.items()
+        (kind, start, *_at_shares([line for line in lines if line["start"] == start]))
+        for kind, lines in panels.items()
         for start in dict.fromkeys(line["start"] for line in lines)
     ]
-    headers = ("law", "start", *(f"at {100 * share:g} % of the steps" for share in SHARES))
-    columns = min(2, len(laws))
-    height = -(-len(laws) // columns)
+    headers = ("controller or gate", "start", *(f"at {100 * share:g} % of the steps" for share in SHARES))
+    columns = min(2, len(panels))
+    height = -(-len(panels) // columns)
     return [
         draw(
             paint, name, caption, numbers(headers, rows, words=2), height=0.7 + 1.9 * height,
-            narrow={"nrows": len(laws), "sharex": True, "sharey": True}, row=2.0,
+            narrow={"nrows": len(panels), "sharex": True, "sharey": True}, row=2.0,
             nrows=height, ncols=columns, sharex=True, sharey=True,
         )
     ]  # fmt: skip
@@ -76,7 +76,7 @@ def _curve(line: Json) -> tuple[list[int], list[float]]:
 
 
 def _at_shares(lines: Sequence[Json]) -> list[str]:
-    """Percent deleted along the runs, means over seeds."""
+    """Percent deleted at `SHARES` of the runs, means over seeds."""
     curves = [_curve(line) for line in lines]
     means = (
         np.mean([np.interp(share * steps[-1], steps, rates) for steps, rates in curves]) for share in SHARES

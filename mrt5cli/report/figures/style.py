@@ -1,10 +1,10 @@
-"""The look of every figure, and how it becomes SVG.
+"""The look of every figure, and its conversion to SVG.
 
-Colours are Okabe and Ito's, which colour-blind readers tell apart; every family of models has a marker of its
-own, so that a print in grey can be read too. What is ours is filled, what was published is hollow.
+Colours are Okabe and Ito's, which colour-blind readers can distinguish; each family of models has its own
+marker, so that figures are readable in greyscale. Our values are filled, published ones hollow.
 
-Figures are black on white; a dark page turns that over (`page.css`), and a file of its own does so itself
-where its reader wants dark pages. Text stays text.
+Figures are black on white; a dark page inverts them (`page.css`), and a standalone file inverts itself if its
+reader prefers dark pages. Text stays text.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from typing import Any, NamedTuple
 
 import matplotlib
 
-matplotlib.use("agg")  # no window, whatever the user's own settings are
+matplotlib.use("agg")  # no window, whatever the user's settings
 
 import matplotlib.style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mrt5cli.errors import UserError, not_written
-from mrt5cli.report.tables import Table, interval, number
+from mrt5cli.report.tables import Table, in_powers, interval, number
 from mrt5cli.text import listed
 from mrt5cli.writing import write_bytes
 
 INK, FAINT = "#000000", "#8a8a8a"
 NARROW = 3.5
-"""Inches, of which a phone's page has 3.5; CSS counts 96 pixels to each."""
+"""Width of a figure for phones, in inches of 96 CSS pixels."""
 DARK = "@media (prefers-color-scheme: dark) {svg:root {filter: invert(1) hue-rotate(180deg)}}"
-"""The rule of `page.css`, for a figure that is a document: in a page, the root is another element."""
+"""The rule of `page.css` for a standalone figure; in a page, the root is another element."""
 STYLE = Path(__file__).with_name("report.mplstyle")
 HOLLOW: dict[str, Any] = {"markerfacecolor": "#ffffff", "markeredgewidth": 1.1, "linewidth": 1.0}
-"""Of markers of published values."""
+"""Marker style of published values."""
 
 
 class Look(NamedTuple):
-    """Colour and marker of a family of models."""
+    """Colour and marker of a model family."""
 
     colour: str
     marker: str
@@ -59,12 +59,12 @@ OTHER_LOOKS = (Look("#56B4E9", "P"), Look(FAINT, "X"))
 
 
 def look_of(family: str) -> Look:
-    """The look of a family; families that the paper has not share what is left."""
+    """The look of a family; families that are not in the paper share the remaining looks."""
     return LOOKS.get(family) or OTHER_LOOKS[sum(map(ord, family)) % len(OTHER_LOOKS)]
 
 
 def looks_of(families: Sequence[str]) -> list[Look]:
-    """A look a model: its family's, or one that is free where an earlier model has that."""
+    """One look per model: its family's, or an unused one if an earlier model has that."""
     looks: list[Look] = []
     for family in families:
         free = (look for look in (look_of(family), *LOOKS.values(), *OTHER_LOOKS) if look not in looks)
@@ -73,7 +73,7 @@ def looks_of(families: Sequence[str]) -> list[Look]:
 
 
 class Point(NamedTuple):
-    """One model of a family in a figure whose axes are numbers; the interval is of y, over seeds."""
+    """One model of a family in a figure with numeric axes; `interval` is of y, over seeds."""
 
     family: str
     x: float
@@ -83,7 +83,7 @@ class Point(NamedTuple):
 
 
 def plot_line(axes: Axes, points: Sequence[Point], look: Look, label: str, linestyle: str = "-") -> None:
-    """A line from left to right of one look: filled where ours, hollow and dotted where published."""
+    """Plot points from left to right: ours filled, published ones hollow and dotted."""
     for published, style in (
         (False, {"linestyle": linestyle, "zorder": 3}),
         (True, {"linestyle": ":", **HOLLOW}),
@@ -93,45 +93,46 @@ def plot_line(axes: Axes, points: Sequence[Point], look: Look, label: str, lines
             continue
         x, y = [one.x for one in line], [one.y for one in line]
         axes.plot(x, y, color=look.colour, marker=look.marker, label=label, **style)
-        label = ""  # of ours, where there are both
+        label = ""  # only our line is labelled if there are both
         for one in line:
             if one.interval is not None:
                 axes.vlines(one.x, *one.interval, color=look.colour, linewidth=1.0)
 
 
 def numbers(headers: Sequence[str], rows: Sequence[tuple[str, ...]], words: int = 1) -> Table:
-    """What a figure shows, for those who cannot see it or want to know exactly; see `Drawing`."""
+    """A folded table of a figure's values, for readers who cannot see it or want exact numbers."""
     return Table(tuple(headers), rows, "The figure in numbers", folded=True, words=words)
 
 
 def numbers_of(points: Sequence[Point], x: str, y: str) -> Table:
-    """Of a figure whose axes are called x and y, a row a point."""
+    """The table of a figure with axes named `x` and `y`, one row per point."""
+    powers = in_powers(one.y for one in points)
     rows = [
         (
             one.family,
             "published" if one.published else "ours",
             number(one.x, 1),
-            number(one.y) + interval(one.interval, 4),
+            number(one.y, 4, powers) + interval(one.interval, 4, powers),
         )
         for one in points
     ]
-    return numbers(("", "whose", x, y), rows, words=2)
+    return numbers(("", "source", x, y), rows, words=2)
 
 
 def hollow(published: bool) -> str:
-    """The end of a caption's sentence."""
+    """The end of a caption that explains hollow marks; empty if nothing is published."""
     return "; hollow marks are published" if published else ""
 
 
 def plot_families(figure: Figure, axes: Axes, points: Sequence[Point]) -> None:
-    """A line a family, with a legend beside the axes."""
+    """One line per family, with a legend beside the axes."""
     for family in dict.fromkeys(point.family for point in points):
         plot_line(axes, [point for point in points if point.family == family], look_of(family), family)
     legend_beside(figure, axes)
 
 
 def legend_beside(figure: Figure, axes: Axes) -> None:
-    """A legend to the right of the axes, of all that has a label there; below them in a narrow figure."""
+    """A legend to the right of the axes; below them in a narrow figure."""
     if figure.get_figwidth() > NARROW:
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
     else:
@@ -140,7 +141,7 @@ def legend_beside(figure: Figure, axes: Axes) -> None:
 
 
 def legend_above(figure: Figure, columns: int = 4) -> None:
-    """A legend above all axes, of what has a label in any of them."""
+    """One legend above all axes, with every label once."""
     named: dict[str, Any] = {}
     for axes in figure.axes:
         handles, labels = axes.get_legend_handles_labels()
@@ -152,15 +153,15 @@ def legend_above(figure: Figure, columns: int = 4) -> None:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure, drawn.
+    """A figure as SVG.
 
     Attributes:
-        name: for files and ids.
-        caption: what it shows, a sentence or two.
-        svg: a file of its own.
-        numbers: what it shows, as a folded table; None where the page has it already.
-        narrow: the same for a window too narrow for it, whose letters are as large; None where a reader has
-            to move it sideways.
+        name: name of its file and prefix of its ids.
+        caption: one or two sentences about its content.
+        svg: the standalone SVG file.
+        numbers: its values as a folded table; None if the page already shows them.
+        narrow: an SVG for narrow windows with letters of the same size; None if readers have to scroll
+            sideways.
     """
 
     name: str
@@ -171,12 +172,12 @@ class Drawing:
 
     @property
     def inline(self) -> str:
-        """Part of a page."""
+        """The SVG for embedding in a page."""
         return self._inline(self.svg)
 
     @property
     def inline_narrow(self) -> str:
-        """The same, of the narrow one, or nothing."""
+        """The narrow SVG for embedding in a page, or an empty string."""
         return "" if self.narrow is None else self._inline(self.narrow)
 
     def _inline(self, svg: str) -> str:
@@ -195,15 +196,17 @@ def draw(
     row: float | None = None,
     **grid: Any,
 ) -> Drawing:
-    """A figure as SVG, the same for the same numbers; ids carry its name, so that pages can hold several.
+    """Draw a figure as reproducible SVG; its ids start with its name, so that a page can contain several.
 
     Args:
-        paint: fills a figure that belongs to no window; called with it and each of its axes.
-        numbers: what it shows.
-        width, height: inches; the default is a page of text wide.
+        paint: fills the figure; called with it and each of its axes.
+        name: the figure's name.
+        caption: one or two sentences about its content.
+        numbers: its values as a table.
+        width, height: size in inches; the default is as wide as a page of text.
         narrow: the grid of the narrow figure; None for no such figure.
-        row: inches of each of its rows, by default as high as the other is, and no more than a screen holds.
-        grid: of axes, as `Figure.subplots` takes it.
+        row: height of each row of the narrow figure in inches; by default `height`, but at most 3.4.
+        grid: arguments of `Figure.subplots`.
     """
     small = None
     if narrow is not None:
@@ -229,10 +232,10 @@ def _svg(paint: Callable[..., None], name: str, width: float, height: float, gri
 def save_picture(
     path: Path, paint: Callable[..., None], *, width: float = 7.2, height: float = 4.0, **grid: Any
 ) -> None:
-    """A figure as a picture, in a file of the kind that its name says; else as `draw`.
+    """Write a figure to a file in the format of its suffix; the other arguments are those of `draw`.
 
     Raises:
-        UserError: it cannot be written, or there is no such kind.
+        UserError: the file cannot be written, or the format is not supported.
     """
     kind = path.suffix.removeprefix(".").lower()
     with matplotlib.style.context([STYLE, {"savefig.dpi": 200}], after_reset=True):
@@ -240,7 +243,7 @@ def save_picture(
         kinds = figure.canvas.get_supported_filetypes()
         if kind not in kinds:
             raise UserError(
-                f"{path}: no picture of that kind can be written",
+                f"{path}: pictures of this format cannot be written",
                 f"end its name in .png or {listed(sorted(kinds), 20)}",
             )
         paint(figure, *figure.subplots(squeeze=False, **grid).flat)

@@ -5,7 +5,7 @@
   const bytes = text => Uint8Array.from(atob(text), character => character.charCodeAt(0));
   const minus = text => String(text).replace("-", "\u2212");
 
-  // As Python rounds: where exactly halfway, to the even digit.
+  // Rounds like Python: exact halves to the even digit.
   const fixed = value => (value % 1 === 0.25 ? value - 0.05 : value).toFixed(1);
   const percent = (part, whole) => (whole ? fixed(100 * (part / whole)) : "-");
   const counted = count => count.toLocaleString("en");
@@ -25,7 +25,7 @@
       target: row.target && bytes(row.target),
     };
   });
-  const place = new Map(); // of an element: model, row and cluster
+  const place = new Map(); // each element's model, row and cluster
   const models = data.models.map((model, number) => ({
     ...model,
     first: model.threshold,
@@ -50,7 +50,7 @@
     ),
   }));
 
-  // The rule of `InspectedRow.deleted_at`: what is at the threshold goes, and one byte always stays.
+  // The rule of `InspectedRow.deleted_at`: a gate at the threshold is deleted, and one byte always stays.
   function recount(model, threshold) {
     model.threshold = threshold;
     const limit = Math.fround(threshold);
@@ -127,17 +127,17 @@
   for (const model of movable) {
     recount(model, model.threshold);
     for (const input of model.dial?.querySelectorAll("input") ?? []) {
-      // A slider stands at steps; what the model has may lie between.
+      // The slider moves in steps; the model's threshold may lie between them.
       input.addEventListener("input", () => move(model, input.valueAsNumber, input));
       input.addEventListener("change", () => (input.value = model.threshold));
     }
     model.dial?.querySelector("button").addEventListener("click", () => move(model, model.first));
   }
 
-  // --- what a character is ---
+  // --- description of a character ---
 
   const tip = one("#tip");
-  let [here, same] = [null, []]; // the character that is described, and it in each model
+  let [here, same] = [null, []]; // the described character, and its element in each model
 
   function make(name, text, parent) {
     const element = document.createElement(name);
@@ -197,7 +197,7 @@
     const box = element.getBoundingClientRect();
     const [width, height] = [tip.offsetWidth, tip.offsetHeight];
     const left = Math.max(8, Math.min(box.left, document.documentElement.clientWidth - width - 8));
-    // A heat map's column stays in sight.
+    // Keep a heat map's column in view.
     const strip = (element.closest(".history") ?? element).getBoundingClientRect();
     const below = strip.bottom + 6 + height < window.innerHeight || strip.top < height + 6;
     tip.style.left = `${left + window.scrollX}px`;

@@ -1,12 +1,12 @@
 "use strict";
 
-// A click on a header sorts its column, a second one the other way round; keys work as clicks do.
+// A click or key press on a header sorts its column; another one reverses the order.
 function sortable(table) {
   const order = new Intl.Collator(undefined, { numeric: true });
   const number = text => Number.parseFloat(text.replaceAll(",", "").replace("\u2212", "-"));
   const compare = (one, other, up) => {
     const [a, b] = [number(one), number(other)];
-    // What is no number, such as a dash, stays behind what is, either way.
+    // Cells that are not numbers, such as a dash, come last in either order.
     if (Number.isNaN(a) !== Number.isNaN(b)) return Number.isNaN(a) ? 1 : -1;
     return (up ? 1 : -1) * (Number.isNaN(a) ? order.compare(one, other) : a - b);
   };
@@ -29,7 +29,7 @@ function sortable(table) {
 
 document.querySelectorAll("table.sortable").forEach(sortable);
 
-// A box that scrolls keeps headers at its own top; where the table fits, they stay at the window's.
+// A scrolling box keeps headers at its top; the headers of a table that fits stay at the window's top.
 const fitting = new ResizeObserver(entries => {
   for (const { target } of entries) {
     target.classList.remove("fits");
@@ -38,7 +38,7 @@ const fitting = new ResizeObserver(entries => {
 });
 document.querySelectorAll(".scroll").forEach(box => fitting.observe(box));
 
-// The contents: folded to a bar where the page is narrow, and marking the section that is read.
+// The contents: a bar on a narrow page; marks the section in view.
 function contents(nav) {
   const details = nav.querySelector("details");
   const wide = matchMedia("(min-width: 70rem)");
