@@ -28,7 +28,7 @@ SHARED = (
 DECODING = ("generation/decoding.py", "generation/utf8.py")
 THRESHOLDS = "generation/calibration.py"
 VALIDATION = (
-    *(f"evaluation/{name}.py" for name in ("counting", "evaluate", "generation", "options", "timing")),
+    *(f"evaluation/{name}.py" for name in ("counting", "evaluate", "options", "timing")),
     *DECODING,
 )
 """Evaluation code that training uses: validation selects the best weights."""

@@ -1,7 +1,7 @@
-"""The facts in the model card, README.md of an exported model; its text is the template card.md.j2.
+"""The model card: README.md of an exported model, rendered from the template card.md.j2.
 
-Every number comes from the model, its recipe or its run; nothing is filled in. Quality never stands without
-the deletion rate beside it, neither in the table nor in the metadata, see `model_index`.
+Every number comes from the model, its recipe or its run. Quality is never reported without its deletion rate,
+neither in the table nor in the metadata; see `model_index`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mrt5cli.convert.published import hub_base, published
 from mrt5cli.data.languages import LANGUAGES
 from mrt5cli.data.mixtures import shares
 from mrt5cli.data.span_noise import FIRST_SENTINEL
-from mrt5cli.generation.calibration import told_threshold
+from mrt5cli.generation.calibration import conditional_threshold
 from mrt5cli.manifest import STEP_NAME
 from mrt5cli.metrics.catalog import MEASURED, metric_of
 from mrt5cli.metrics.results import Json, SavedEvaluation, SavedModel
@@ -36,7 +36,7 @@ LANGUAGE_CODE = re.compile(r"[a-z]{2,3}")
 
 
 def model_card(job: Job) -> str:
-    """The whole card of an export.
+    """The text of an export's card.
 
     Raises:
         UserError: results of the run cannot be read.
@@ -54,7 +54,7 @@ def model_card(job: Job) -> str:
             *map(metric_of, dict.fromkeys(name for *_, row in results for name in row.others)),
         )
         if metric.in_cards
-        # Quality never stands without what was deleted.
+        # The deletion rate is always shown.
         and (metric.name == DELETED or any(row.number(metric.name) is not None for *_, row in results))
     ]
     published_results = eval_results(results, metrics, recipe, gates=shortener.gates)
@@ -69,7 +69,7 @@ def model_card(job: Job) -> str:
         **_origin(recipe),
     )
     meta = {} if job.run is None else job.run.meta()
-    # Not by ModelCard.from_template, which leaves what a template asks for and nobody gave empty.
+    # Not ModelCard.from_template, which renders undefined variables as empty.
     environment = Environment(
         loader=PackageLoader("mrt5cli.convert", "."),
         undefined=StrictUndefined,
@@ -91,7 +91,7 @@ def model_card(job: Job) -> str:
         dtype=job.dtype,
         what_it_is=shortener.about.format(model="a byte-level encoder-decoder"),
         shortener=shortener,
-        told_its_rate=told_threshold(config, 0.0) is not None,
+        conditional=conditional_threshold(config, 0.0) is not None,
         step=meta.get("step") if step is None else step,
         made_with=list(_made_with(meta)),
         results=results,
@@ -100,15 +100,15 @@ def model_card(job: Job) -> str:
         transformers=".".join(str(part) for part in TRANSFORMERS),
         version=mrt5cli.__version__,
     )
-    return str(ModelCard(text))  # which refuses metadata that the Hub would not read
+    return str(ModelCard(text))  # validates the metadata
 
 
 def _origin(recipe: Recipe | None) -> Json:
-    """What the metadata says of what a model was made from."""
+    """Metadata fields about the origin of a model."""
     if recipe is None:
         return {}
     return {
-        # The Hub takes codes only, and folder names of local text can be anything.
+        # The Hub accepts language codes only; folder names of local text may be anything.
         "language": [code for code in _languages(recipe) if LANGUAGE_CODE.fullmatch(code)] or None,
         "datasets": list(dict.fromkeys(filter(None, map(_dataset, recipe.task.every_source)))) or None,
         "base_model": hub_base(recipe),
@@ -122,7 +122,7 @@ def _languages(recipe: Recipe) -> list[str]:
 
 
 def _of_the_recipe(recipe: Recipe | None) -> Json:
-    """What the template says of the training and its data."""
+    """Template variables about the training and its data."""
     if recipe is None:
         return {"recipe": None, "learned": None}
     task, base, (clean, text, _) = recipe.task, hub_base(recipe), published(recipe)
@@ -143,13 +143,13 @@ def _of_the_recipe(recipe: Recipe | None) -> Json:
 
 
 def _dataset(source: Any) -> str | None:
-    """The Hub id of a source that is a dataset there."""
+    """The Hub id of a source; None if it is not a Hub dataset."""
     name = getattr(source, "name", None) if source.kind == "hub" else None
     return name if name and HUB_ID.fullmatch(name) else None
 
 
 def _sources(sources: Sequence[Any]) -> list[Json]:
-    """What the template says of each source of the data."""
+    """Template variables for each data source."""
     parts = shares([getattr(one, "weight", 1.0) for one in sources]) if sources else []
     return [
         {"kind": one.kind, "dataset": _dataset(one), "share": f"{100 * part:.3g} %"}
@@ -158,7 +158,7 @@ def _sources(sources: Sequence[Any]) -> list[Json]:
 
 
 def _made_with(meta: Json) -> Iterator[str]:
-    """Hardware, time and versions, as far as a run has recorded them."""
+    """Hardware, date and versions, as far as recorded by the run."""
     if meta.get("device_name"):
         processes = meta.get("processes", 1)
         yield f"{meta['device_name']}{f' x {processes}' if processes > 1 else ''}"
@@ -170,8 +170,8 @@ def _made_with(meta: Json) -> Iterator[str]:
 
 
 def _results(job: Job, step: int | None) -> list[Result]:
-    """Every evaluation of this model that lies in the run's eval folder, and under what conditions it was."""
-    hint = "evaluate the run again, or take the file away"
+    """Every evaluation of this model in the run's eval folder, with its conditions."""
+    hint = "evaluate the run again, or delete the file"
     paths = sorted((job.run.path / "eval").glob("*.json")) if job.run is not None else []
     return [
         Result(one, _conditions(one, model, job), row)
@@ -183,17 +183,17 @@ def _results(job: Job, step: int | None) -> list[Result]:
 
 
 def _conditions(one: SavedEvaluation, model: SavedModel, job: Job) -> list[str]:
-    """All that sets these results apart from others of the model, besides soft or hard deletion.
+    """Conditions that distinguish these results from others of the model, besides soft or hard deletion.
 
-    Which other data they are of stays untold: a card is published, and their path is nobody's business.
+    The path of other data is not mentioned: a card is public.
     """
-    found, recipe, told = [], job.recipe, told_threshold(job.config, 0.0) is not None
+    found, recipe, conditional = [], job.recipe, conditional_threshold(job.config, 0.0) is not None
     if model.calibration is None:
-        before = f"before {'it was told its rate' if told else 'its threshold was moved'}"
-        found += [before] if job.moved else []
+        moved = "its rate was set" if conditional else "its threshold was moved"
+        found += [f"before {moved}"] if job.moved else []
     elif not (job.moved and math.isclose(model.calibration["threshold"], job.config.threshold)):
-        how = "told" if told else "threshold moved"
-        found.append(f"{how} to delete {100 * model.calibration['rate']:g} %")
+        how = "rate set to" if conditional else "threshold moved to delete"
+        found.append(f"{how} {100 * model.calibration['rate']:g} %")
     if model.dtype not in (None, "float32"):
         found.append(str(model.dtype))
     if one.normalization not in (None, "none"):

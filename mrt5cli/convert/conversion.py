@@ -1,4 +1,4 @@
-"""One conversion, from what the user names to a whole new directory, or nothing."""
+"""Convert a checkpoint to a complete new directory, or to nothing if it fails."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ from mrt5cli.tasks.base import build_task
 from mrt5cli.writing import whole_directory
 
 STORED = {"deletion_threshold", "inference_deletion"}
-"""Fields of the configuration that say how a shortener deletes; a conversion may set them."""
+"""Configuration fields that set how a shortener deletes; a conversion may change them."""
 
 
 @dataclass
 class Outcome:
-    """What was converted.
+    """The outcome of a conversion.
 
     Attributes:
-        read: whose layout the source was in.
-        model: one phrase about the model; weights: how many were written.
-        commit: of the Hub repository that the source is, or None.
-        fresh: weights that the source did not hold.
-        url: of the Hub repository it was pushed to, or None.
+        read: the source's layout.
+        weights: number of weights written.
+        commit: commit of the source's Hub repository, or None.
+        fresh: names of weights that the source lacks.
+        url: URL of the Hub repository it was pushed to, or None.
     """
 
     source: str
@@ -61,20 +61,21 @@ class Outcome:
 
 @dataclass(frozen=True)
 class ConversionOptions:
-    """What a checkpoint becomes, and how.
+    """Options of a conversion.
 
     Attributes:
         layout: one of `layouts.LAYOUTS`.
-        revision: of a Hub id: a branch, tag or commit.
-        fields: of `MrT5Config`, to change on the way; with a new gate its weights are drawn from `seed`.
-        deletion_rate: also move the deletion threshold, to where this share of the validation examples of a
-            task is deleted; the task and its data as `choose_task` takes them.
-        dtype: "float32" or "bfloat16"; None keeps what the source has, float16 becoming float32.
-        overwrite: a checkpoint at the destination is replaced.
-        shard_size: weights above it go into several files.
-        repo_id: also push to this Hub repository; `private`, as a private one, if it is not there yet.
-        license: what the card's metadata states of the licence, see `license.stated`; None keeps what an
-            earlier card of the model states.
+        revision: branch, tag or commit of a Hub id.
+        fields: fields of `MrT5Config` to change; the weights of a new gate are initialised from `seed`.
+        deletion_rate: also calibrate the threshold to delete this share of a task's validation text, 0 to
+            below 1.
+        task, data: the task to calibrate on and its data, see `choose_task`.
+        dtype: "float32" or "bfloat16"; None keeps the source's, except that float16 becomes float32.
+        overwrite: replace a checkpoint at the destination.
+        shard_size: maximum size of a file of weights, such as "5GB".
+        repo_id: also push to this Hub repository.
+        private: make a new Hub repository private.
+        license: licence in the card's metadata, see `license.stated`; None keeps that of an earlier card.
     """
 
     layout: str
@@ -99,20 +100,22 @@ def convert(
     options: ConversionOptions,
     busy: AbstractContextManager[object] | None = None,
 ) -> Outcome:
-    """Read a checkpoint, whoever wrote it, and write it in another layout.
+    """Read a checkpoint in any known layout, and write it in another.
 
     Args:
         source: a run directory, a checkpoint directory or a Hub id.
-        destination: a directory that is not there, or with `overwrite` a checkpoint.
-        busy: what to be in while weights are read and written, such as a spinner; downloads show bars.
+        destination: a directory that does not exist, or with `overwrite` a checkpoint.
+        busy: context in which weights are read and written, such as a spinner; downloads show progress bars.
 
     Raises:
-        UserError, CheckpointError, RunFailed: it cannot be done; then nothing was written.
+        UserError: options contradict each other or the model, or the destination cannot be used.
+        CheckpointError: the source is incomplete or damaged.
+        RunFailed: the disk is full. After any error, nothing has been written.
     """
-    there = None
+    hub_card = None
     if options.repo_id is not None:
         check_can_push(options.repo_id)
-        there = card_of(options.repo_id)
+        hub_card = card_of(options.repo_id)
     _check_place(Path(resolve_model(source)[0]), destination, options.overwrite)
     (subject,) = find_subjects([source], options.revision, allow_pickle=options.allow_pickle)
     with busy or nullcontext():
@@ -128,7 +131,7 @@ def convert(
             check_threshold(model.config, source, threshold)
             model.config.deletion_threshold = threshold
         moved = [] if options.deletion_rate is None else _calibrate(model, subject, options)
-        license, kept = _license(options, there, [destination, folder])
+        license, kept = _license(options, hub_card, [destination, folder])
         threshold = described.fields.get("deletion_threshold")
         job = Job(
             model,
@@ -143,7 +146,7 @@ def convert(
         notes += moved + kept
     if stored == "float16":
         notes.insert(
-            0, f"the weights are stored in float16, in which T5 overflows; they are written in {dtype}"
+            0, f"the source stores float16, in which T5 overflows; the weights are written in {dtype}"
         )
     weights, phrase = _size_and_phrase(model, options.layout)
     return Outcome(
@@ -165,47 +168,46 @@ def convert(
 def _calibrate(
     model: MrT5ForConditionalGeneration, subject: Subject, options: ConversionOptions
 ) -> list[str]:
-    """Move the model's threshold to the wanted rate; what to tell of it."""
+    """Calibrate the model's threshold to the requested rate; returns notes."""
     assert options.deletion_rate is not None
     task = build_task(choose_task(options.task, subject, options.data))
     how = EvaluationOptions.of(EvaluationSection() if subject.recipe is None else subject.recipe.evaluation)
     rates = [options.deletion_rate]
     (found,) = calibrate_on_task(model, task, rates, subject.name, batch_size=how.batch_size, limit=how.limit)
     model.config.deletion_threshold, model.config.deletion_rate = found.threshold, found.rate
-    return [f"the model has now, {'on' if found.told else 'by'} the text of {task.name}, {found.in_words()}"]
+    return [f"the model now has, on the text of {task.name}, {found.in_words()}"]
 
 
-def _license(options: ConversionOptions, there: str | None, folders: list[Path]) -> tuple[Json, list[str]]:
-    """What the card states of the licence, and notes on earlier cards: neither gets lost unsaid.
+def _license(options: ConversionOptions, hub_card: str | None, folders: list[Path]) -> tuple[Json, list[str]]:
+    """The licence for the card, and notes about earlier cards, whose content is replaced.
 
     Args:
-        there: the card of the Hub repository that is pushed to, or None.
-        folders: that may hold an earlier card of the model.
+        hub_card: the card of the Hub repository that is pushed to, or None.
+        folders: folders that may contain an earlier card of the model.
     """
     notes, found = [], {} if options.license is None else options.license
     cards: list[tuple[str, str | Path]] = [(str(folder), folder / "README.md") for folder in folders]
-    if there is not None and options.repo_id is not None:
-        cards.insert(0, (options.repo_id, there))
+    if hub_card is not None and options.repo_id is not None:
+        cards.insert(0, (options.repo_id, hub_card))
         notes.append(
-            f"README.md of {options.repo_id} is written anew; what it said so far stays in the repository's "
-            "history"
+            f"README.md of {options.repo_id} is replaced; the old one stays in the repository's history"
         )
     if options.license is None and options.layout == "hub":
         for where, card in cards:
             if found := of_card(card):
-                notes.append(f"the licence, {license_name(found)}, is what the card in {where} states")
+                notes.append(f"the licence, {license_name(found)}, is taken from the card in {where}")
                 break
     return found, notes
 
 
 def _stored_dtype(described: Description, folder: Path) -> str:
-    """What the files hold; config.json may say something else, or nothing."""
-    said = described.raw.get("dtype") or described.raw.get("torch_dtype") or "float32"
-    return stored_dtype(folder) or str(said)
+    """The dtype of the weight files; config.json may differ."""
+    stated = described.raw.get("dtype") or described.raw.get("torch_dtype") or "float32"
+    return stored_dtype(folder) or str(stated)
 
 
 def _write(job: Job, layout: str, destination: Path) -> tuple[list[str], list[str]]:
-    """Write all of it or nothing; gives notes for the user, and the names of the files."""
+    """Write the complete directory or nothing; returns notes and the names of the files."""
     try:
         needs = sum(weight.nbytes for weight in job.model.parameters())
         with whole_directory(destination, needs=needs) as new:
@@ -214,13 +216,13 @@ def _write(job: Job, layout: str, destination: Path) -> tuple[list[str], list[st
     except OSError as error:
         kind = RunFailed if error.errno in FULL else UserError
         raise kind(
-            f"{destination} cannot be written: {error.strerror or error}; nothing is left of it",
-            "choose a place that is writable and has room",
+            f"{destination} cannot be written: {error.strerror or error}; no files were left behind",
+            "choose a writable place with enough free space",
         ) from error
 
 
 def _size_and_phrase(model: MrT5ForConditionalGeneration, layout: str) -> tuple[int, str]:
-    """The number of weights that were written, and the model's depth and what shortens it where."""
+    """The number of weights written, and a phrase about the model's depth and shortener."""
     weights, shortener = dict(model.named_parameters()), shorteners.of_config(model.config)
     if layout == "byt5":
         weights = {name: weight for name, weight in weights.items() if not of_a_shortener(name)}
@@ -230,30 +232,30 @@ def _size_and_phrase(model: MrT5ForConditionalGeneration, layout: str) -> tuple[
 
 
 def _check_place(source: Path, destination: Path, overwrite: bool) -> None:
-    """Refuse to write into the source, or in place of anything but a checkpoint."""
+    """Refuse to write into the source, or to replace anything but a checkpoint."""
     here, there = source.resolve(), destination.resolve()
     if here.is_dir() and (there == here or here in there.parents or there in here.parents):
         raise UserError(
-            f"{destination} lies in the source {source}, or holds it; a conversion never writes there",
-            "name another directory",
+            f"{destination} is inside the source {source}, or contains it",
+            "choose a separate directory as the destination",
         )
     if destination.is_symlink() or (destination.exists() and not destination.is_dir()):
-        raise UserError(f"{destination} is a file or a link", "name a directory that is not there")
+        raise UserError(f"{destination} is a file or a link", "choose a directory that does not exist")
     if destination.is_dir() and any(destination.iterdir()):
         if not overwrite:
             raise UserError(
-                f"{destination} is there already", "add --overwrite to replace it, or name another"
+                f"{destination} exists already", "add --overwrite to replace it, or choose another directory"
             )
         if not (destination / "config.json").is_file():
             raise UserError(
-                f"{destination} is not a checkpoint (no config.json), so it is not replaced",
-                "name another directory",
+                f"{destination} is not a checkpoint (no config.json) and is not replaced",
+                "choose another directory",
             )
     check_writable(destination, "new folder")
 
 
 def _changes(described: Description, where: str, options: ConversionOptions) -> Json:
-    """What to change while reading: an MrT5 start gets a gate, and nothing else may change its kind."""
+    """Configuration fields to change: an MrT5 start gets a gate; no other shortener may be exchanged."""
     own, fields, layout = described.fields, options.fields, options.layout
     has = own.get("deletion_type", MrT5Config.deletion_type)
     place = own.get("delete_gate_layer", MrT5Config.delete_gate_layer)
@@ -262,20 +264,22 @@ def _changes(described: Description, where: str, options: ConversionOptions) -> 
     if has != "none" and (fields.get("deletion_type", has) != has or moved):
         at = f" before encoder block {place}" if placed else ""
         raise UserError(
-            f"{where} has a shortener of its own ({has}{at}); a conversion does not exchange it",
-            f"leave the gate's options out, or strip it first: mrt5 convert {where} DEST --to byt5",
+            f"{where} already has a shortener ({has}{at}), which a conversion does not exchange",
+            f"leave the gate's options out, or remove it first: mrt5 convert {where} DEST --to byt5",
         )
     depth, layer = own.get("num_layers", MrT5Config.num_layers), fields.get("delete_gate_layer", 0)
     if isinstance(depth, int) and layer >= depth:
         raise UserError(
-            f"--layer {layer}, or that of --recipe: {where} has {depth} encoder blocks, counted from 0",
-            f"give a --layer from 0 to {depth - 1}",
+            f"layer {layer} (of --layer or --recipe) does not exist: {where} has {depth} encoder blocks",
+            f"use a layer from 0 to {depth - 1}",
         )
     if layout == "byt5" and fields.get("deletion_type", "none") != "none":
-        raise UserError("--to byt5 leaves every shortener out, and the options ask for one", "leave them out")
+        raise UserError("--to byt5 removes the shortener, but the options add one", "leave them out")
     if layout == "byt5" and (options.deletion_rate is not None or STORED & fields.keys()):
-        raise UserError("--to byt5 leaves every shortener out; nothing is deleted by it", "leave them out")
-    # The authors' T5 says which softmax it was made with, and stays what it is; a plain one is a start.
+        raise UserError(
+            "--to byt5 removes the shortener, so deletion options have no effect", "leave them out"
+        )
+    # The authors' T5 records its softmax and is kept as it is; a plain T5 becomes an MrT5 start.
     plain = described.raw.get("model_type") in PLAIN and has == "none" and "use_softmax1" not in described.raw
     if layout == "mrt5" and plain:
         return {"deletion_type": MrT5Config.deletion_type, "use_softmax1": True, **fields}

@@ -1,4 +1,4 @@
-"""What every layout writes: weights, ByT5's tokenizer, a recipe without local paths."""
+"""Files common to all layouts: weights, ByT5's tokenizer, a recipe without local paths."""
 
 from __future__ import annotations
 
@@ -20,15 +20,14 @@ from mrt5cli.writing import write_json, write_text
 
 @dataclass(frozen=True)
 class Job:
-    """What is written, and how.
+    """The model to write, and its options.
 
     Attributes:
-        model: from `mrt5cli.models`; left as it is.
-        recipe, run: what the model comes from, or None.
-        shard_size: weights above it go into several files.
+        model: the model, which is not changed.
+        recipe, run: recipe and run of the model, or None.
         repo_id: the Hub repository it is meant for, "owner/name", or None.
-        license: what the card's metadata states of the licence, see `license`.
-        moved: the deletion threshold is another than that of the run, whose results the card shows.
+        license: licence in the card's metadata, see `license`.
+        moved: whether the deletion threshold differs from that of the run, whose results the card shows.
     """
 
     model: MrT5ForConditionalGeneration
@@ -45,12 +44,12 @@ class Job:
 
     @property
     def dtype(self) -> str:
-        """Of the weights: "float32" or "bfloat16"."""
+        """Dtype of the weights, "float32" or "bfloat16"."""
         return str(self.model.dtype).removeprefix("torch.")
 
 
 def has_byte_vocabulary(config: MrT5Config) -> bool:
-    """Whether ids can be those of ByT5's tokenizer: 3 special ones, 256 bytes, up to 125 unused."""
+    """Whether the vocabulary fits ByT5's tokenizer: 3 special ids, 256 bytes, up to 125 unused ids."""
     return LAST_BYTE_ID < config.vocab_size <= VOCAB_SIZE
 
 
@@ -58,15 +57,15 @@ def write_weights(job: Job, folder: Path, rename: Callable[[str], str] = str) ->
     """Write weights, config.json and generation_config.json as `save_pretrained` does.
 
     Args:
-        rename: what a weight of the model is called in the files.
+        rename: maps the model's name of a weight to its name in the files.
     """
     state = {rename(name): tensor for name, tensor in job.model.state_dict().items()}
-    with quiet_transformers():  # its remarks are on fields that are rewritten right after it
+    with quiet_transformers():  # it warns about fields that are rewritten right away
         job.model.save_pretrained(folder, state_dict=state, max_shard_size=job.shard_size)
 
 
 def write_configurations(written: Json, config: MrT5Config, folder: Path) -> None:
-    """Write `written` as config.json, and a generation_config.json with the special ids of `config`."""
+    """Write `written` as config.json, and the special ids of `config` as generation_config.json."""
     names = ("decoder_start_token_id", "eos_token_id", "pad_token_id")
     generation = {"_from_model_config": True} | {name: getattr(config, name) for name in names}
     write_json(folder / "config.json", written)
@@ -74,16 +73,16 @@ def write_configurations(written: Json, config: MrT5Config, folder: Path) -> Non
 
 
 def write_tokenizer(config: MrT5Config, folder: Path) -> None:
-    """Write the files of ByT5's tokenizer, if the vocabulary can be one of bytes."""
+    """Write the files of ByT5's tokenizer, if the vocabulary is one of bytes."""
     if has_byte_vocabulary(config):
         ByT5Tokenizer(extra_ids=config.vocab_size - 1 - LAST_BYTE_ID).save_pretrained(folder)
 
 
 def write_recipe(job: Job, folder: Path) -> list[str]:
-    """Write recipe.yaml, by which `mrt5 evaluate` finds a checkpoint's task, if there is a recipe.
+    """Write recipe.yaml, if there is a recipe; `mrt5 evaluate` finds the task in it.
 
     Returns:
-        A note for the user, or none.
+        A list of at most one note for the user.
     """
     if job.recipe is None:
         return []

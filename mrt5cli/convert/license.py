@@ -1,5 +1,4 @@
-"""The licence of published weights, which is their owner's to state: what the Hub takes for one, and what an
-earlier card says."""
+"""The licence of published weights: the Hub's identifiers, and the licence of an earlier card."""
 
 from __future__ import annotations
 
@@ -23,7 +22,7 @@ llama3.3 llama4 lppl-1.3c mit mpl-2.0 ms-pl ncsa odbl odc-by ofl-1.1 openmdw-1.0
 openrail++ osl-3.0 pddl postgresql unknown unlicense wtfpl zlib
 """
 IDENTIFIERS = frozenset(LICENSES.split())
-"""Those of the page above as it was in August 2026, but for "other", which comes with a name and a link."""
+"""The identifiers on `PAGE` in August 2026, except "other", which needs a name and a link."""
 FIELDS = ("license", "license_name", "license_link")
 
 
@@ -31,17 +30,17 @@ def stated(name: str, link: str | None = None) -> Json:
     """The metadata of a licence.
 
     Args:
-        name: the Hub's identifier; with a link, a name for a licence that it has none for.
-        link: where the text of such a licence is: a URL, or a file of the repository.
+        name: the Hub's identifier; with `link`, the name of a licence without one.
+        link: place of such a licence's text: a URL, or a file of the repository.
 
     Raises:
-        UserError: the Hub takes no such identifier, or needs none of its own to be linked.
+        UserError: the Hub has no such identifier, or a link is given for one that it has.
     """
-    said = shortened(name)
+    shown = shortened(name)
     if name in IDENTIFIERS:
         if link is not None:
             raise UserError(
-                f"--license-link is of a licence that the Hub has no name for, and {said} is one",
+                f"--license-link is for licences without a Hub identifier, and {shown} is one",
                 "leave it out",
             )
         return {"license": name}
@@ -49,29 +48,29 @@ def stated(name: str, link: str | None = None) -> Json:
         near = difflib.get_close_matches(name.lower(), IDENTIFIERS, n=1)
         meant = f"; did you mean {near[0]}?" if near else ", such as apache-2.0"
         raise UserError(
-            f"--license {said} is no licence that the Hub has a name for{meant}",
-            f"take one of {PAGE}; for a licence that is not there give a name for it, and --license-link URL",
+            f"--license {shown} is not a licence identifier of the Hub{meant}",
+            f"use one of {PAGE}; for any other licence, pass its name and --license-link URL",
         )
     return {"license": "other", "license_name": name, "license_link": link}
 
 
 def license_name(metadata: Json) -> str:
-    """What people call it; empty where nothing is stated."""
-    said = metadata.get("license_name") or metadata.get("license", "")
-    return ", ".join(map(str, said)) if isinstance(said, list) else str(said)
+    """The licence's name; empty if none is stated."""
+    name = metadata.get("license_name") or metadata.get("license", "")
+    return ", ".join(map(str, name)) if isinstance(name, list) else str(name)
 
 
 def of_card(card: str | Path) -> Json:
-    """What the metadata of a card, given as text or as a file, states of the licence.
+    """The licence fields in the metadata of a card, given as text or as a file.
 
-    That is nothing where the card says nothing, is none, or is not there.
+    Empty if the card states no licence, is not a card, or does not exist.
     """
     from huggingface_hub import ModelCard
     from yaml import YAMLError
 
     try:
         text = card.read_text(encoding="utf-8-sig") if isinstance(card, Path) else card
-        said = ModelCard(text, ignore_metadata_errors=True).data
+        metadata = ModelCard(text, ignore_metadata_errors=True).data
     except (OSError, ValueError, YAMLError):
         return {}
-    return {name: value for name in FIELDS if (value := said.get(name))}
+    return {name: value for name in FIELDS if (value := metadata.get(name))}

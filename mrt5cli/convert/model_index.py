@@ -1,9 +1,9 @@
-"""A run's results as the `model-index` of its card, from which the Hub lists them beside the model.
+"""A run's results as the `model-index` of its card, which the Hub lists next to the model.
 
-The Hub shows the numbers of a task and a dataset together, each by its name alone. So no quality goes in
-without the deletion rate it was measured at, every name says how bytes were deleted, and `args` repeat both
-for programs that take one number. Left out are results of random rows and of other data than the task's own,
-which no dataset can be named for.
+The Hub shows the numbers of a task and dataset together, each by its name only. So every quality is published
+with its deletion rate, every name says how bytes were deleted, and `args` repeat both for programs that read
+a single number. Results of random rows, or of data other than the task's own, are left out, because no
+dataset can be named for them.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ if TYPE_CHECKING:
     from mrt5cli.recipe.tasks import TaskSection
 
 PIPELINE = "text-generation"
-"""Where the Hub files text-to-text models since `text2text-generation` is a mere tag there."""
+"""The Hub's pipeline for text-to-text models; `text2text-generation` is only a tag by now."""
 PIPELINES = {"xnli": "text-classification", "tydiqa": "question-answering", "xquad": "question-answering"}
-"""What the Hub calls a task; any other is `PIPELINE`."""
+"""The Hub's names of tasks; any other task is `PIPELINE`."""
 HUB_METRICS = {name: name for name in ("accuracy", "exact_match", "f1", "cer", "wer", "chrf")}
 HUB_METRICS |= {"bleu": "sacrebleu"}
-"""Ids of the Hub's metrics that count the same, by our names. Shares are 0 to 1 there too."""
+"""Our names to ids of equivalent Hub metrics. Shares are 0 to 1 there, too."""
 ELSEWHERE = {
     "embedded": "the English documentation inside Python",
     "files": "local files",
     "letters": "generated letter strings",
     "mixture": "all sources of a mixture",
 }
-"""What is on no Hub, in words."""
+"""Names of data that is not on the Hub."""
 DELETED, CONTROL = "deletion_rate", "source_removed_loss"
 
 
@@ -48,7 +48,7 @@ class Result(NamedTuple):
     """A row of an evaluation.
 
     Attributes:
-        conditions: that set it apart from other results, besides soft or hard deletion.
+        conditions: conditions that distinguish it from other results, besides soft or hard deletion.
     """
 
     evaluation: SavedEvaluation
@@ -59,12 +59,12 @@ class Result(NamedTuple):
 def eval_results(
     results: Sequence[Result], metrics: Sequence[Metric], recipe: Recipe | None, *, gates: bool
 ) -> list[EvalResult]:
-    """What a card's metadata may state: of each row its deletion rate, and then its quality.
+    """The results for a card's metadata: for each row, its deletion rate and then its quality.
 
     Args:
-        metrics: of the card; the loss without a source stays there.
-        recipe: of the run, whose task an evaluation is of where it says nothing else.
-        gates: the model deletes softly or hard; other models have one way only.
+        metrics: metrics of the card; the loss without a source is shown in the card only.
+        recipe: recipe of the run, whose task an evaluation has unless it records another.
+        gates: whether the model has a gate, which deletes softly or hard.
     """
     found: list[EvalResult] = []
     rated = [metric for metric in metrics if metric.name not in (DELETED, CONTROL)]
@@ -79,14 +79,14 @@ def eval_results(
         for metric in (METRICS[DELETED], *rated):
             if (value := row.number(metric.name)) is None:
                 continue
-            told = metric.on(one.task)
+            worded = metric.on(one.task)
             details = ["nats"] * (metric.unit == "nats") + part + how + conditions
             result = EvalResult(
                 task_type=PIPELINES.get(one.task, PIPELINE),
                 task_name=one.task.replace("_", " "),
                 **dataset,
-                metric_type=_type(told),
-                metric_name=told.title + (f" ({', '.join(details)})" if details else ""),
+                metric_type=_type(worded),
+                metric_name=worded.title + (f" ({', '.join(details)})" if details else ""),
                 metric_value=round(value, 4),
                 metric_args={**arguments, DELETED: round(rate, 4), "examples": row.examples},
             )
@@ -96,21 +96,21 @@ def eval_results(
 
 
 def hub_metrics(results: Sequence[EvalResult]) -> list[str]:
-    """Those of the metrics that are the Hub's own."""
+    """Names of the results' metrics that are the Hub's own."""
     return [
         name for name in dict.fromkeys(one.metric_type for one in results) if name in HUB_METRICS.values()
     ]
 
 
 def _type(metric: Metric) -> str:
-    """The Hub's id of a metric, else our name; of a script of the user's own never its path."""
-    if metric.title in HUB_METRICS:  # as a task words it
+    """The Hub's id of a metric, else our name; for a local script, never its path."""
+    if metric.title in HUB_METRICS:  # in the task's wording
         return HUB_METRICS[metric.title]
     return HUB_METRICS.get(metric.name, metric.name if metric.name in METRICS else metric.title)
 
 
 def _section(one: SavedEvaluation, recipe: Recipe | None) -> TaskBase | None:
-    """The task as it was evaluated; None where this version knows no such task, or not its settings."""
+    """The evaluated task's section; None if this version does not know the task or its settings."""
     if not one.settings:
         return recipe.task if recipe is not None and recipe.task.kind == one.task else None
     kind = next((section for section in SECTIONS if one.task in section.kinds()), None)
@@ -121,7 +121,7 @@ def _section(one: SavedEvaluation, recipe: Recipe | None) -> TaskBase | None:
 
 
 def _dataset(one: SavedEvaluation, section: TaskBase | None, subset: str) -> Json | None:
-    """What a row is of, in the fields of `EvalResult`; None for random rows, and where nobody knows."""
+    """The dataset of a row, in the fields of `EvalResult`; None for random rows, or if unknown."""
     if section is None:
         return None
     sources, called = section.every_source, subset.partition("/")[0]
@@ -134,7 +134,7 @@ def _dataset(one: SavedEvaluation, section: TaskBase | None, subset: str) -> Jso
     if kind == "hub":
         try:
             name, configuration, split = _place(one, section, source, subset)
-        except UserError:  # what could be evaluated once, and can no longer
+        except UserError:  # a task that can no longer be built
             return None
         if not HUB_ID.fullmatch(name):
             return None
@@ -148,7 +148,7 @@ def _dataset(one: SavedEvaluation, section: TaskBase | None, subset: str) -> Jso
 
 
 def _place(one: SavedEvaluation, section: TaskBase, source: Any, subset: str) -> tuple[str, str | None, str]:
-    """A Hub dataset, its configuration and its split, as `load_dataset` takes them."""
+    """A Hub dataset, its configuration and its split, as arguments of `load_dataset`."""
     if isinstance(section, Text2TextTask):
         return source.name, source.configuration, getattr(source.splits, one.split) or one.split
     if isinstance(section, SpanCorruptionTask):
@@ -157,8 +157,8 @@ def _place(one: SavedEvaluation, section: TaskBase, source: Any, subset: str) ->
         code = last if last in languages else languages[0] if len(languages) == 1 else None
         return source.name, source.configurations.get(code, code), one.split
     task = build_task(cast("TaskSection", section))
-    if not isinstance(task, TableTask):  # of the user's own code, which reads in its own way
+    if not isinstance(task, TableTask):  # custom code, which reads in its own way
         return source.name or "", None, one.split
     name, configuration, split, _ = task.hub_split(one.split, subset)
-    # All languages together are no configuration.
+    # All languages together are not a configuration.
     return name, None if configuration and configuration.endswith(TOTAL) else configuration, split

@@ -1,9 +1,9 @@
-"""The model's own source as the flat files that transformers' remote code wants.
+"""The model's source code as the flat files that transformers' remote code requires.
 
-transformers copies the `.py` files of a checkpoint that import each other with a single dot, all from one
-folder, and refuses to load them when one imports a package that is not installed. Our modules sit in packages
-and import each other by full name. They are therefore rewritten when a model is exported, from the source
-that is running: there is no second copy to fall behind.
+transformers copies a checkpoint's `.py` files, which must be in one folder and import each other with a
+single dot, and refuses to load them if one imports a package that is not installed. Our modules are in
+packages and import each other by full name, so an export rewrites the running source: there is no second copy
+to maintain.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from mrt5cli.models.attention import IMPLEMENTATIONS
 PACKAGE = "mrt5cli.models"
 CONFIGURATION, MODELING = "configuration_mrt5", "modeling_mrt5"
 ENTRIES = {f"{PACKAGE}.config": CONFIGURATION, f"{PACKAGE}.mrt5": MODELING}
-"""What transformers looks up by name, under the names it is used to; the rest is what these import."""
+"""The modules that transformers looks up, and their names there; all others are imported by these."""
 
 TRANSFORMERS = (5, 17)
-"""The oldest transformers these files run on; pyproject.toml says the same of the toolkit."""
+"""The oldest transformers that supports these files; the same as in pyproject.toml."""
 
 OWN_IMPORT = re.compile(r"^( *)from (mrt5cli[\w.]*) import ", re.MULTILINE)
-"""The one form in which a module of the model may import another: names, from a module by its full name."""
+"""The only supported import between modules of the model: names from a module's full name."""
 
 FIRST_IMPORT = re.compile(r"^(?=import |from (?!__future__ ))", re.MULTILINE)
-# Older versions would fail at the first name they do not have, which tells nobody what to do.
+# Older versions would fail at the first missing name, without telling the user what to do.
 GUARD = """\
 import transformers
 
@@ -42,7 +42,7 @@ if tuple(int(part) for part in transformers.__version__.split(".")[:2]) < {oldes
 
 
 def source_files() -> dict[str, str]:
-    """File names and contents of everything `MrT5ForConditionalGeneration` is made of."""
+    """File names and contents of all modules of `MrT5ForConditionalGeneration`."""
     sources: dict[str, str] = {}
     waiting = list(ENTRIES)
     while waiting:
@@ -63,11 +63,11 @@ def flat_name(module: str) -> str:
 
 
 def _flat(module: str, source: str, digest: str) -> str:
-    """The source of a module as it stands beside the others.
+    """The source of a module as one of the flat files.
 
-    Its attention functions get names that only these very files use: transformers keeps them in one table for
-    the whole process. Under one name the last version loaded would serve the models of all others, and what
-    it does not know, a new kind of gate say, it would leave out.
+    Attention functions get names that are unique to these files, because transformers keeps them in one table
+    per process. Under a common name, the last version loaded would serve all models, and ignore what it does
+    not know, such as a new kind of gate.
     """
     source = OWN_IMPORT.sub(lambda found: f"{found[1]}from .{flat_name(found[2])} import ", source)
     if module in ENTRIES:

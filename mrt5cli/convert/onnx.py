@@ -1,7 +1,7 @@
-"""A model as two ONNX graphs: an encoder that removes bytes, and a decoder that steps with a cache.
+"""Export a model as two ONNX graphs: an encoder that removes bytes, and a decoder with a cache.
 
-Legend: B batch, L input bytes, S kept slots (the longest row's count), T new target bytes, P those before
-them, D model width, N heads, H head width, V vocabulary.
+Legend: B batch, L input bytes, S kept slots (the longest row's count), T new target bytes, P earlier target
+bytes, D model width, N heads, H head width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from mrt5cli.models.shorteners.delete_gate import DeleteGate
 PACKAGES = ("onnx", "onnxscript")
 KINDS = ("none", *DeleteGate.deletion_types)
 EXAMPLE = {"batch": 3, "length": 11, "kept": 7, "new": 2, "past": 5}
-"""Sizes of the example that a graph is recorded from. No two are equal, because equal ones would be taken for
-the same; any others may be given to the graph, 1 and, of `past`, 0 included."""
+"""Sizes of the example that a graph is traced from. All differ, because equal sizes would be identified; the
+graph accepts any others, including 1 and, for `past`, 0."""
 
 
 class EncoderGraph(nn.Module):
-    """Encodes, removes bytes, and prepares what cross-attention needs of the source at every step."""
+    """Encodes, removes bytes, and computes the cross-attention's keys and values once."""
 
     def __init__(self, model: MrT5ForConditionalGeneration) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class EncoderGraph(nn.Module):
 
 
 class DecoderGraph(nn.Module):
-    """Decodes some more target bytes: all at once, or one a step."""
+    """Decodes more target bytes, all at once or one per step."""
 
     def __init__(self, model: MrT5ForConditionalGeneration) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class DecoderGraph(nn.Module):
         )
         decoded = self.decoder(
             input_ids=decoder_input_ids,
-            # Their keys and values are in the cache: of these states only type and number are looked at.
+            # Only the dtype and shape of these states are used: their keys and values are in the cache.
             encoder_hidden_states=encoder_attention_mask[..., None].to(past[0].dtype),
             encoder_attention_mask=encoder_attention_mask,
             past_key_values=cache,
@@ -90,16 +90,16 @@ class DecoderGraph(nn.Module):
 
 
 def write_onnx(job: Job, folder: Path) -> list[str]:
-    """The two graphs, and what one needs to know to call them.
+    """Write the two graphs, and the files needed to call them.
 
         encoder.onnx  decoder.onnx  *.onnx.data (their weights)  config.json  generation_config.json
         tokenizer_config.json, added_tokens.json (ByT5's)  recipe.yaml (no local paths)
 
-    What the encoder returns is what the decoder takes under the same name; `present.0.key` is `past.0.key` of
-    the next step.
+    The encoder's outputs are the decoder's inputs of the same names; `present.0.key` is `past.0.key` of the
+    next step.
 
     Raises:
-        UserError: packages are missing, or there are no graphs of such a model.
+        UserError: packages are missing, or the model cannot be exported.
     """
     _check(job)
     config = job.config
@@ -134,35 +134,35 @@ def write_onnx(job: Job, folder: Path) -> list[str]:
     write_tokenizer(config, folder)
     notes = write_recipe(job, folder)
     if config.deletion_type != "none" and config.inference_deletion == "soft":
-        notes.append("config.json says inference_deletion: soft, but encoder.onnx always removes bytes")
+        notes.append("config.json sets inference_deletion: soft, but encoder.onnx always removes bytes")
     return notes
 
 
 def _check(job: Job) -> None:
-    """Refuse what cannot be written, before minutes are spent on it."""
+    """Refuse models that cannot be exported, before minutes are spent."""
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f"--to onnx needs {' and '.join(missing)}", how_to_install("onnx"))
     if job.config.deletion_type not in KINDS:
         raise UserError(
-            "--to onnx writes models with MrT5's learned gate, or with no shortener; this one has "
+            "--to onnx supports MrT5's learned gates and models without a shortener; this model has "
             f"deletion_type {job.config.deletion_type!r}",
-            "convert it to hub, and run it with PyTorch",
+            "use --to hub, and run it with PyTorch",
         )
     if job.config.has_absolute_position_embeddings:
         raise UserError(
-            "--to onnx writes models with T5's relative bias; this one has learned positions",
-            "convert it to hub, and run it with PyTorch",
+            "--to onnx supports T5's relative bias only; this model has learned positions",
+            "use --to hub, and run it with PyTorch",
         )
     if job.dtype != "float32":
         raise UserError(
-            f"--to onnx writes float32, and these weights are {job.dtype}, which onnxruntime hardly knows",
+            f"--to onnx writes float32, but these weights are {job.dtype}, which onnxruntime hardly supports",
             "add --dtype float32",
         )
 
 
 Sizes = tuple[str | int, ...]
-"""Of a tensor; those with a name are free."""
+"""Sizes of a tensor; those with a name are dynamic."""
 
 
 def _write(
@@ -172,7 +172,7 @@ def _write(
     input_names: list[str],
     output_names: list[str],
 ) -> None:
-    """Record `graph` from an example, and write it and its weights."""
+    """Trace a graph from an example, and write it with its weights."""
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
     with _quietly(), fast_paths(False), torch.no_grad():
@@ -184,8 +184,8 @@ def _write(
             output_names=output_names,
             verbose=False,
         )
-    assert program is not None  # as always with the exporter that records by torch.export
-    ClearMetadataAndDocStringPass()(program.model)  # paths of this machine, with every node
+    assert program is not None  # always, with the exporter based on torch.export
+    ClearMetadataAndDocStringPass()(program.model)  # nodes contain paths of this machine
     program.save(path, external_data=True)
 
 
@@ -204,7 +204,7 @@ def _free(sizes: Sizes) -> dict[int, str]:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without the exporter's remarks on packages it could use, and on PyTorch's own old ways."""
+    """Silence the exporter's messages about optional packages and PyTorch's deprecations."""
     logger = logging.getLogger("torch.onnx")
     before = logger.level
     logger.setLevel(logging.ERROR)

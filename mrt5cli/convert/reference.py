@@ -1,7 +1,7 @@
-"""The configurations of our models in the authors' layout: their class names, their fields.
+"""Configurations in the authors' layout: their class names and their fields.
 
-What their code has no field for is kept in one object of config.json, which they ignore and we read back, so
-that there and back again nothing is lost.
+Fields that their code lacks are stored in one object of config.json, which their code ignores and ours reads,
+so that a round trip loses nothing.
 """
 
 from __future__ import annotations
@@ -19,36 +19,35 @@ SHARED_FIELDS = """
     num_heads num_layers pad_token_id relative_attention_max_distance relative_attention_num_buckets use_cache
     vocab_size
 """.split()  # noqa: SIM905 (a list of 21 strings is 21 lines)
-"""Fields of every one of their configurations."""
+"""Fields of all of their configurations."""
 NOT_THEIRS: dict[str, tuple[object, str]] = {
-    "boundary_sampling": ("always", "draws boundaries in evaluation too"),
+    "boundary_sampling": ("always", "samples boundaries in evaluation, too"),
     "gate_layer_norm_type": (
         "rms",
-        "normalises the gate's input without a mean and a bias (its first version, --to reference-v1, with "
-        "both)",
+        "normalises the gate's input without mean and bias (the first version, --to reference-v1, has both)",
     ),
-    "gumbel_noise_law": ("single", "draws gate noise with a mean of 0.58"),
-    "hard_delete_positions": ("compacted", "counts survivors anew when the gate is at layer 0"),
-    "learned_positions": ("unused", "adds no learned positions where it pools"),
-    "row_without_survivors": ("first", "keeps the first byte of a row that would lose all"),
+    "gumbel_noise_law": ("single", "samples gate noise with a mean of 0.58"),
+    "hard_delete_positions": ("compacted", "renumbers kept positions when the gate is at layer 0"),
+    "learned_positions": ("unused", "adds no learned positions in pooling models"),
+    "row_without_survivors": ("first", "keeps the first byte of a row that would lose every byte"),
     "shortening_per": ("batch", "mixes the rows of a batch in its baselines"),
 }
-"""Fields of ours that their code has not: the value that it computes with, and what it does so."""
+"""Fields that their code lacks: the value it implies, and a phrase about what it does instead."""
 
 
 def reference_config(config: MrT5Config, dtype: str) -> Json:
-    """The config.json of the authors' code for a model of ours.
+    """The config.json of the authors' code for one of our models.
 
     Args:
-        dtype: of the weights, "float32" or "bfloat16".
+        dtype: dtype of the weights, "float32" or "bfloat16".
 
     Raises:
-        UserError: a model that their classes cannot hold.
+        UserError: their classes cannot represent the model.
     """
     if config.relative_bias_per_layer:
         raise UserError(
-            "the authors' code has one relative bias for all layers; this model has one in each (umT5)",
-            "convert it to mrt5",
+            "the authors' code has one relative bias for all layers; this model has one per layer (umT5)",
+            "use --to mrt5",
         )
     written = plain_config(config, dtype)
     written |= {name: getattr(config, name) for name in ("use_softmax1", "has_absolute_position_embeddings")}
@@ -65,23 +64,23 @@ def reference_config(config: MrT5Config, dtype: str) -> Json:
 
 
 def first_version_config(config: MrT5Config, dtype: str) -> Json:
-    """The config.json of the first version of the authors' code; arguments as `reference_config`.
+    """The config.json of the first version of the authors' code; arguments as for `reference_config`.
 
     Raises:
-        UserError: a model that its classes cannot hold.
+        UserError: its classes cannot represent the model.
     """
     layout, problem = _layout_of(config), None
     gate_norm = config.gate_layer_norm_type if config.gate_layer_norm else None
     if layout is None or layout.model_type != "mrt5":
-        problem = f"it knows delete gates only, and this is deletion_type {config.deletion_type!r}"
+        problem = f"it supports delete gates only, and this is deletion_type {config.deletion_type!r}"
     elif config.delete_gate_layer == 0:
-        problem = "its gates stand after a block, and this one before the first"
+        problem = "its gates follow a block, and this one precedes the first"
     elif "gate_layer_norm_type" in layout.fixed and gate_norm == "rms":
-        problem = "its gate's norm has a mean and a bias, and this one has neither"
+        problem = "its gate's norm has a mean and a bias, and this one's has neither"
     if problem is not None:
         raise UserError(
-            f"the first version of the authors' code cannot hold this model: {problem}",
-            "convert it to reference, their later code",
+            f"the first version of the authors' code does not support this model: {problem}",
+            "use --to reference, their later code",
         )
     theirs = reference_config(config, dtype) | {
         "model_type": "t5",
@@ -93,7 +92,7 @@ def first_version_config(config: MrT5Config, dtype: str) -> Json:
 
 
 def plain_config(config: MrT5Config, dtype: str) -> Json:
-    """The config.json of a plain T5 v1.1, or umT5, of the same sizes; arguments as above."""
+    """The config.json of a plain T5 v1.1 or umT5 of the same size; arguments as for `reference_config`."""
     kind = "UMT5" if config.relative_bias_per_layer else "T5"
     written = {name: getattr(config, name) for name in SHARED_FIELDS} | {
         "architectures": [f"{kind}ForConditionalGeneration"],
@@ -107,7 +106,7 @@ def plain_config(config: MrT5Config, dtype: str) -> Json:
 
 
 def deviations(config: MrT5Config, *, first_version: bool = False) -> list[str]:
-    """What the authors' code, or its first version, does otherwise than this model, a phrase each."""
+    """Phrases about what the authors' code, or its first version, does differently from this model."""
     layout = _layout_of(config)
     without = {
         "learned_positions": not config.has_absolute_position_embeddings,
@@ -120,26 +119,26 @@ def deviations(config: MrT5Config, *, first_version: bool = False) -> list[str]:
         for name, (theirs, phrase) in NOT_THEIRS.items()
         if layout and name in layout.fixed and not without.get(name) and getattr(config, name) != theirs
     ]
-    return [*phrases, "draws no gate noise"] if first_version and config.use_gumbel_noise else phrases
+    return [*phrases, "samples no gate noise"] if first_version and config.use_gumbel_noise else phrases
 
 
 def _layout_of(config: MrT5Config) -> Reference | None:
-    """How the authors' code holds a model's shortener; None for a model without a module for it.
+    """The authors' representation of the model's shortener; None for a model without one.
 
     Raises:
-        UserError: it has nothing like it.
+        UserError: their code has no such shortener.
     """
     shortener = SHORTENERS.get(config.deletion_type)
     if shortener is not None and shortener.reference is None:
         raise UserError(
             f"the authors' code has no shortener of deletion_type {config.deletion_type!r}",
-            "convert it to mrt5 or hub",
+            "use --to mrt5 or hub",
         )
     return None if shortener is None else shortener.reference
 
 
 def _with_lost(config: MrT5Config, written: Json) -> Json:
-    """`written`, sorted, with an object of the fields of ours that reading it would not give back."""
+    """`written`, sorted, with an object of those fields of ours that it would lose."""
     written = {name: value for name, value in sorted(written.items()) if name != TOOLKIT_KEY}
     back = MrT5Config(**fields_of(written, "")).to_dict()
     ignored = {*NOT_FIELDS, "tokenizer_class", "tie_word_embeddings", "_name_or_path", TOOLKIT_KEY}

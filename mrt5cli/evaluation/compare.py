@@ -1,4 +1,4 @@
-"""Several models on one task: same examples, same deletion, and one document that says how it was done."""
+"""Evaluate several models on one task, on the same examples, and record the conditions in one document."""
 
 from __future__ import annotations
 
@@ -38,19 +38,20 @@ from mrt5cli.writing import write_json
 
 Progress = Callable[[str, str, int], object]
 RULED = frozenset(scoring.GRADED)
-"""Measures that compare answers by a rule of normalisation."""
+"""Measures that normalise answers before they compare them."""
 
 
 @dataclass
 class Result:
-    """One model's rows: a subset each, the total last when there are several and all are measured.
+    """The results of one model.
 
     Attributes:
+        rows: one per subset; the total comes last if there are several subsets and all are measured.
         conditions: what a time or a rounding depends on (see `timing`).
-        deletion_type: what shortens the source, as the model's configuration names it.
-        outcomes: of the examples of each subset.
-        calibration: the threshold it was run at, where that is not the model's own.
-        threshold: gate value up to which a byte was deleted; None without a learned gate, or softly.
+        deletion_type: the shortener, as the model's configuration names it.
+        outcomes: outcomes of the examples, by subset.
+        calibration: the threshold that replaced the model's own; None if none did.
+        threshold: gate value up to which bytes were deleted; None without a learned gate or with soft gates.
     """
 
     subject: Subject
@@ -63,13 +64,13 @@ class Result:
 
     @property
     def label(self) -> str:
-        """What to call it in a table: the model, and the rate it was set to."""
+        """Its name in tables: the model, and the rate it was calibrated to."""
         moved = "" if self.calibration is None else f" at {100 * self.calibration.rate:g} %"
         return f"{self.subject.name}{moved}"
 
     @property
     def shortener(self) -> type[ShortenerSection]:
-        """The kind of what shortens the source."""
+        """The recipe section of the model's shortener."""
         return of_type(self.deletion_type)
 
     @property
@@ -79,25 +80,25 @@ class Result:
 
     @property
     def target_deletion_rate(self) -> float | None:
-        """What the run's controller, or the threshold, aimed at, a share of non-pad positions."""
+        """Target of the threshold or of the run's controller, a share of non-pad positions, 0 to 1."""
         if self.calibration is not None:
             return self.calibration.rate
         return None if self.subject.recipe is None else self.subject.recipe.target_deletion_rate
 
     @property
     def train_seconds(self) -> float | None:
-        """Time the run spent training up to this model, over all its resumes, as its metrics.jsonl says."""
+        """Training time up to this model, summed over resumes, from metrics.jsonl; None if unknown."""
         run, recipe = self.subject.run, self.subject.recipe
         step = self.subject.step if recipe is None else self.subject.step or recipe.training.max_steps
         try:
             rows = [] if run is None else run.metrics()
-        except UserError:  # damaged, or for its owner's eyes only: no reason to lose what was measured
+        except UserError:  # damaged or unreadable: no reason to lose the measurements
             return None
         times = [row["seconds"] for row in rows if "seconds" in row and (step is None or row["step"] <= step)]
         return times[-1] if times else None
 
     def to_json(self) -> Json:
-        """Its part of a file of results."""
+        """The model's entry in a results file."""
         subject = self.subject
         return {
             "name": subject.name,
@@ -109,7 +110,7 @@ class Result:
             "threshold": self.threshold,
             "calibration": None if self.calibration is None else asdict(self.calibration),
             "train_seconds": self.train_seconds,
-            # Which of several trainings in that place was measured.
+            # Tells apart successive trainings in the same directory.
             "run_ended": None if subject.run is None else subject.run.meta().get("ended"),
             **self.conditions,
             "rows": [row.to_json() for row in self.rows],
@@ -118,16 +119,17 @@ class Result:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Models on one task.
+    """The results of several models on one task.
 
     Attributes:
-        task: its kind, version, settings, and the commits of its data.
-        results: of each model, and of each rate it was set to.
-        measures: names of the task's own numbers, the headline first; none where the loss is.
-        normalization: the rule by which answers were compared; None where none was.
-        published: numbers of the same experiment.
-        remarks: what the user should know of the data, a sentence each.
-        unfinished: why it stops short of the last subset or model; its results have no total then.
+        task: kind, version and settings of the task, and the commits of its data.
+        results: one per model and calibrated rate.
+        measures: names of the task's own measures, the headline first; empty if the loss is the headline.
+        normalization: the rule that answers were normalised by; None if no measure uses one.
+        published: the paper's numbers for the same experiment.
+        differences: significance tests between two models.
+        remarks: sentences about the data for the user.
+        unfinished: why a later subset or model is missing, in which case there is no total; else None.
     """
 
     task: Json
@@ -142,24 +144,24 @@ class Comparison:
 
     @property
     def rows(self) -> Sequence[Row]:
-        """Of the first model."""
+        """The first model's rows."""
         return self.results[0].rows
 
     @property
     def summary(self) -> Row:
-        """The total of the first model, or its only subset's row."""
+        """The first model's total, or its only subset's row."""
         return self.results[0].summary
 
     @property
     def numbers(self) -> list[str]:
-        """The names of the measures' numbers in rows: a metric that is loaded may have several."""
+        """Names of the measures' numbers in rows; a loaded metric may have several."""
         others = self.results[0].rows[0].others
         found = ([name] if name in METRICS else loaded.numbers_of(name, [*others]) for name in self.measures)
         return [name for names in found for name in names]
 
     @property
     def made_by(self) -> dict[str, str]:
-        """What counts the measures that the toolkit does not itself: sacrebleu's signature, or a script."""
+        """What computes measures from outside the toolkit: sacrebleu's signature, or a script's source."""
         found = {
             name: scoring.signature(name) if name in METRICS else loaded.load(name).source
             for name in self.measures
@@ -167,7 +169,7 @@ class Comparison:
         return {name: made for name, made in found.items() if made is not None}
 
     def document(self) -> Json:
-        """Everything, for JSON; numbers that are not finite become null."""
+        """The complete comparison for JSON; numbers that are not finite become null."""
         options = self.options
         return {
             "version": VERSION,
@@ -197,24 +199,24 @@ class Comparison:
             ],
         }
 
-    def _called(self, subject: Subject) -> str:
-        """The task in the name of a run's file of results: two of text2text may have nothing in common."""
+    def _result_kind(self, subject: Subject) -> str:
+        """The task in a results file's name: two text2text tasks may have nothing in common."""
         kind, own = str(self.task["kind"]), None if subject.recipe is None else subject.recipe.task
         if kind != "text2text" or not self.options.recipe or own is None:
             return kind
-        apart = {"metrics", "source", "sources"} if self.options.data else {"metrics"}
-        same = own.model_dump(mode="json", exclude=apart) == {
-            key: value for key, value in self.task["settings"].items() if key not in apart
+        ignored = {"metrics", "source", "sources"} if self.options.data else {"metrics"}
+        same = own.model_dump(mode="json", exclude=ignored) == {
+            key: value for key, value in self.task["settings"].items() if key not in ignored
         }
         return kind if same else f"{kind}-{Path(self.options.recipe).stem}"
 
     def save(self) -> list[str]:
-        """Write each run's own results into its directory; models that come from no run have nowhere to go.
+        """Write each run's results into its directory, and the generated answers where the options say.
 
-        Answers are written where the options say, or, where they are not all, beside it.
+        Models without a run are not saved. An unfinished evaluation writes its answers to a separate file.
 
         Returns:
-            A line for each run: where its results are, or why they could not be written there.
+            One line per file written, or the reason why a run's results could not be saved.
         """
         lines = []
         if (file := self.options.predictions) is not None:
@@ -226,14 +228,14 @@ class Comparison:
                 continue
             own = [result for result in self.results if result.subject.source == subject.source]
             checkpoint = None if subject.step is None else Path(subject.source).name
-            name = self.options.result_name(self._called(subject), checkpoint)
-            # What is unfinished goes to a folder of its own, which nobody takes for whole results.
+            name = self.options.result_name(self._result_kind(subject), checkpoint)
+            # In a separate folder, so that unfinished results are never read as complete ones.
             path = subject.run.eval(name if self.unfinished is None else f"unfinished/{name}")
             try:
-                # A model's own file says nothing of another it was once compared with.
+                # A model's own file does not depend on the model it was compared with.
                 write_json(path, replace(self, results=own, differences=()).document())
                 lines.append(f"saved {path}")
-            except OSError as error:  # somebody else's run, say: the results are still printed
+            except OSError as error:  # such as another user's run; the results are still printed
                 lines.append(f"note: results not saved, {path} cannot be written: {error.strerror}")
         return lines
 
@@ -250,13 +252,14 @@ def compare(
     """Evaluate each subject on the task, one after the other.
 
     Args:
-        section: the recipe section of the task.
-        device: where to compute; by default the CPU.
+        section: the task's recipe section.
+        device: CPU by default.
         progress: called with the subject's name, the subset and the number of its examples done.
-        unfinished: called with what has been measured, if anything, where a later subset or subject fails.
+        unfinished: called with the results so far, if there are any, when a later subset or subject fails.
 
     Raises:
-        UserError: the task has no such subset, or no choices to be constrained to; a metric cannot be loaded.
+        UserError: the task has no such subset or no choices, or a metric cannot be loaded.
+        RunFailed: the Hub became unreachable after something was measured.
     """
     task = build_task(section)
     options = _checked(options, task, section.kind)
@@ -288,7 +291,7 @@ def compare(
     except BaseException as error:
         if measured := [result for result in results if result.rows]:
             unfinished(_comparison(measured, section, task, options, unfinished=first_line(error)))
-            if isinstance(error, HubAway):  # in the middle of the work, no longer at its start
+            if isinstance(error, HubAway):  # after work was done: a failed run, not bad input
                 raise RunFailed(error.message, error.hint) from error
         raise
     comparison = _comparison(results, section, task, options)
@@ -311,7 +314,7 @@ def _calibrations(
     name: str,
     progress: Progress,
 ) -> list[Calibration | None]:
-    """What a model is run at: None, its own threshold, and then that of each wanted rate."""
+    """The thresholds to evaluate at: the model's own (None), then one per requested rate."""
     if not options.deletion_rates:
         return [None]
     found = calibrate_on_task(
@@ -333,7 +336,7 @@ def _measure(
     options: EvaluationOptions,
     progress: Progress,
 ) -> None:
-    """Fill in a result, of which the rows that are done stay where a later subset fails."""
+    """Fill in a result; finished rows stay in it if a later subset fails."""
     if result.calibration is not None:
         options = replace(options, threshold=result.calibration.threshold)
 
@@ -352,7 +355,7 @@ def _comparison(
     options: EvaluationOptions,
     unfinished: str | None = None,
 ) -> Comparison:
-    """The results with what is known of the task once its data has been read: commits and remarks."""
+    """The comparison, with the commits and remarks that are known once the data has been read."""
     described = {
         "kind": section.kind,
         "version": task.version,
@@ -372,26 +375,26 @@ def _comparison(
 
 
 def _checked(options: EvaluationOptions, task: Task, kind: str) -> EvaluationOptions:
-    """The options with subsets in the task's order and a rule only where it is another than the task's."""
-    there, split = list(task.subsets(options.split)), options.split
-    unknown = [name for name in options.subsets or () if name not in there]
+    """The options, with subsets in the task's order and the normalisation only if it is not the task's."""
+    known, split = list(task.subsets(options.split)), options.split
+    unknown = [name for name in options.subsets or () if name not in known]
     if unknown:
         raise UserError(
-            f"the {split} split of {kind} has no {', '.join(unknown)}, only {', '.join(there)}",
-            "name some of these with --languages, or leave it out",
+            f"the {split} split of {kind} has no {', '.join(unknown)}, only {', '.join(known)}",
+            "pass some of these to --languages, or leave it out",
         )
     if options.constrained and task.choices is None:
         raise UserError(
-            f"--constrained chooses among the possible targets, and those of {kind} are not few",
+            f"--constrained requires a task with a few possible targets, and {kind} has no such list",
             "leave it out, or use --task xnli",
         )
     if options.normalization is not None and not RULED & {*task.measures}:
         raise UserError(
-            f"--normalization is how exact match and F1 compare answers, and {kind} is measured by neither",
+            f"--normalization applies to exact match and F1, and {kind} is measured by neither",
             "leave it out",
         )
     return replace(
         options,
-        subsets=options.subsets and tuple(name for name in there if name in options.subsets),
+        subsets=options.subsets and tuple(name for name in known if name in options.subsets),
         normalization=None if options.normalization == task.normalization else options.normalization,
     )

@@ -1,4 +1,4 @@
-"""Sums and counts of batches, and the rows they become.
+"""Counts and sums over batches, and the result rows computed from them.
 
 Shapes: B rows, L input positions, T target positions.
 """
@@ -35,12 +35,12 @@ NOTHING = Ratio()
 
 @dataclass(frozen=True)
 class Tally:
-    """What some batches lost; adding tallies adds them all.
+    """What batches lost by deletion; tallies can be added.
 
     Attributes:
-        deleted: non-pad positions that are gone, of all.
-        new_length: encoder output positions of the batch that each example was in.
-        precision, recall: of deleted letters against those the task's targets do not need.
+        deleted: deleted positions among the non-pad ones.
+        new_length: encoder output length of each example's batch.
+        precision, recall: deleted letters against the letters that the targets do not need.
     """
 
     deleted: Ratio = NOTHING
@@ -54,13 +54,13 @@ class Tally:
 
 @dataclass(frozen=True)
 class Answers:
-    """What a model answers to each example of a subset; n examples.
+    """The answers that a model generated for the n examples of a subset.
 
     Attributes:
-        inputs: n sources, as far as the model was given them.
-        accepted: n tuples of the answers that are right, the target first.
+        inputs: n sources, truncated as the model read them.
+        accepted: n tuples of accepted texts, the target first.
         texts: n answers.
-        others: numbers of all answers by metrics that are loaded, by their names in `Row.others`.
+        others: loaded metrics over all answers, by their names in `Row.others`.
     """
 
     inputs: Sequence[str]
@@ -71,17 +71,17 @@ class Answers:
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What became of each example of a subset, in the task's order; n examples.
+    """The outcome of each of the n examples of a subset, in the task's order.
 
     Attributes:
         nats: (n,) float, cross-entropy summed over the example's targets.
-        tokens: (n,) int, targets.
-        tokens_right: (n,) int, of them predicted right, teacher-forced.
-        positions, kept: (n,) int, non-pad positions of the source, and those of them that are left; with soft
-            gates, that would be.
-        scores: by the names of metrics, (n,) each for means over examples (right or wrong, or 0 to 1), and
-            (n, k) statistics for what is summed; see `metrics.scoring`.
-        answers: that the model generated; None where it did not.
+        tokens: (n,) int, number of targets.
+        tokens_right: (n,) int, targets predicted right under teacher forcing.
+        positions, kept: (n,) int, non-pad source positions, and how many of them are kept; with soft gates,
+            how many would be.
+        scores: by metric name: (n,) scores for means over examples (right or wrong, or 0 to 1), (n, k)
+            statistics for summed metrics; see `metrics.scoring`.
+        answers: the generated answers; None if none were generated.
     """
 
     nats: NDArray[np.float64]
@@ -94,13 +94,13 @@ class Outcomes:
 
     @property
     def right(self) -> NDArray[np.bool_]:
-        """(n,) whether every target is predicted right; false where there are no targets."""
+        """(n,) true if every target is predicted right; false without targets."""
         right: NDArray[np.bool_] = (self.tokens_right == self.tokens) & (self.tokens > 0)
         return right
 
     @classmethod
     def joined(cls, parts: Sequence[Outcomes]) -> Outcomes:
-        """The outcomes of batches, one after the other, before anything is generated."""
+        """Concatenate the outcomes of batches, before any answers are generated."""
         names = [one.name for one in fields(cls) if one.name not in ("scores", "answers")]
         arrays: dict[str, Any] = {
             name: np.concatenate([getattr(part, name) for part in parts]) for name in names
@@ -110,7 +110,7 @@ class Outcomes:
 
 
 def teacher_forced(output: MrT5Output, batch: Batch) -> Outcomes:
-    """What became of a batch's examples, given the true tokens before each.
+    """The outcomes of a batch's examples under teacher forcing.
 
     Args:
         batch: input_ids (B, L) and labels (B, T), on the output's device.
@@ -133,11 +133,11 @@ def teacher_forced(output: MrT5Output, batch: Batch) -> Outcomes:
 
 
 def tally(output: MrT5Output, batch: Batch, threshold: float, task: Task | None = None) -> Tally:
-    """What one batch lost.
+    """What one batch lost by deletion.
 
     Args:
-        threshold: gate value under which a position counts as deleted.
-        task: which may know the positions that the target does not need.
+        threshold: gate value below which a position counts as deleted.
+        task: may know which positions the target does not need.
     """
     assert output.encoder_last_hidden_state is not None
     ids = batch["input_ids"].cpu().numpy()
@@ -152,7 +152,7 @@ def tally(output: MrT5Output, batch: Batch, threshold: float, task: Task | None 
         deleted=Ratio(float(deleted.sum()), int(real.sum())),
         new_length=Ratio(float(len(ids) * output.encoder_last_hidden_state.shape[1]), len(ids)),
     )
-    if gate is None or task is None:  # what is pooled away is not lost
+    if gate is None or task is None:  # pooled bytes are merged, not lost
         return found
     deletable = task.deletable(ids, gate)
     if deletable is None:
@@ -162,7 +162,7 @@ def tally(output: MrT5Output, batch: Batch, threshold: float, task: Task | None 
 
 
 def row_of(subset: str, outcomes: Outcomes, lost: Tally, truncated: int = 0) -> Row:
-    """The row of one subset, `truncated` of whose sources were cut to the task's input length."""
+    """The row of one subset; `truncated` of its sources were cut to the task's input length."""
     examples, tokens = len(outcomes.tokens), int(outcomes.tokens.sum())
     nats = Ratio(float(outcomes.nats.sum()), tokens).value
     right = Ratio(float(outcomes.tokens_right.sum()), tokens).value
@@ -192,12 +192,12 @@ def row_of(subset: str, outcomes: Outcomes, lost: Tally, truncated: int = 0) -> 
 
 
 def _interval(name: str, groups: Sequence[NDArray[Any]]) -> Interval | None:
-    """The 95 % interval of a metric, from its scores or statistics in each subset."""
+    """The 95 % interval of a metric, from its scores or statistics by subset."""
     return scoring.interval(name, groups) if groups[0].ndim == 2 else mean_interval(groups)
 
 
 def _fields(numbers: Mapping[str, float | None], intervals: Mapping[str, Interval | None]) -> dict[str, Any]:
-    """Numbers as the fields of a row that they are, the rest of them as its `others`."""
+    """Arguments of a `Row`: numbers that are its fields, and the others in `others`."""
     return {
         **{name: value for name, value in numbers.items() if hasattr(Row, name)},
         **{f"{name}_95": ends for name, ends in intervals.items() if hasattr(Row, name)},
@@ -207,10 +207,10 @@ def _fields(numbers: Mapping[str, float | None], intervals: Mapping[str, Interva
 
 
 def total(rows: Sequence[Row], outcomes: Mapping[str, Outcomes] | None = None) -> Row:
-    """Means over subsets weighted by their examples; None for what a subset has no number of.
+    """The mean over subsets, weighted by their examples; None for a number that a subset lacks.
 
     Args:
-        outcomes: of each subset by its name; without them only what is right or wrong has an interval.
+        outcomes: outcomes by subset; without them, only right-or-wrong metrics have intervals.
     """
     examples = sum(row.examples for row in rows)
     numbers: dict[str, float | None] = {}
@@ -232,7 +232,7 @@ def total(rows: Sequence[Row], outcomes: Mapping[str, Outcomes] | None = None) -
         "examples": examples,
         "target_tokens": sum(row.target_tokens for row in rows),
         "truncated": sum(row.truncated for row in rows),
-        # A median of medians would be neither.
+        # The median of medians is not the median.
         "median_ms_per_example": None,
     }
     return Row(**found)

@@ -1,30 +1,31 @@
-"""A model on held-out data: quality, shortening and what the source is worth, always together.
+"""Evaluate one model on held-out data: quality, shortening, and the control without a source.
 
 Everything is counted over tokens, positions or examples and divided once, so results do not depend on the
-batch size. Two exceptions: `new_length` is by nature a property of batches, and so is time.
+batch size. Two numbers are properties of batches by nature: `new_length` and time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from mrt5cli.byte_tokens import EOS, decode
+from mrt5cli.byte_tokens import EOS, decode, encode
 from mrt5cli.errors import UserError
 from mrt5cli.evaluation.counting import Answers, Outcomes, Tally, row_of, tally, teacher_forced, total
-from mrt5cli.evaluation.generation import choose
 from mrt5cli.evaluation.options import EvaluationOptions
 from mrt5cli.evaluation.timing import Stopwatch
 from mrt5cli.generation.decoding import Decoding, generate_answers
 from mrt5cli.metrics import loaded, scoring
 from mrt5cli.metrics.catalog import ACCURACY, METRICS, generates, metric_of
 from mrt5cli.metrics.results import Row
-from mrt5cli.models import MrT5ForConditionalGeneration, MrT5Output
+from mrt5cli.models import MrT5EncoderOutput, MrT5ForConditionalGeneration, MrT5Output
 from mrt5cli.models.inputs import on_device
 from mrt5cli.tasks.base import Task
 from mrt5cli.text import announced, say_on_stderr
@@ -35,11 +36,11 @@ DEFAULT = EvaluationOptions()
 
 @dataclass(frozen=True)
 class Measured:
-    """What an evaluation found.
+    """The result of an evaluation.
 
     Attributes:
-        rows: one a subset and, when there are several subsets, a total.
-        outcomes: of the examples of each subset, by its name.
+        rows: one per subset and, if there are several, a total.
+        outcomes: outcomes of the examples, by subset.
     """
 
     rows: list[Row]
@@ -54,18 +55,18 @@ def measure(
     progress: Progress = lambda what, done: None,
     finished: Callable[[Row, Outcomes], object] = lambda row, outcomes: None,
 ) -> Measured:
-    """A row a subset and, when there are several, a total weighted by examples as in the paper.
+    """Measure a model on a task: a row per subset and, if there are several, a total weighted by examples.
 
-    All is teacher-forced but the task's measures of generated answers: for those the model also answers each
-    source itself.
+    All numbers are teacher-forced except the task's measures of generated answers, for which the model also
+    decodes each source.
 
     Args:
-        model: put in eval mode meanwhile; it stays where it is.
+        model: put in eval mode for the duration; stays on its device.
         progress: called with the subset and the number of its examples done, and again for its answers.
-        finished: called with the row and the outcomes of a subset before the next one begins.
+        finished: called with each subset's row and outcomes before the next subset starts.
 
     Raises:
-        UserError: a subset without examples, or a measure that cannot be taken.
+        UserError: a subset has no examples, or a measure does not fit the task.
     """
     was_training = model.training
     model.train(False)
@@ -73,7 +74,7 @@ def measure(
     rows: list[Row] = []
     outcomes: dict[str, Outcomes] = {}
     try:
-        # Random deletion over a batch draws from torch's generator: fix it, and leave the caller's alone.
+        # Random deletion samples from torch's generator: seed a fork of it, not the caller's.
         with torch.random.fork_rng([where] if where.type == "cuda" else []), torch.inference_mode():
             torch.manual_seed(0)
             for subset in options.subsets or task.subsets(options.split):
@@ -86,7 +87,7 @@ def measure(
 
 
 class _Subset:
-    """One subset's evaluation; see `measure`."""
+    """The evaluation of one subset; see `measure`."""
 
     def __init__(
         self,
@@ -131,7 +132,10 @@ class _Subset:
                 removed.append(teacher_forced(self._forward(bare), bare))
             self.progress(self.subset, lost.new_length.count)
         if not parts:
-            raise UserError(f"there are no {options.split} examples for {self.subset!r}")
+            raise UserError(
+                f"there are no {options.split} examples for {self.subset!r}",
+                "check the task's data, or choose another --split",
+            )
         outcomes = Outcomes.joined(parts)
         if references is not None:
             outcomes = self._answered(outcomes, sources, references)
@@ -150,11 +154,14 @@ class _Subset:
         return row, outcomes
 
     def _forced(self, batch: dict[str, Any]) -> tuple[MrT5Output, Outcomes]:
-        """The output given the targets and what became of them; with choices, also what is chosen."""
+        """The teacher-forced output and its outcomes, with `accuracy` where the task has choices."""
         choices = self.task.choices if self.options.constrained or ACCURACY in self.measures else None
         if choices is None:
             if ACCURACY in self.measures:
-                raise UserError(f"{self.task.name} is measured by accuracy, and says no choices")
+                raise UserError(
+                    f"{self.task.name} is measured by accuracy, but defines no choices",
+                    "define choices in the task, or remove accuracy from its measures",
+                )
             output = self._forward(batch)
             return output, teacher_forced(output, batch)
         given = {name: batch[name] for name in ("input_ids", "attention_mask", "real_bytes")}
@@ -169,7 +176,7 @@ class _Subset:
     def _answered(
         self, outcomes: Outcomes, sources: list[Tensor], references: list[tuple[str, ...]]
     ) -> Outcomes:
-        """The outcomes with the answers that the model generates, and their scores."""
+        """The outcomes with generated answers and their scores."""
         how, task = self.options.generation, self.task
         answers = generate_answers(
             self.model,
@@ -199,19 +206,38 @@ class _Subset:
         return output
 
 
+def choose(
+    model: MrT5ForConditionalGeneration, encoded: MrT5EncoderOutput, choices: Sequence[str], rows: int
+) -> NDArray[np.int64]:
+    """(B,) index of the choice with the highest probability under the model, EOS included.
+
+    Args:
+        model: in eval mode.
+        encoded: the encoder's output for B = `rows` sources, shared by all choices.
+    """
+    device = next(model.parameters()).device
+    scores = []
+    for choice in choices:
+        labels = torch.from_numpy(encode(choice, add_eos=True)).to(device).expand(rows, -1).contiguous()
+        logits = model(encoder_outputs=encoded, labels=labels).logits
+        nats = logits.float().log_softmax(-1).gather(-1, labels[..., None])
+        scores.append(nats.double().sum(dim=(1, 2)))
+    return torch.stack(scores, dim=1).argmax(dim=1).cpu().numpy()
+
+
 def _accepted(task: Task, part: tuple[str, str, int | None]) -> list[tuple[str, ...]]:
-    """The accepted answers of a task that is measured by generated ones."""
+    """The accepted answers of a task whose measures score generated ones."""
     references = task.references(*part)
     if references is None or task.answer_length is None:
         lacks = "references()" if references is None else "answer_length"
         raise UserError(
-            f"{task.name} is measured by generated answers ({', '.join(task.measures)}), and has no {lacks}",
-            "a task of such measures says which answers it accepts, and how long they may be",
+            f"{task.name} is measured by generated answers ({', '.join(task.measures)}), but has no {lacks}",
+            "define the accepted answers, and how long answers may be, in the task",
         )
     return references
 
 
 def without_source(batch: dict[str, Any]) -> dict[str, Any]:
-    """The same targets with nothing to read them from: every source becomes one EOS."""
+    """The batch with the same targets, and with every source replaced by one EOS."""
     ids = batch["input_ids"].new_full((len(batch["input_ids"]), 1), EOS)
     return {**batch, "input_ids": ids, "attention_mask": torch.ones_like(ids), "real_bytes": len(ids)}

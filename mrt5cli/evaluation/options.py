@@ -1,4 +1,4 @@
-"""What is measured, and how: one value, from the command line and suites down to the loop over batches."""
+"""The options of an evaluation: one value from the command line down to the loop over batches."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from mrt5cli.writing import as_file_name
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """Everything that decides an evaluation but models, task and device.
+    """Everything that determines an evaluation except models, task and device.
 
     Attributes:
         split: "validation" or "test".
-        subsets: languages, or parts of the test; None for all the task has.
-        batch_size: examples a batch.
-        limit: examples a subset; None takes all.
-        hard_delete: delete for real, as at inference; False gates softly, as in training.
-        threshold: gate value under which a byte is deleted, in place of the model's own; hard deletion only.
+        subsets: languages, or parts of the test; None for all of the task's.
+        batch_size: examples per batch.
+        limit: examples per subset; None for all.
+        hard_delete: remove positions, as at inference; False gates softly, as in training.
+        threshold: gate value below which a byte is deleted, instead of the model's own; hard deletion only.
         source_removed: also score the same targets without their source.
-        measures: those of the task's measures to take, beside what is teacher-forced; None for all. Some take
-            long: answers have to be generated for them.
+        measures: the task's measures to compute besides the teacher-forced numbers; None for all. Measures of
+            answers are slow, because answers have to be generated.
         generation: how answers are generated.
-        constrained: also choose among the task's choices.
-        normalization: of generated answers and accepted ones, see `metrics.answers`; None is the task's.
-        precision: of the model's weights.
-        runtime: also time forward passes, five a batch.
-        deletion_rates: also run a model with its threshold moved to each of these rates, found on `limit`
-            validation examples a subset.
+        constrained: also choose the likeliest of the task's choices.
+        normalization: normalisation of answers, see `metrics.answers`; None for the task's.
+        precision: precision of the model's weights.
+        runtime: also time forward passes, five per batch.
+        deletion_rates: also evaluate with the threshold calibrated to each of these rates on `limit`
+            validation examples per subset.
         test_difference: also test whether the two models differ.
-        predictions: file to write answers to, an example a row.
-        data: what replaces the task's own source, for the record.
-        recipe: what --task said, if a recipe's task is measured and not the run's own.
-        label: sets apart, by the name of their files, results whose other settings would share one.
+        predictions: file for the generated answers, one row per example.
+        data: path that replaces the task's own source, for the record.
+        recipe: the value of --task; empty if the run's own task is measured.
+        label: suffix of the results file's name, for results that would otherwise share one.
     """
 
     split: str = "test"
@@ -63,7 +63,7 @@ class EvaluationOptions:
 
     @classmethod
     def of(cls, section: EvaluationSection) -> Self:
-        """What a recipe says of evaluations."""
+        """The options that a recipe's `evaluation` section sets."""
         return cls(
             batch_size=section.batch_size,
             limit=section.examples,
@@ -73,15 +73,15 @@ class EvaluationOptions:
 
     @property
     def deletion(self) -> str:
-        """In a word."""
+        """ "hard" or "soft"."""
         return "hard" if self.hard_delete else "soft"
 
     def result_name(self, kind: str, checkpoint: str | None = None) -> str:
-        """The stem of the results' file in a run's eval/ folder: none overwrites another's.
+        """The stem of the results file in a run's eval/ folder, different for options that change numbers.
 
         Args:
-            kind: of task.
-            checkpoint: its folder's name, unless it is the finished model.
+            kind: the task's kind.
+            checkpoint: folder name of the checkpoint; None for the finished model.
         """
         parts = [
             kind,

@@ -1,4 +1,4 @@
-"""`mrt5 evaluate --predictions`: what models answer, a row an example, with the score of each."""
+"""`mrt5 evaluate --predictions`: a row per example with the model's answer and its scores."""
 
 from __future__ import annotations
 
@@ -19,37 +19,39 @@ Row = dict[str, object]
 
 
 def check(path: Path, task: Task, sections: Iterable[TaskSection]) -> None:
-    """Refuse a file whose format is not known or that examples come from, and a task without answers.
+    """Refuse a file of unknown format or one that contains the examples, and a task without answers.
 
     Args:
-        sections: of the task that is measured, and of those that the models were trained on.
+        sections: sections of the measured task and of the tasks that the models were trained on.
 
     Raises:
-        UserError: as said.
+        UserError: the file or the task is refused.
     """
     if format_of(path.name) == "lines":
         raise UserError(
-            f"--predictions {path}: the end of its name says no format", "call it .jsonl, .csv or .tsv"
+            f"--predictions {path}: unknown format", "choose a name that ends in .jsonl, .csv or .tsv"
         )
     if not generates(task.measures):
-        told = ", ".join(task.measures) or "the loss"
+        measures = ", ".join(task.measures) or "the loss"
         raise UserError(
-            f"--predictions is of generated answers, and {task.name} has none: {told} is measured given the "
-            "true targets",
+            f"--predictions writes generated answers, but {task.name} generates none: it measures {measures} "
+            "given the true targets",
             "leave it out, or write outputs with `mrt5 generate`",
         )
     if path.name == RunDir(path.parent).metrics_path.name and RunDir(path.parent).is_run:
-        raise UserError(f"--predictions {path} holds the metrics of a run", "choose another name")
+        raise UserError(f"--predictions {path} contains the metrics of a run", "choose another name")
     for data in _files_of(sections):
         if Path(data).resolve() in (path.resolve(), *path.resolve().parents):
             where = (
-                "holds the examples" if Path(data).is_file() else f"is in {data}, which holds the examples"
+                "contains the examples"
+                if Path(data).is_file()
+                else f"is in {data}, which contains the examples"
             )
             raise UserError(f"--predictions {path} {where}", "choose another name")
 
 
 def _files_of(sections: Iterable[TaskSection]) -> Iterator[str]:
-    """The files and folders that tasks read examples from."""
+    """Paths of the files and folders that tasks read examples from."""
     for section in sections:
         for source in (getattr(section, "source", None), *getattr(section, "sources", ())):
             if (path := getattr(source, "path", None)) is not None:
@@ -57,14 +59,14 @@ def _files_of(sections: Iterable[TaskSection]) -> Iterator[str]:
 
 
 def write(path: Path, results: Sequence[tuple[str, Mapping[str, Outcomes]]], measures: Sequence[str]) -> None:
-    """Write each example of each model: its texts, its score by each measure, and what was deleted of it.
+    """Write a row per example and model: its texts, its score by each measure, and its deletion.
 
-    `deleted` is the share of the source's positions that are gone, 0 to 1, and `kept` the number that are
-    left, EOS among them. A metric that is loaded has no score of an example.
+    `deleted` is the share of the source's positions that were deleted, 0 to 1, and `kept` the number that
+    remain, EOS included. Loaded metrics have no score per example.
 
     Args:
-        path: of a format that its end says; see `check`.
-        results: what models are called, and the outcomes of each subset.
+        path: its suffix sets the format; see `check`.
+        results: each model's name, and its outcomes by subset.
     """
     scored = [name for name in measures if name in METRICS]
     columns = ["subset", "input", "target", "references", "prediction", *scored, "deleted", "kept"]
@@ -100,7 +102,7 @@ def _rows(outcomes: Outcomes, measures: Sequence[str]) -> Iterator[Row]:
 
 
 def _scores(name: str, outcomes: Outcomes) -> list[float | None]:
-    """Of each example by itself."""
+    """The score of each example."""
     if name == "token_accuracy":
         pairs = zip(outcomes.tokens_right.tolist(), outcomes.tokens.tolist(), strict=True)
         return [right / tokens if tokens else None for right, tokens in pairs]

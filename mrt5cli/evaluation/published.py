@@ -1,4 +1,4 @@
-"""Published numbers in the units of our rows, to set below them."""
+"""The paper's numbers for a task, in the units of our rows."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from mrt5cli.tasks.base import Task
 
 @dataclass(frozen=True)
 class PublishedRow:
-    """What was published of one model on one subset.
+    """The published numbers of one model on one subset.
 
     Attributes:
         version: "v1" or "v3" of the paper.
-        setting: of its run, such as delta or seed.
-        subset: as our rows name it.
-        numbers: by the names and in the units of `Row`.
-        ids: of the published numbers.
+        setting: settings of the published run, such as delta or seed.
+        subset: subset name, as in our rows.
+        numbers: numbers with the names and units of `Row`.
+        ids: ids of the published numbers.
     """
 
     version: str
@@ -36,10 +36,10 @@ def published_rows(task: Task, subsets: Sequence[str], named: Collection[str] = 
     """The published numbers of a task's experiment, models in the paper's order, camera-ready before v1.
 
     Args:
-        task: its `experiment` is looked up; without one there is nothing.
-        subsets: of the task, as many as were evaluated; the published total is there when all of them were.
-        named: ids that recipes name; where some are of this experiment, only models that have one are given,
-            else all of them.
+        task: its `experiment` is looked up; a task without one has no published numbers.
+        subsets: the task's evaluated subsets; the published total is included if they are complete.
+        named: ids named by recipes; if any belong to this experiment, only models with such an id are
+            returned, else all.
     """
     rows = [
         row
@@ -47,10 +47,10 @@ def published_rows(task: Task, subsets: Sequence[str], named: Collection[str] = 
         if row.experiment == task.experiment and row.setting and row.version in ("v1", "v3")
     ]
     ours = {_key(row) for row in rows if row.id in named}
-    there = {row.subset for row in rows} - {TOTAL}
+    published_subsets = {row.subset for row in rows} - {TOTAL}
     languages = {subset: LANGUAGES.get(task.language_of(subset) or "") for subset in subsets}
     names = {subset if language is None else language.name: subset for subset, language in languages.items()}
-    if there and there <= names.keys():
+    if published_subsets and published_subsets <= names.keys():
         names[TOTAL] = TOTAL
     found: dict[tuple[str, str, str], dict[str, PublishedRow]] = {}
     for row in rows:

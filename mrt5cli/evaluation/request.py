@@ -1,4 +1,4 @@
-"""From names to results: `from mrt5cli import evaluate`, and the work of `mrt5 evaluate`."""
+"""From names of models to results: `from mrt5cli import evaluate`, and the work of `mrt5 evaluate`."""
 
 from __future__ import annotations
 
@@ -47,54 +47,54 @@ def evaluate(
     progress: bool = True,
     unfinished: Callable[[Comparison], object] = lambda part: None,
 ) -> Comparison:
-    """Measure models on held-out data: quality and deletion together, and what the source is worth.
+    """Measure models on held-out data: quality, deletion, and the control without a source.
 
-    Of what comes back, `rows` are the first model's numbers, a subset each, the total last when there are
-    several; `summary` is that last row; `results` has the rows of every model. Losses are in nats a target
-    token, rates and accuracies are shares, 0 to 1. `document()` is what `mrt5 evaluate --json` prints.
-    Nothing is written until `save()` is called, which puts the results into each run's eval/ folder.
+    In the result, `rows` are the first model's numbers, one row per subset and the total last if there are
+    several; `summary` is the last of them; `results` has the rows of every model. Losses are in nats per
+    target token, rates and accuracies are shares, 0 to 1. `document()` is what `mrt5 evaluate --json` prints.
+    Nothing is written until `save()` is called, which writes the results to each run's eval/ folder.
 
     Args:
         model: a run directory, a checkpoint directory, a Hub id, or a model from `load`, which stays on its
-            device and in its precision; or several of these.
-        task: a kind of task, or a recipe whose task to use. By default the first run's own; a loaded model
-            knows none.
-        data: a file or folder of examples, in place of the task's own source.
-        split: which held-out split.
-        languages: only these languages, or parts of the test; by default all.
-        hard_delete: delete for real, or gate softly as in training. By default as the first run's recipe
-            evaluates, or for real.
-        deletion_rates: also run a lone model at these shares of deleted positions, each from 0 to below 1, by
-            a threshold found on validation data.
+            device and in its precision; or a sequence of these.
+        task: a kind of task, or a recipe whose task to use. Default: the first run's own; a loaded model has
+            none.
+        data: a file or folder of examples that replaces the task's own source.
+        split: held-out split to use.
+        languages: languages, or parts of the test. Default: all.
+        hard_delete: remove positions, or gate softly as in training. Default: as the first run's recipe
+            evaluates, or True.
+        deletion_rates: also evaluate a single model at these shares of deleted positions, each from 0 to
+            below 1, with thresholds found on validation data.
         test_difference: also test whether two models differ.
         constrained: also choose the likeliest of the possible targets (xnli).
-        normalization: how exact match and F1 compare answers, "squad", "multilingual" or "none". By default
+        normalization: how exact match and F1 compare answers: "squad", "multilingual" or "none". Default:
             the task's.
         runtime: also time forward passes.
-        limit: examples a language; by default the recipe's, or 10,000.
-        batch_size: examples a batch; by default the recipe's, or 16.
-        predictions: a new .jsonl, .csv or .tsv to which `save()` also writes generated answers, a row an
-            example, with its scores.
+        limit: examples per language. Default: the recipe's, or 10,000.
+        batch_size: examples per batch. Default: the recipe's, or 16.
+        predictions: a new .jsonl, .csv or .tsv file to which `save()` also writes generated answers, one row
+            per example, with their scores.
         device: "cpu", "cuda", "cuda:1" (a GPU's number) or "auto", a GPU if there is one.
-        precision: of weights and products, "fp32" or "bf16".
-        revision: of Hub models: branch, tag or commit.
+        precision: precision of weights and products, "fp32" or "bf16".
+        revision: branch, tag or commit of Hub models.
         allow_pickle: see `load`.
-        progress: say on stderr how far it is.
-        unfinished: called with what was measured before an error, if anything was, before that is raised.
+        progress: report progress on stderr.
+        unfinished: called with the results so far, if there are any, before an error is raised.
 
     Raises:
-        UserError: no such model, task, data or device; or options that do not fit these or each other.
-        CheckpointError: a model's files are not whole.
-        RunFailed: the Hub was away in the middle of the work.
+        UserError: no such model, task, data or device; or options that contradict these or each other.
+        CheckpointError: a model's files are incomplete.
+        RunFailed: the Hub became unreachable after something was measured.
     """
     names = [model] if isinstance(model, Model) else list(model)
     if not names:
         raise UserError("there is no model to evaluate", "name a run, a checkpoint directory or a Hub id")
     _check(languages, deletion_rates, limit, batch_size)
     if test_difference and len(names) != 2:
-        raise UserError(f"a difference is between two models, and these are {len(names)}", "give two models")
+        raise UserError(f"test_difference needs two models, not {len(names)}", "pass two models")
     if deletion_rates and len(names) > 1:
-        raise UserError("--deletion-rate sets one run to other rates", "give one RUN, without --compare")
+        raise UserError("--deletion-rate calibrates a single run", "pass one RUN, without --compare")
     with quiet(not progress):
         subjects = _subjects(names, revision, allow_pickle, device, precision)
         first, local = subjects[0], None if data is None else str(data)
@@ -124,7 +124,7 @@ def evaluate(
             data=local,
         )
         if deletion_rates and not options.hard_delete:
-            raise UserError("--deletion-rate is of hard deletion; soft gates have none", "add --hard")
+            raise UserError("--deletion-rate requires hard deletion; soft gates delete nothing", "add --hard")
         with bars("evaluating") as bar:
             return compare(
                 subjects,
@@ -139,16 +139,16 @@ def evaluate(
 def _check(
     languages: Sequence[str] | None, rates: Sequence[float], limit: int | None, batch_size: int | None
 ) -> None:
-    """Refuse what the command line could not hand on."""
+    """Check arguments that the command line has already checked for its own users."""
     if isinstance(languages, str):
-        raise TypeError("languages are several names, and this is one: put it into a list")
+        raise TypeError("languages must be a sequence of names, not one string")
     for name, value in {"limit": limit, "batch_size": batch_size}.items():
         if value is not None and value < 1:
-            raise UserError(f"{name} is {value}, expected 1 or more")
+            raise UserError(f"{name} is {value}, expected 1 or more", "leave it out to use the recipe's")
     for rate in rates:
         if not 0 <= rate < 1:
             raise UserError(
-                f"a deletion rate is {rate:g}, expected a share of positions, 0 to below 1",
+                f"deletion rate {rate:g}: expected a share of positions, from 0 to below 1",
                 "for example deletion_rates=[0.3, 0.5]",
             )
 
@@ -156,7 +156,7 @@ def _check(
 def _subjects(
     models: Sequence[Model], revision: str | None, allow_pickle: bool, device: str, precision: Precision
 ) -> list[Subject]:
-    """What the models come with: those that are named, found; those that are loaded, as they are."""
+    """The subjects of models that are named or already loaded."""
     names = [str(one) for one in models if not isinstance(one, MrT5ForConditionalGeneration)]
     found = iter(find_subjects(names, revision, allow_pickle=allow_pickle))
     subjects = []
@@ -169,15 +169,15 @@ def _subjects(
     return subjects
 
 
-def _check_one_task(subjects: Sequence[Subject], apart_from: Collection[str]) -> None:
-    """Where no task is named, all runs must have been trained on what the first one was."""
+def _check_one_task(subjects: Sequence[Subject], ignored: Collection[str]) -> None:
+    """Without --task, all runs must have been trained on the first run's task."""
     first = subjects[0]
     for other in subjects[1:]:
         if other.recipe is None or first.recipe is None:
             continue
         for key, (one, two) in unlike(first.recipe.task, other.recipe.task).items():
-            if re.split(r"[.\[]", key)[0] not in apart_from:
+            if re.split(r"[.\[]", key)[0] not in ignored:
                 raise UserError(
                     f"{first.name} and {other.name} were trained on different tasks ({key}: {one} and {two})",
-                    "name the one to measure them on with --task",
+                    "name the task to evaluate them on with --task",
                 )

@@ -1,8 +1,8 @@
-"""Whether two models differ: tests on outcomes paired by example.
+"""Test whether two models differ, on outcomes paired by example.
 
-What is right or wrong goes through McNemar's exact test; anything else through a paired bootstrap, resampled
-within each subset, so that a total keeps its languages' shares. All differences are first minus second. Of
-metrics that are loaded nothing is known by example, and nothing is tested.
+Right-or-wrong outcomes use McNemar's exact test; all others a paired bootstrap that resamples within each
+subset, so that a total keeps its languages' shares. All differences are first minus second. Loaded metrics
+have no scores per example and are not tested.
 """
 
 from __future__ import annotations
@@ -20,21 +20,22 @@ from mrt5cli.metrics.catalog import METRICS, WHOLE_TARGETS
 from mrt5cli.metrics.results import TOTAL
 
 AT_ONCE = 4_000_000
-"""Draws held in memory at a time."""
+"""Random indices held in memory at a time."""
 SAMPLES = 2000
-"""Resamples where each is a function of sums, which takes longer than a mean."""
+"""Resamples of a metric computed from sums, which is slower than a mean."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One number of two models on the same examples.
+    """The difference between two models in one number, on the same examples.
 
     Attributes:
-        measure: name of a `Row` number.
+        measure: name of the number in a `Row`.
+        first, second: the two models' numbers, in the units of `Row`.
         low, high: 95 % interval of first minus second.
-        p_value: two-sided, of no difference.
+        p_value: two-sided p-value of the hypothesis of no difference.
         test: "mcnemar" or "bootstrap".
-        only_first, only_second: examples that only one model has right; None with the bootstrap.
+        only_first, only_second: examples that only this model has right; None for the bootstrap.
     """
 
     subset: str
@@ -56,15 +57,15 @@ class Difference:
 def differences(
     first: Mapping[str, Outcomes], second: Mapping[str, Outcomes], kind: str, measures: Sequence[str]
 ) -> list[Difference]:
-    """Each measure and the loss of two models on the same examples, a subset each and all together.
+    """Test each measure and the loss of two models on the same examples, per subset and over all.
 
     Args:
         first, second: outcomes by subset.
-        kind: of the task.
-        measures: the task's own; where it has none, whole targets, if anybody spells such ones right.
+        kind: the task's kind.
+        measures: the task's own measures; without any, sequence accuracy, except for span corruption.
     """
     groups = [(name, [name]) for name in first] + ([(TOTAL, list(first))] if len(first) > 1 else [])
-    if not measures and kind != "span_corruption":  # whose targets nobody spells right throughout
+    if not measures and kind != "span_corruption":  # whose targets are hardly ever right throughout
         measures = (WHOLE_TARGETS,)
     found = []
     for name in (*(name for name in measures if name in METRICS), "loss"):
@@ -77,7 +78,7 @@ def differences(
 def _difference(
     subset: str, name: str, one: Sequence[Outcomes], other: Sequence[Outcomes]
 ) -> list[Difference]:
-    """One measure of two models; none where one of them has no number of it."""
+    """The tests of one measure; empty if a model has no number for it."""
     over_tokens = {"loss": "nats", "token_accuracy": "tokens_right"}
     if name in over_tokens:
         sums, others = ([getattr(outcomes, over_tokens[name]) for outcomes in side] for side in (one, other))
@@ -94,25 +95,26 @@ def _difference(
 def mcnemar(only_first: int, only_second: int) -> float:
     """The two-sided exact p-value of McNemar's test.
 
-    Of the examples on which the models part, each is as likely as the other to be right: the probability of
-    a split as uneven as this one, or more so.
+    Under the null hypothesis, either model is equally likely to be right where they disagree. The p-value is
+    the probability of a split at least as uneven as this one.
     """
-    parted = only_first + only_second
+    disagreements = only_first + only_second
     fewer = min(only_first, only_second)
-    if 2 * fewer >= parted - 1:  # as even as can be, and the two tails would overlap
+    if 2 * fewer >= disagreements - 1:  # an even split: the two tails would overlap
         return 1.0
-    log_half = parted * math.log(2)
-    ways = (  # the logarithm of (parted over k)
-        math.lgamma(parted + 1) - math.lgamma(k + 1) - math.lgamma(parted - k + 1) for k in range(fewer + 1)
+    log_half = disagreements * math.log(2)
+    ways = (  # log of (disagreements choose k)
+        math.lgamma(disagreements + 1) - math.lgamma(k + 1) - math.lgamma(disagreements - k + 1)
+        for k in range(fewer + 1)
     )
     return min(1.0, 2 * math.fsum(math.exp(log - log_half) for log in ways))
 
 
 def paired_interval(only_first: int, only_second: int, examples: int) -> tuple[float, float]:
-    """95 % interval of the difference of two shares seen on the same examples (Agresti and Min 2005).
+    """95 % interval of the difference of two shares on the same examples (Agresti and Min 2005).
 
-    Wald's, after half an example has been added to each cell of the two-by-two table: it does not collapse
-    to a point where the models hardly differ.
+    Wald's interval with half an example added to each cell of the two-by-two table, so that it does not
+    collapse to a point when the models hardly differ.
     """
     b, c, n = only_first + 0.5, only_second + 0.5, examples + 2
     centre = (b - c) / n
@@ -123,10 +125,10 @@ def paired_interval(only_first: int, only_second: int, examples: int) -> tuple[f
 def compare_right(
     subset: str, measure: str, first: Sequence[ArrayLike], second: Sequence[ArrayLike]
 ) -> Difference:
-    """Two models' right and wrong answers, paired.
+    """Test two models' right and wrong answers, paired by example.
 
     Args:
-        first, second: for each subset pooled here, (n,) true where right.
+        first, second: for each pooled subset, (n,) true if right.
     """
     one, other = (np.concatenate([np.asarray(part, bool) for part in parts]) for parts in (first, second))
     only_first, only_second = int((one & ~other).sum()), int((other & ~one).sum())
@@ -145,17 +147,17 @@ def compare_means(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> Difference:
-    """Two models' scores, paired, by bootstrap over examples.
+    """Test two models' mean scores by a paired bootstrap over examples.
 
     The interval is the 2.5th to 97.5th percentile of the resampled differences. The p-value is the share of
-    them that lie at least as far from the difference seen as that lies from zero, never below
+    resampled differences that are at least as far from the observed one as that is from zero, at least
     1 / (resamples + 1).
 
     Args:
-        first, second: for each subset pooled here, (n,) sums of the examples: a score each, or nats.
-        weights: (n,) what each example's sum is over, such as its tokens; 1 each when left out. A subset's
-            number is sum by weight, and the total weighs subsets by their examples.
-        resamples: how often each subset is drawn anew.
+        first, second: for each pooled subset, (n,) sums per example: scores, or nats.
+        weights: (n,) denominators per example, such as its tokens; default 1. A subset's number is its sum
+            divided by its weight, and the total weights subsets by their examples.
+        resamples: bootstrap samples per subset.
     """
     one = [np.asarray(part, float) for part in first]
     other = [np.asarray(part, float) for part in second]
@@ -164,21 +166,21 @@ def compare_means(
     )
     examples = sum(len(part) for part in one)
     generator = np.random.default_rng(seed)
-    values, drawn = [0.0, 0.0], np.zeros(resamples)
+    values, resampled = [0.0, 0.0], np.zeros(resamples)
     for a, b, w in zip(one, other, over, strict=True):
         share = len(a) / examples
         values[0] += share * float(a.sum() / w.sum())
         values[1] += share * float(b.sum() / w.sum())
-        drawn += share * _resampled(a - b, w, resamples, generator)
-    return _by_bootstrap(subset, measure, values[0], values[1], drawn)
+        resampled += share * _resampled(a - b, w, resamples, generator)
+    return _by_bootstrap(subset, measure, values[0], values[1], resampled)
 
 
 def compare_sums(
     subset: str, measure: str, first: Sequence[ArrayLike], second: Sequence[ArrayLike]
 ) -> list[Difference]:
-    """The same of a metric that is summed, from each example's statistics (n, k); see `metrics.scoring`.
+    """Test a summed metric by the bootstrap, from statistics (n, k) per example; see `metrics.scoring`.
 
-    None where a model, or a sample of examples, has no number of it.
+    Empty if a model, or a bootstrap sample, has no number.
     """
     pairs = [np.stack([np.asarray(a), np.asarray(b)], axis=1) for a, b in zip(first, second, strict=True)]
     examples = sum(len(pair) for pair in pairs)
@@ -190,32 +192,32 @@ def compare_sums(
         ]
         for side in (0, 1)
     ]
-    drawn = scoring.resampled(measure, pairs, np.random.default_rng(0), SAMPLES)
-    if any(len(side) < len(pairs) for side in values) or np.isnan(drawn).any():
+    resampled = scoring.resampled(measure, pairs, np.random.default_rng(0), SAMPLES)
+    if any(len(side) < len(pairs) for side in values) or np.isnan(resampled).any():
         return []
-    return [_by_bootstrap(subset, measure, sum(values[0]), sum(values[1]), drawn)]
+    return [_by_bootstrap(subset, measure, sum(values[0]), sum(values[1]), resampled)]
 
 
 def _by_bootstrap(
-    subset: str, measure: str, first: float, second: float, drawn: NDArray[np.float64]
+    subset: str, measure: str, first: float, second: float, resampled: NDArray[np.float64]
 ) -> Difference:
-    """The difference of two numbers, with what resampling makes of it (resamples,)."""
+    """The difference of two numbers, given resampled differences (resamples,)."""
     difference = first - second
-    # Sums in another order differ by rounding: what is equal to within that counts as equally far.
-    slack = 1e-9 * max(1e-300, abs(difference), float(np.abs(drawn).max()))
-    farther = int((np.abs(drawn - difference) >= abs(difference) - slack).sum())
-    low, high = np.quantile(drawn, (0.025, 0.975))
-    p_value = (farther + 1) / (len(drawn) + 1)
+    # Sums in another order differ by rounding; differences equal up to that count as equally far.
+    slack = 1e-9 * max(1e-300, abs(difference), float(np.abs(resampled).max()))
+    farther = int((np.abs(resampled - difference) >= abs(difference) - slack).sum())
+    low, high = np.quantile(resampled, (0.025, 0.975))
+    p_value = (farther + 1) / (len(resampled) + 1)
     return Difference(subset, measure, first, second, float(low), float(high), p_value, "bootstrap")
 
 
 def _resampled(
     sums: NDArray[np.float64], weights: NDArray[np.float64], resamples: int, generator: np.random.Generator
 ) -> NDArray[np.float64]:
-    """(resamples,) sum of sums by sum of weights over examples drawn with replacement."""
+    """(resamples,) sum of sums divided by sum of weights, over examples sampled with replacement."""
     count = len(sums)
     even = bool((weights == weights[0]).all())
-    # Half the time of a bootstrap is drawing: indices no wider than they need be.
+    # Sampling takes half the time of a bootstrap, and narrow indices make it faster.
     dtype = np.uint16 if count <= 1 << 16 else np.uint32
     found = np.empty(resamples)
     step = max(1, AT_ONCE // count)

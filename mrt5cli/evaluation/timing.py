@@ -1,7 +1,7 @@
-"""Time of a forward pass, by the paper's protocol.
+"""The time of a forward pass, measured by the paper's protocol.
 
-Synchronise, run the same teacher-forced forward pass several times, synchronise, divide. A pass before
-it warms up. Times of different machines, batch sizes or dtypes are not comparable, so each result names them.
+After a warm-up pass: synchronise, run the same teacher-forced forward pass several times, synchronise, and
+divide. Times on different machines, batch sizes or dtypes are not comparable, so each result records them.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from mrt5cli.models.fast.choice import choose
 from mrt5cli.runtime import device_name
 
 PASSES = 5
-"""Consecutive forward passes a batch."""
+"""Consecutive forward passes per batch."""
 
 
 @dataclass
 class Stopwatch:
-    """Adds up the time of batches.
+    """Accumulates the times of batches.
 
     Attributes:
-        seconds: of one pass over each batch timed so far.
-        rows: rows of each of those batches.
+        seconds: time of one pass over each batch.
+        rows: number of rows of each batch.
     """
 
     device: torch.device
@@ -35,7 +35,7 @@ class Stopwatch:
     rows: list[int] = field(default_factory=list)
 
     def time(self, forward: Callable[[], object], rows: int) -> None:
-        """Time one batch; the caller has run it once before, as warm-up."""
+        """Time one batch; the caller has run it once as a warm-up."""
 
         def passes() -> None:
             for _ in range(PASSES):
@@ -47,20 +47,20 @@ class Stopwatch:
 
     @property
     def ms_per_example(self) -> float | None:
-        """Milliseconds an example: time of all batches by number of examples, as the paper counts."""
+        """Milliseconds per example: time of all batches divided by all examples, as in the paper."""
         return 1000 * sum(self.seconds) / sum(self.rows) if self.rows else None
 
     @property
     def median_ms_per_example(self) -> float | None:
-        """The median batch's milliseconds an example, which a disturbed batch does not move."""
+        """The median batch's milliseconds per example, robust to a disturbed batch."""
         shares = [1000 * seconds / rows for seconds, rows in zip(self.seconds, self.rows, strict=True)]
         return median(shares) if shares else None
 
 
 def seconds_of(call: Callable[[], object], device: torch.device) -> float:
-    """How long a call takes until the device has done its part: on a GPU between two events in its queue.
+    """Seconds that a call takes, device work included; on a GPU measured between two events in its queue.
 
-    What is in the queue already is not counted, and while the GPU works on it the host may go ahead.
+    Earlier work in the queue is not counted, and the host can queue the call while the GPU is busy.
     """
     if device.type != "cuda":
         start = time.perf_counter()
@@ -76,13 +76,13 @@ def seconds_of(call: Callable[[], object], device: torch.device) -> float:
 
 
 def wait(device: torch.device) -> None:
-    """Until the device has nothing left to do."""
+    """Wait until the device is idle."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def conditions(model: MrT5ForConditionalGeneration) -> dict[str, str | int]:
-    """What a time or a rounding depends on: device, its name, dtype of the weights, threads, attention."""
+    """What times and rounding depend on: device and its name, dtype, threads, attention."""
     weight = next(model.parameters())
     device = weight.device
     attention = choose(model.config, device, weight.dtype, drops=False, score_per=None, trains=False)

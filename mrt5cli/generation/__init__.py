@@ -1,1 +1,1 @@
-"""Texts that a model writes: how they are decoded, and any number of inputs, one after the other."""
+"""Generate outputs: decoding, and any number of inputs in their order."""

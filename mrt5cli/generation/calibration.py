@@ -1,8 +1,8 @@
-"""Another deletion rate from a trained gate: the threshold that deletes a wanted share of some text.
+"""Calibrate a trained gate to another deletion rate: find the threshold that deletes a given share of a text.
 
-A learned gate orders bytes by how much they are needed; training only fixes where the cut is made. The cut
-can be moved afterwards, without touching a weight: the threshold is the gate value below which the wanted
-share of a calibration text lies.
+A learned gate orders bytes by how much they are needed; training only decides where to cut. The cut can be
+moved afterwards without touching a weight: the threshold is the gate value below which the requested share of
+a calibration text lies.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from mrt5cli.recipe.shorteners import of_config, of_type
 from mrt5cli.tasks.base import Batch, Task
 
 TOLERANCE = 0.01
-"""A calibrated threshold that misses its rate by more than this share of positions is said to."""
+"""A calibrated threshold misses its rate if the two differ by more than this share of positions."""
 
 
 class Gap(NamedTuple):
-    """Two rates between which a gate has none, because so many positions have one gate value."""
+    """A range of rates that no threshold reaches, because many positions share one gate value."""
 
     below: float
     above: float
@@ -36,16 +36,16 @@ class Gap(NamedTuple):
 
 @dataclass(frozen=True)
 class Calibration:
-    """A threshold and what it does on the calibration text.
+    """A threshold and its effect on the calibration text.
 
     Attributes:
-        rate: wanted share of non-pad positions deleted, 0 to 1.
-        threshold: gate value; hard deletion keeps what is above it.
-        reached: share of the calibration text's non-pad positions that it deletes.
-        positions: how many those are.
-        gap: that the wanted rate lies in, where it is missed.
-        told: whether the threshold says the rate to the model, and was not found on the text.
-        beyond: why the model has not learned the rate, after "the model"; None where it may have.
+        rate: requested share of non-pad positions deleted, 0 to 1.
+        threshold: gate value; hard deletion keeps values above it.
+        reached: share of the calibration text's non-pad positions that it deletes, 0 to 1.
+        positions: number of these positions.
+        gap: the unreachable range around the requested rate; None if the rate is reached.
+        told: whether the gate is conditioned on the rate, so that the threshold was not found on the text.
+        beyond: why the model has not learned the rate, as a phrase after "the model"; None if it may have.
     """
 
     rate: float
@@ -58,23 +58,24 @@ class Calibration:
 
     @property
     def missed(self) -> bool:
-        """Whether the gate has too many equal values for the rate to be met."""
+        """Whether the threshold misses the rate, because too many gate values are equal."""
         return abs(self.reached - self.rate) > TOLERANCE
 
     @property
     def option(self) -> str:
-        """What sets `mrt5 convert` to exactly this: a threshold's digits tell apart any two gate values; a
-        gate that is told its rate is told it again, so that the export knows it too."""
+        """The option of `mrt5 convert` for this calibration, with all digits of a float32 threshold.
+
+        A gate conditioned on a rate gets the rate, so that the export records it, too."""
         if self.told:
             return f"--deletion-rate={self.rate!r}"
         return f"--threshold={np.float32(self.threshold)!s}"
 
     def in_words(self) -> str:
-        """The threshold, the share that it deletes and, where that is not what was wanted, why."""
+        """The threshold as text, the share that it deletes and, if that misses the rate, the reason."""
         if self.rate == 0:
             return "a threshold below every gate value, which deletes nothing"
         found = (
-            f"threshold {self.threshold:.4g}, which {'tells it the rate and ' if self.told else ''}deletes "
+            f"threshold {self.threshold:.4g}, which {'sets the rate and ' if self.told else ''}deletes "
             f"{self.reached:.1%} of {self.positions:,} validation positions"
         ).replace("%", " %") + (f"; the model {self.beyond}" if self.beyond else "")
         if self.gap is None:
@@ -82,13 +83,13 @@ class Calibration:
         below, above, value = self.gap
         rates = ("nothing" if not below else f"{100 * below:.1f} %", f"{100 * above:.1f} %")
         return (
-            f"{found}; {100 * self.rate:g} % is out of reach: {100 * (above - below):.1f} % of the positions "
-            f"have the same gate value, {value:.4g}, so that a threshold deletes {' or '.join(rates)}"
+            f"{found}; {100 * self.rate:g} % cannot be reached: {100 * (above - below):.1f} % of positions "
+            f"have the same gate value, {value:.4g}, so a threshold deletes {' or '.join(rates)}"
         )
 
 
-def told_threshold(config: MrT5Config, rate: float) -> float | None:
-    """The threshold that tells a gate to delete a share, 0 to below 1; None where a text has to say it."""
+def conditional_threshold(config: MrT5Config, rate: float) -> float | None:
+    """The threshold of a gate conditioned on a rate, 0 to below 1; None for gates that need calibration."""
     shortener = SHORTENERS.get(config.deletion_type)
     return None if shortener is None else shortener.threshold_at(config, rate)
 
@@ -96,37 +97,37 @@ def told_threshold(config: MrT5Config, rate: float) -> float | None:
 def calibrate(
     model: MrT5ForConditionalGeneration, batches: Iterable[Batch], rates: Sequence[float], name: str
 ) -> list[Calibration]:
-    """The threshold of each rate, all from one pass of the encoder over the batches.
+    """Find the threshold of each rate in one pass of the encoder over B rows of L bytes per batch.
 
     Args:
-        model: from `mrt5cli.models`, with a learned delete gate; put in eval mode meanwhile.
-        batches: with input_ids (B, L) and attention_mask (B, L).
-        rates: wanted shares of non-pad positions, each from 0 to below 1.
-        name: of the model, for people.
+        model: a model with a learned delete gate; put in eval mode for the duration.
+        batches: batches with input_ids (B, L) and attention_mask (B, L).
+        rates: requested shares of non-pad positions, each from 0 to below 1.
+        name: name of the model in messages.
 
     Raises:
-        UserError: a model without a learned gate, or no text.
+        UserError: the model has no learned gate, or there is no text.
     """
     kind = model.config.deletion_type
     shortener = of_type(kind)
     if not shortener.gates or shortener.refuses_threshold:
         raise UserError(
-            f"{name} has no learned delete gate (its deletion_type is {kind!r}), so its deletion rate cannot "
-            "be moved by a threshold",
-            "give a model trained with model.shortener.kind: delete_gate or quantile_gate",
+            f"{name} has no learned delete gate (its deletion_type is {kind!r}), so no threshold can set its "
+            "deletion rate",
+            "use a model trained with model.shortener.kind: delete_gate or quantile_gate",
         )
     values = _gate_values(model, batches)
     if not len(values):
-        raise UserError("there is no text to calibrate the threshold on")
+        raise UserError("there is no text to calibrate the threshold on", "provide at least one valid input")
     settings = of_config(model.config)
-    lowest = max(settings.lowest_gate_value, -1e9)  # log sigmoid has none
+    lowest = max(settings.lowest_gate_value, -1e9)  # log sigmoid is unbounded
     nothing = Calibration(0.0, lowest - 1, 0.0, len(values))
     found = []
     for rate in rates:
-        if (told := told_threshold(model.config, rate)) is not None:
-            reached = float((values <= told).mean())
+        if (threshold := conditional_threshold(model.config, rate)) is not None:
+            reached = float((values <= threshold).mean())
             beyond = settings.beyond_training(rate)
-            found.append(Calibration(rate, told, reached, len(values), told=True, beyond=beyond))
+            found.append(Calibration(rate, threshold, reached, len(values), told=True, beyond=beyond))
         else:
             found.append(nearest(values, rate) if rate else nothing)
     return found
@@ -142,13 +143,13 @@ def calibrate_on_task(
     limit: int | None = None,
     progress: Callable[[str, int], object] = lambda subset, done: None,
 ) -> list[Calibration]:
-    """As `calibrate`, on a task's validation examples, of each subset `limit` at most.
+    """As `calibrate`, on at most `limit` validation examples of each of a task's subsets.
 
     Args:
         progress: called with a subset and the number of its examples read.
 
     Raises:
-        UserError: as `calibrate`; the task has no validation examples.
+        UserError: as `calibrate`, or the task has no validation examples.
     """
 
     def text() -> Iterator[Batch]:
@@ -163,32 +164,31 @@ def calibrate_on_task(
 
 
 def check_threshold(config: MrT5Config, name: str, threshold: float) -> None:
-    """Refuse a threshold that is not between deleting and keeping, or that the model has no use for.
+    """Refuse a threshold outside of the gate's range, or for a model without a threshold.
 
     Args:
-        name: of the model, for people.
+        name: name of the model in messages.
 
     Raises:
-        UserError: it is one.
+        UserError: the threshold is refused.
     """
     shortener = of_config(config)
     refusal = shortener.refuses_threshold or (None if shortener.gates else "has no delete gate")
     if refusal:
         why = refusal.format_map(dict(shortener))
-        raise UserError(f"{name} {why}, so --threshold {threshold:g} has no meaning", "leave --threshold out")
+        raise UserError(f"{name} {why}, so --threshold {threshold:g} has no effect", "leave --threshold out")
     lowest = shortener.lowest_gate_value
     if not lowest < threshold < 0 and threshold != SHORTENERS[config.deletion_type].threshold_at(config, 0.0):
         raise UserError(
-            f"--threshold {threshold:g} is not a gate value that parts deleted from kept bytes",
-            f"gate values run from {lowest:g} (delete) to 0 (keep); this model parts at "
-            f"{config.deletion_threshold:g}",
+            f"--threshold {threshold:g} is outside of the gate's range, {lowest:g} (delete) to 0 (keep)",
+            f"choose a value in between; this model's own threshold is {config.deletion_threshold:g}",
         )
 
 
 def nearest(values: NDArray[np.float32], rate: float) -> Calibration:
-    """The threshold whose rate is nearest, of those that leave something.
+    """The threshold with the nearest rate that keeps at least one position.
 
-    It lies midway between two gate values: on one, the last bit of a sum would decide about the position.
+    It lies midway between two gate values: at a gate value, rounding would decide about the position.
     """
     thresholds, counts = np.unique(values, return_counts=True)
     shares = np.cumsum(counts) / len(values)
@@ -199,13 +199,13 @@ def nearest(values: NDArray[np.float32], rate: float) -> Calibration:
     found = Calibration(rate, float(threshold), float(shares[place]), len(values))
     if not found.missed:
         return found
-    above = int(np.searchsorted(shares, rate))  # the first share that is no smaller; the last is 1
+    above = int(np.searchsorted(shares, rate))  # the first share >= rate; the last is 1
     below = float(shares[above - 1]) if above else 0.0
     return replace(found, gap=Gap(below, float(shares[above]), float(thresholds[above])))
 
 
 def _gate_values(model: MrT5ForConditionalGeneration, batches: Iterable[Batch]) -> NDArray[np.float32]:
-    """(n,) the gate values of all non-pad positions, `scale` (delete) to 0 (keep)."""
+    """(n,) gate values of all non-pad positions, from `scale` (delete) to 0 (keep)."""
     device = next(model.parameters()).device
     was_training = model.training
     model.train(False)

@@ -1,6 +1,6 @@
-"""One model on the machines of a Ray cluster: actors, to which windows of texts go in turn.
+"""Run one model on a Ray cluster: windows of texts go to its actors in turn.
 
-An actor that ends, or whose machine does, is started anew and gets its windows again.
+If an actor or its machine dies, Ray restarts the actor, and its windows are repeated.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,51 +17,53 @@ from mrt5cli.extras import how_to_install
 from mrt5cli.generation.calibration import Calibration
 from mrt5cli.generation.generate import Job
 from mrt5cli.generation.predictor import PenElsewhere
-from mrt5cli.generation.workers import as_ours
+from mrt5cli.generation.workers import as_ours, in_turn
 from mrt5cli.generation.writing import BATCH_TOKENS, Progress, Text, Written
 from mrt5cli.stopping import raised
 from mrt5cli.text import counted, first_line
 
 CPUS = 4
-"""Of a worker, where the cluster has no GPUs and nobody says how many workers there are."""
+"""CPUs per worker on a cluster without GPUs, by default."""
 WAITING = 2
-"""Windows that a worker has at a time: one to write, and the next."""
+"""Windows queued per worker: the current one, and the next."""
 RETRIES = 3
-"""Of a window whose worker ended: one that ends every worker is no accident."""
+"""Retries of a window whose worker died: a window that kills every worker is not an accident."""
 
 
 class Cluster:
-    """Does what a `Pen` does, on a Ray cluster: that of RAY_ADDRESS, or of this machine; a context manager.
+    """A `Pen` on a Ray cluster, that of RAY_ADDRESS or of this machine; a context manager.
 
     Args:
         device: "cuda", "cpu", or "auto": GPUs if the cluster has any.
-        workers: how many; None is one a GPU, or one a few cores.
+        workers: number of workers; None means one per GPU, or one per `CPUS` cores.
 
     Attributes:
-        kind: of device, "cuda" or "cpu".
+        kind: kind of device, "cuda" or "cpu".
 
     Raises:
-        UserError: Ray is not installed, or the cluster has not got as much.
+        UserError: Ray is not installed, or the cluster has too few GPUs or CPUs.
     """
 
     def __init__(self, device: str, workers: int | None = None) -> None:
         if importlib.util.find_spec("ray") is None:
             raise UserError("--engine ray needs the package ray", how_to_install("ray"))
         if device not in ("auto", "cpu", "cuda"):
-            raise UserError(f"--device {device} is of one machine", "with --engine ray: cuda, cpu or auto")
+            raise UserError(
+                f"--device {device} names devices of one machine", "with --engine ray, use cuda, cpu or auto"
+            )
         import ray
 
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else Ray sends home what it runs on
-        with raised():  # Ray takes SIGTERM for itself; ours are put back
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else Ray reports usage to its makers
+        with raised():  # Ray replaces the SIGTERM handler; ours is restored
             ray.init(logging_level=logging.ERROR, log_to_driver=False, ignore_reinit_error=True)
-        there = ray.cluster_resources()
-        gpus, cpus = int(there.get("GPU", 0)), int(there.get("CPU", 1))
+        resources = ray.cluster_resources()
+        gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
         self.kind = "cpu" if device == "cpu" or (device == "auto" and not gpus) else "cuda"
         most = gpus if self.kind == "cuda" else cpus
         if not 0 < (workers or 1) <= most:
             what = counted(most, "GPU" if self.kind == "cuda" else "CPU")
             self.__exit__()
-            raise UserError(f"the Ray cluster has {what}, and a worker needs one", "lower --workers")
+            raise UserError(f"the Ray cluster has {what}, and each worker needs one", "lower --workers")
         self._count = workers or (gpus if self.kind == "cuda" else max(1, cpus // CPUS))
         each: dict[str, Any] = {"num_cpus": cpus // self._count}
         self._share = {"num_gpus": 1} if self.kind == "cuda" else each
@@ -81,12 +82,12 @@ class Cluster:
         return f"{counted(self._count, 'worker')} on Ray, {self.kind}"
 
     def adapted(self, job: Job) -> Job:
-        """The same with the batches that are usual on these workers' devices, where nobody said any."""
+        """The job, with the default batch size of the workers' devices unless one is set."""
         tokens = job.settings.batch_tokens or BATCH_TOKENS[self.kind]
         return replace(job, options=replace(job.options, batch_tokens=tokens))
 
     def started(self, job: Job) -> Cluster:
-        """This, when its workers have been started; each loads the model."""
+        """Start the workers, each of which loads the model; returns self."""
         import ray
 
         make = PenElsewhere.of(job, self.kind, job.options.batch_tokens)
@@ -95,36 +96,23 @@ class Cluster:
         return self
 
     def threshold_for(self, rate: float, texts: Sequence[Text]) -> Calibration:
-        """As a pen's; the first worker finds it."""
+        """See `Pen.threshold_for`; runs on the first worker."""
         found: Calibration = self._received(self._sent(0, "threshold_for", rate, texts))
         return found
 
     def move_threshold(self, threshold: float) -> None:
-        """As a pen's, told with every window: a worker that is started anew knows nothing."""
+        """See `Pen.move_threshold`; sent along with every window, since restarted workers have no state."""
         self._threshold = threshold
 
     def write_all(
         self, windows: Iterable[Sequence[Text]], progress: Progress = lambda done: None
     ) -> Iterator[list[list[Written]]]:
-        """As a pen's; `progress` is called once a window."""
-        waiting: deque[Any] = deque()
-        numbered, more, failure, done = enumerate(windows), True, None, 0
-        while more or waiting:
-            if more and len(waiting) < WAITING * self._count:
-                try:
-                    number, window = next(numbered)
-                    waiting.append(self._sent(number % self._count, "write", window))
-                except StopIteration:
-                    more = False
-                except UserError as error:  # what came before it is written all the same
-                    more, failure = False, error
-                continue
-            written: list[list[Written]] = self._received(waiting.popleft())
-            done += len(written)
-            progress(done)
-            yield written
-        if failure is not None:
-            raise failure
+        """See `Pen.write_all`; `progress` is called once per window."""
+
+        def send(number: int, window: Sequence[Text]) -> Any:
+            return self._sent(number % self._count, "write", window)
+
+        return in_turn(windows, send, self._received, WAITING * self._count, progress)
 
     def _sent(self, worker: int, what: str, *arguments: object) -> Any:
         return self._actors[worker].do.remote(self._threshold, what, *arguments)
@@ -136,8 +124,8 @@ class Cluster:
             found = ray.get(sent)
         except ray.exceptions.RayError as error:
             raise RunFailed(
-                f"a worker on Ray ended {RETRIES + 1} times over the same inputs: {first_line(error)}",
-                "memory may have been too small for it; lower --batch-tokens",
+                f"a Ray worker died {RETRIES + 1} times on the same inputs: {first_line(error)}",
+                "it may have run out of memory: lower --batch-tokens",
             ) from error
         if isinstance(found, Exception):
             raise found
@@ -145,7 +133,7 @@ class Cluster:
 
 
 class _Worker:
-    """What an actor is: it makes a pen, and uses it as it is told."""
+    """An actor: makes a pen, and calls its methods."""
 
     def __init__(self, make: PenElsewhere) -> None:
         self._make = make

@@ -1,6 +1,6 @@
-"""What a model writes for sources: greedily, by beams, or drawn.
+"""Decode outputs: greedy search, beam search or sampling.
 
-Letters: B rows, L byte tokens of the longest source, T of an output, R outputs a source, V vocabulary.
+Letters: B rows, L byte tokens of the longest source, T of an output, R outputs per source, V vocabulary.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from mrt5cli.models import MrT5ForConditionalGeneration
 
 @dataclass(frozen=True)
 class Decoding:
-    """How outputs are found.
+    """Settings of decoding.
 
     Attributes:
-        max_new_tokens: byte tokens at most, EOS included.
-        num_beams: hypotheses kept; 1 is greedy.
-        length_penalty: exponent of the length that a beam's log-probability is divided by: above 0 longer
-            outputs are favoured, below 0 shorter ones.
-        sample: draw tokens, in place of taking the likeliest.
-        temperature: what logits are divided by before drawing, above 0.
-        top_p: draw from the fewest tokens whose probabilities add up to it, above 0 and up to 1.
-        num_return: R, outputs a source: the best beams, or as many draws.
-        seed: of draws. What is drawn for a source depends on it and on the source's number alone.
-        valid_utf8: permit only bytes that continue UTF-8, and EOS only between characters.
+        max_new_tokens: maximum byte tokens, EOS included.
+        num_beams: hypotheses of the beam search; 1 is greedy.
+        length_penalty: exponent of the length by which a beam's log-probability is divided: values above 0
+            favour longer outputs, values below 0 shorter ones.
+        sample: sample tokens instead of taking the likeliest.
+        temperature: divisor of the logits before sampling, above 0.
+        top_p: sample from the fewest tokens whose probabilities add up to this, above 0 and at most 1.
+        num_return: R, outputs per source: the best beams, or samples.
+        seed: seed of samples, which depend only on it and on the source's number.
+        valid_utf8: allow only bytes that continue UTF-8, and EOS only between characters.
     """
 
     max_new_tokens: int
@@ -56,7 +56,7 @@ class Decoding:
 
 
 class Watch(Protocol):
-    """What times a call for so many rows."""
+    """Times a call that processes a number of rows."""
 
     def time(self, forward: Callable[[], object], rows: int, /) -> None: ...
 
@@ -71,15 +71,15 @@ def generate_answers(
     watch: Watch | None = None,
     progress: Callable[[int], object] = lambda done: None,
 ) -> list[str]:
-    """The model's answer to each source, the best where there are several, in the order given.
+    """The model's answer to each source, in order; the best one if there are several.
 
-    Sources of like length share a batch, the longest first, so that little is padded and what does not fit
-    into memory shows at once. Padding changes no answer.
+    Sources of similar length share a batch, the longest first, so that there is little padding and lack of
+    memory is detected at once. Padding changes no answer.
 
     Args:
         model: in eval mode.
         sources: ids (L,) without padding.
-        deletion: keywords of the encoder, such as hard_delete.
+        deletion: keyword arguments of the encoder, such as hard_delete.
         watch: times a forward pass over each batch and its answers, as the paper does.
         progress: called with the number of answers so far.
     """
@@ -102,7 +102,7 @@ def generate_answers(
 
 
 def padded(rows: Sequence[Tensor], device: torch.device) -> dict[str, Any]:
-    """Sources as a batch on a device: input_ids and attention_mask (B, L)."""
+    """Pad sources to a batch on a device: input_ids and attention_mask (B, L)."""
     ids = pad_sequence(list(rows), batch_first=True, padding_value=PAD).to(device)
     return {"input_ids": ids, "attention_mask": ids.ne(PAD).long()}
 
@@ -110,11 +110,11 @@ def padded(rows: Sequence[Tensor], device: torch.device) -> dict[str, Any]:
 def sequences(
     model: MrT5ForConditionalGeneration, given: dict[str, Any], decoding: Decoding, numbers: Sequence[int]
 ) -> Tensor:
-    """(B R, T) tokens of the outputs, those of a source side by side, filled up with PAD.
+    """(B R, T) tokens of the outputs, those of a source adjacent, padded with PAD.
 
     Args:
-        given: what the model is called with: sources (B, L) or its encoder's output for them, and their mask.
-        numbers: of the sources, by which draws differ.
+        given: arguments of the model: sources (B, L) or the encoder's output for them, and their mask.
+        numbers: B numbers of the sources, which seed their samples.
     """
     own, draws = model.generation_config, 1
     beams: dict[str, Any] = {}
@@ -132,14 +132,14 @@ def sequences(
             "num_return_sequences": decoding.num_return,
         }
     rules = _rules(model, decoding, [(number, draw) for number in numbers for draw in range(draws)])
-    # From a checkpoint's settings `generate` fills in whatever it is not given.
+    # `generate` takes missing arguments from the checkpoint's generation settings: hide them.
     model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
     try:
-        found = model.generate(  # type: ignore[misc]  # its protocol is not that of their own models
+        found = model.generate(  # type: ignore[misc]  # typed for transformers' own models
             **given,
             **beams,
             logits_processor=rules,
-            do_sample=False,  # draws are ours, see `Noise`
+            do_sample=False,  # `Noise` samples
             use_cache=True,
             max_new_tokens=decoding.max_new_tokens,
             eos_token_id=EOS,
@@ -154,7 +154,7 @@ def sequences(
 def _rules(
     model: MrT5ForConditionalGeneration, decoding: Decoding, rows: Sequence[tuple[int, int]]
 ) -> LogitsProcessorList:
-    """What changes the scores of tokens; empty for plain greedy decoding, which a GPU has a loop for."""
+    """Processors of token scores; empty for greedy decoding, which has a faster loop on GPUs."""
     rules = LogitsProcessorList()
     device = next(model.parameters()).device
     if decoding.valid_utf8:
@@ -169,13 +169,12 @@ def _rules(
 
 
 class Noise(LogitsProcessor):
-    """Makes the likeliest token a drawn one: with Gumbel noise on its logits, the largest of a row is a draw
-    from their softmax.
+    """Turns greedy decoding into sampling: the largest logit with Gumbel noise is a sample from the softmax.
 
-    Each row has random numbers of its own, so that it gets what it gets in any other batch.
+    Each row has its own random generator, so that its samples do not depend on the batch.
 
     Args:
-        rows: number of a source and of a draw, for each row.
+        rows: for each row, the numbers of its source and of its sample.
     """
 
     def __init__(self, seed: int, rows: Sequence[tuple[int, int]]) -> None:

@@ -1,8 +1,8 @@
-"""Outputs for any number of inputs, in their order: `from mrt5cli import generate`, and its command's work.
+"""Outputs for any number of inputs: `from mrt5cli import generate`, and the work of `mrt5 generate`.
 
-    inputs -> windows -> batches of like length -> outputs in the inputs' order
+    inputs -> windows -> batches of similar length -> outputs in input order
 
-A window of inputs is held at a time.
+One window of inputs is in memory at a time.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 
 from mrt5cli import own_code, runtime
 from mrt5cli.errors import UserError
-from mrt5cli.generation.calibration import Calibration, told_threshold
+from mrt5cli.generation.calibration import Calibration, conditional_threshold
 from mrt5cli.generation.decoding import Decoding
 from mrt5cli.generation.inputs import BARE, Input, Prompt, TaskOfRun, choose_prompt
 from mrt5cli.generation.workers import Workers
@@ -48,17 +48,17 @@ OnError = Literal["error", "skip", "empty"]
 
 @dataclass(frozen=True)
 class Generated:
-    """An output.
+    """One output.
 
     Attributes:
-        index: of its input, from 0.
-        input: what the model was given, its prompt included, as text; a byte that is no UTF-8 is replaced.
-        output: as text; a byte that is no UTF-8 is replaced, or an escape: see `as_text`.
-        score: log-probability of the output in nats, see `Written`.
-        deleted: share of the input's positions that the model deleted, 0 to 1, EOS among them.
-        kept: positions that are left.
-        truncated: the input was longer than the model reads, and was cut.
-        bytes: of the output.
+        index: number of its input, from 0.
+        input: the text that the model read, prompt included; invalid UTF-8 is replaced.
+        output: the output as text; invalid UTF-8 is replaced or escaped, see `as_text`.
+        score: log-probability of the output in nats, see `Written`; None if not requested.
+        deleted: share of the input's positions that the model deleted, EOS included, 0 to 1.
+        kept: number of positions that remain.
+        truncated: whether the input was longer than the model reads, and was cut.
+        bytes: the output as bytes.
     """
 
     index: int
@@ -73,28 +73,28 @@ class Generated:
 
 @dataclass(frozen=True)
 class Settings:
-    """What is asked for. None is what the run's recipe says, or a default.
+    """The user's settings. None means what the run's recipe sets, or a default.
 
     Attributes:
-        prompt: a template with one column in braces for each input, or with those of a table. Default: that
-            of the run's task.
-        column: whose texts stand in the prompt's one place.
-        raw: no prompt.
-        input_length: byte tokens of an input at most, EOS included. Default: the task's, or 1,024.
-        max_new_tokens: byte tokens of an output at most, EOS included. Default: as the recipe evaluates, else
+        prompt: a template with columns in braces; for lines and Python inputs, with one column. Default: the
+            prompt of the run's task.
+        column: the column whose texts fill the prompt's only place.
+        raw: use no prompt.
+        input_length: maximum byte tokens of an input, EOS included. Default: the task's, or 1,024.
+        max_new_tokens: maximum byte tokens of an output, EOS included. Default: as the recipe evaluates, else
             the task's, or 256.
-        num_beams, length_penalty: see `Decoding`. Default: as the recipe evaluates, or greedy; nothing is
-            searched for where outputs are drawn.
+        num_beams, length_penalty: see `Decoding`. Default: as the recipe evaluates, or greedy; no beams when
+            outputs are sampled.
         sample, temperature, top_p, num_return, seed, valid_utf8: see `Decoding`.
         escapes: see `as_text`.
-        hard_delete: delete for real, or gate softly. Default: as the recipe evaluates, or for real.
-        threshold: gate value up to which a byte is deleted. Default: the model's own.
-        deletion_rate: share of positions to delete, by a threshold found on the first window of inputs; a
-            quantile gate is told it, and needs no text.
+        hard_delete: remove positions, or gate softly. Default: as the recipe evaluates, or True.
+        threshold: gate value up to which bytes are deleted. Default: the model's own.
+        deletion_rate: share of positions to delete, with a threshold found on the first window of inputs; a
+            quantile gate is conditioned on the rate and needs no text.
         batch_tokens: see `Options`. Default: by the kind of device.
-        scores: also find the probability of each output, for another pass of the decoder.
-        precision: of weights and products.
-        device: as `runtime.devices` takes it; several share the work.
+        scores: also compute the log-probability of each output, in another pass of the decoder.
+        precision: precision of weights and products.
+        device: devices as for `runtime.devices`; several share the work.
 
     Raises:
         UserError: settings contradict each other.
@@ -126,25 +126,31 @@ class Settings:
         counts = {"num_beams": 1, "num_return": 1, "max_new_tokens": 1, "input_length": 1, "batch_tokens": 1}
         for name, least in {**counts, "seed": 0}.items():
             if (value := getattr(self, name)) is not None and value < least:
-                raise UserError(f"{name} is {value}, expected {least} or more")
+                raise UserError(
+                    f"{name} is {value}, expected {least} or more", "leave it out for its default"
+                )
         if not (0 < self.temperature < math.inf and 0 < self.top_p <= 1):
             raise UserError(
-                f"temperature is {self.temperature:g} and top_p {self.top_p:g}, expected more than 0, and of "
-                "top_p 1 at most"
+                f"temperature is {self.temperature:g} and top_p {self.top_p:g}; expected a temperature above "
+                "0, and top_p above 0 and at most 1",
+                "for example a temperature of 0.8 and a top_p of 0.95",
             )
         if self.precision not in get_args(runtime.Precision):
-            raise UserError(f"precision is {self.precision!r}, expected fp32 or bf16")
-        drawn = {"--temperature": self.temperature != 1, "--top-p": self.top_p != 1}
-        for name in (name for name, given in drawn.items() if given and not self.sample):
-            raise UserError(f"{name} is of drawing, and outputs are not drawn", "add --sample")
+            raise UserError(
+                f"precision is {self.precision!r}, expected fp32 or bf16", "leave it out for fp32"
+            )
+        sampling = {"--temperature": self.temperature != 1, "--top-p": self.top_p != 1}
+        for name in (name for name, given in sampling.items() if given and not self.sample):
+            raise UserError(f"{name} applies to sampling only", "add --sample")
         if self.sample and (self.num_beams or 1) > 1:
             raise UserError(
-                "--sample draws outputs and --num-beams searches for the likeliest: one excludes the other",
-                "for several draws: --sample --num-return 4",
+                "--sample and --num-beams contradict each other: one samples outputs, the other searches for "
+                "the likeliest",
+                "for several samples, use --sample --num-return 4",
             )
         if self.num_beams is not None and not self.sample and self.num_return > self.num_beams:
             raise UserError(
-                f"--num-return {self.num_return}: {counted(self.num_beams, 'beam')} cannot give "
+                f"--num-return {self.num_return}: {counted(self.num_beams, 'beam')} cannot return "
                 f"{self.num_return} outputs",
                 f"add --num-beams {self.num_return}, or --sample",
             )
@@ -156,14 +162,14 @@ class Settings:
         moved = {"--threshold": self.threshold, "--deletion-rate": self.deletion_rate}
         if None not in moved.values():
             raise UserError(
-                "--deletion-rate finds a threshold, and --threshold says one", "leave one of them out"
+                "--deletion-rate finds a threshold, and --threshold sets one", "leave one of them out"
             )
 
     def filled(self, evaluation: EvaluationSection) -> Settings:
-        """The same with what an evaluation decodes and deletes by, where nothing was said.
+        """The settings with missing ones filled in from an `evaluation` section.
 
         Raises:
-            UserError: they do not go together.
+            UserError: they contradict each other.
         """
         how = GenerationSection() if self.sample or self.num_beams is not None else evaluation.generation
         return replace(
@@ -175,7 +181,7 @@ class Settings:
         )
 
     def options(self, task: TaskOfRun, config: MrT5Config, device: torch.device) -> Options:
-        """What decides outputs, for a model of this configuration; all is `filled` in."""
+        """The options of a pen for a model with this configuration; these settings must be `filled`."""
         assert self.num_beams is not None and self.length_penalty is not None and self.hard_delete is not None
         longest = config.max_position_embeddings if config.has_absolute_position_embeddings else None
         decoding = Decoding(
@@ -200,7 +206,7 @@ class Settings:
 
 
 class Given(TypedDict, total=False):
-    """`Settings` as keyword arguments, for whoever checks types."""
+    """`Settings` as keyword arguments, for type checkers."""
 
     prompt: str | None
     column: str | None
@@ -230,10 +236,10 @@ def _least(length: int, longest: int | None) -> int:
 
 
 def as_text(raw: bytes, *, escapes: bool = False) -> str:
-    r"""Bytes as text; what is no UTF-8 is replaced by U+FFFD.
+    r"""Decode bytes as text; invalid UTF-8 is replaced by U+FFFD.
 
     Args:
-        escapes: it is written as \xff instead, and a backslash as two, so that the bytes can be had back.
+        escapes: write invalid bytes as \xff and double backslashes, so that the bytes can be restored.
     """
     if not escapes:
         return raw.decode("utf-8", "replace")
@@ -244,7 +250,7 @@ def as_text(raw: bytes, *, escapes: bool = False) -> str:
 
 
 class Pens(Protocol):
-    """A `Pen`, or `Workers` with one each."""
+    """A `Pen`, or several on `Workers` or a `Cluster`."""
 
     def threshold_for(self, rate: float, texts: Sequence[Text]) -> Calibration: ...
     def move_threshold(self, threshold: float) -> None: ...
@@ -255,11 +261,12 @@ class Pens(Protocol):
 
 @dataclass(frozen=True)
 class Job:
-    """A model, and all that decides what it writes.
+    """A model, and everything that determines its outputs.
 
     Attributes:
-        model: loaded, or where it is.
-        prompt: around inputs; None for none.
+        model: the loaded model, or where to load it from.
+        settings: the user's settings, filled in.
+        prompt: prompt of inputs; None for no prompt.
     """
 
     model: Subject | MrT5ForConditionalGeneration
@@ -270,10 +277,10 @@ class Job:
 
     @classmethod
     def of(cls, model: Subject | MrT5ForConditionalGeneration, settings: Settings) -> Job:
-        """What a model and settings come to.
+        """Resolve settings for a model.
 
         Raises:
-            UserError: they do not fit together.
+            UserError: they contradict each other.
         """
         recipe = model.recipe if isinstance(model, Subject) else None
         task = TaskOfRun.of(recipe)
@@ -287,12 +294,12 @@ class Job:
         moved = {"--threshold": settings.threshold, "--deletion-rate": settings.deletion_rate}
         for name in (name for name, value in moved.items() if value is not None and not options.hard_delete):
             raise UserError(
-                f"{name} is of hard deletion; soft gates have none", "leave out --soft, or add --hard"
+                f"{name} requires hard deletion; soft gates delete nothing", "leave out --soft, or add --hard"
             )
         if settings.deletion_rate is not None:
-            options = replace(options, threshold=told_threshold(config, settings.deletion_rate))
+            options = replace(options, threshold=conditional_threshold(config, settings.deletion_rate))
             if beyond := of_config(config).beyond_training(settings.deletion_rate):
-                warn_once(f"the model {beyond}, and is told {100 * settings.deletion_rate:g} %")
+                warn_once(f"the model {beyond}; requested: {100 * settings.deletion_rate:g} %")
         prompt = choose_prompt(
             task.prompt, template=settings.prompt, column=settings.column, raw=settings.raw
         )
@@ -307,20 +314,20 @@ class Job:
 
     @property
     def rate_to_find(self) -> float | None:
-        """The deletion rate whose threshold has to be found on inputs; None where there is none to find."""
+        """The deletion rate to calibrate on the inputs; None if no calibration is needed."""
         return self.settings.deletion_rate if self.options.threshold is None else None
 
     @contextmanager
     def pens(self) -> Iterator[Pens]:
-        """What writes, on one device or on several.
+        """The pen, or one for each of several devices.
 
         Raises:
-            UserError: the model cannot be loaded, or cannot do as it is asked.
+            UserError: the model cannot be loaded, or does not support the options.
         """
         if not isinstance(self.model, Subject):
             yield Pen(self.model, self.options)
             return
-        make = partial(_pen, self.model.source, self.model.name, self.options, self.settings.precision)
+        make = partial(make_pen, self.model.source, self.model.name, self.options, self.settings.precision)
         if len(self.devices) == 1:
             yield make([], str(self.devices[0]))
             return
@@ -328,10 +335,10 @@ class Job:
             yield workers
 
 
-def _pen(
+def make_pen(
     source: str, name: str, options: Options, precision: runtime.Precision, code: Sequence[Path], device: str
 ) -> Pen:
-    """A pen with the model in a folder, in this process or in one of its own."""
+    """A pen with the model of a folder; imports the user's own files first, as a new process needs."""
     for file in code:
         own_code.import_file(file)
     own_code.take_in_packages()
@@ -341,7 +348,7 @@ def _pen(
 
 @dataclass(frozen=True)
 class Result:
-    """What became of an input: outputs, of which a bad one has none."""
+    """An input and its outputs; a bad input has none."""
 
     index: int
     input: Input
@@ -354,18 +361,19 @@ Window = list[tuple[int, Input]]
 def windows(
     inputs: Iterable[Input], on_error: OnError, *, first: int = 0, size: int = WINDOW
 ) -> Iterator[Window]:
-    """Inputs by so many, or by WINDOW_BYTES of text, numbered from `first` on; those before a bad one come
-    before its error.
+    """Group inputs, numbered from `first`, into windows of at most `size`, or about WINDOW_BYTES of text.
+
+    The inputs before an error are yielded before it is raised.
 
     Raises:
-        UserError: an input is bad, and nobody said what to do then; or they cannot be read on.
+        UserError: an input is bad and `on_error` is "error", or the inputs cannot be read.
     """
     held: Window = []
     room = WINDOW_BYTES
     try:
         for index, one in enumerate(inputs, first):
             if one.problem is not None and on_error == "error":
-                ways = "--on-error skip leaves such inputs out, --on-error empty writes nothing for them"
+                ways = "--on-error skip leaves such inputs out, --on-error empty gives them an empty output"
                 raise UserError(str(one.problem.message), "; ".join(filter(None, (one.problem.hint, ways))))
             held.append((index, one))
             room -= len(one.text)
@@ -385,7 +393,7 @@ def _texts(window: Window) -> list[Text]:
 
 
 def calibrated(pens: Pens, found: Iterator[Window], rate: float) -> tuple[Calibration, Iterator[Window]]:
-    """The threshold that deletes a share of the first window that has a text, set; and all windows.
+    """Calibrate on the first window that has a text, and set the threshold; also returns all windows.
 
     Raises:
         UserError: there is no text, or the model has no learned gate.
@@ -403,7 +411,7 @@ def calibrated(pens: Pens, found: Iterator[Window], rate: float) -> tuple[Calibr
 def results(
     pens: Pens, found: Iterable[Window], progress: Progress = lambda done: None
 ) -> Iterator[list[Result]]:
-    """What became of the inputs of each window, in their order."""
+    """The results of each window, in input order."""
     held: deque[Window] = deque()
 
     def texts() -> Iterator[list[Text]]:
@@ -429,26 +437,26 @@ def generate(
     allow_pickle: bool = True,
     **settings: Unpack[Given],
 ) -> Iterator[Generated]:
-    """What a model writes for each input, in their order, `num_return` outputs each.
+    """Generate `num_return` outputs for each input, in input order.
 
-    Inputs are read a window at a time, of which texts of like length share a batch; no output depends on
-    its neighbours. (Random deletion is drawn for a batch, and is the same for the same inputs.)
+    Inputs are read one window at a time, and texts of similar length share a batch; no output depends on
+    other inputs. (Random deletion is sampled per batch, and is the same for the same inputs.)
 
     Args:
         model: a run directory, a checkpoint directory, a Hub id, or a model from `load`, which stays on its
             device and in its precision.
-        inputs: texts, or bytes of any encoding, as they are: lines of an open file keep their line breaks,
-            which `mrt5 generate` removes. A run's prompt, if it has one column, is put around each.
-        revision, allow_pickle: of a Hub model, see `load`.
-        **settings: such as `num_beams=4` or `device="cuda:0,cuda:1"`. All of them, and what each is, are the
-            attributes of `Settings`: `help(mrt5cli.generation.generate.Settings)`.
+        inputs: texts, or bytes in any encoding, used as they are: lines of an open file keep their line
+            breaks, which `mrt5 generate` removes. They fill the run's prompt, which must have one column.
+        revision, allow_pickle: see `load`.
+        **settings: settings such as `num_beams=4` or `device="cuda:0,cuda:1"`; `Settings` documents all of
+            them: `help(mrt5cli.generation.generate.Settings)`.
 
     Raises:
-        UserError: no such model, or settings that it does not fit, or that contradict each other.
-        TypeError: inputs are one text, or one is neither text nor bytes; or there is no such setting.
+        UserError: no such model, or settings that contradict it or each other.
+        TypeError: `inputs` is a single text, an input is neither text nor bytes, or no such setting exists.
     """
     if isinstance(inputs, str | bytes):
-        raise TypeError("inputs are several texts, and this is one: put it into a list")
+        raise TypeError("inputs must be an iterable of texts, not one text")
     found = model
     if not isinstance(found, MrT5ForConditionalGeneration):
         found = find_subject(str(found), revision=revision, allow_pickle=allow_pickle)  # type: ignore[assignment]
@@ -457,8 +465,8 @@ def generate(
     if prompt.lone is None:
         names = ", ".join(column.name for column in prompt.columns)
         raise UserError(
-            f"inputs are one text each, and the run's prompt has several columns: {names}",
-            "make the texts whole, and say raw=True",
+            f"each input is one text, but the run's prompt has several columns: {names}",
+            "build the complete prompts yourself, and pass raw=True",
         )
     with ExitStack() as stack:
         pens = stack.enter_context(job.pens())
@@ -467,7 +475,7 @@ def generate(
 
 def _input(prompt: Prompt, text: str | bytes) -> Input:
     if not isinstance(text, str | bytes):
-        raise TypeError(f"an input is a str or bytes, and this is {type(text).__name__}")
+        raise TypeError(f"an input must be str or bytes, not {type(text).__name__}")
     assert prompt.lone is not None
     raw = text.encode("utf-8", "replace") if isinstance(text, str) else text
     return Input("", prompt.around({prompt.lone: raw}))

@@ -1,6 +1,6 @@
-"""What is read: lines, or rows of any format, each made into the text that the model gets.
+"""Read inputs: lines, or rows of any format, each turned into the text that the model reads.
 
-One input is held at a time. A list of JSON, and what is packed around Parquet, are read whole.
+One input is in memory at a time, except that a JSON list and compressed Parquet are read completely.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ if TYPE_CHECKING:
 
 STDIN = "-"
 BARE = Template.parse("{line}")
-"""A text as it is."""
-NO_TEXT = "there is no text in it"
-NAME_IT = "say which column is the input with --column, or with --prompt 'Correct: {noisy}'"
+"""The template of a bare text."""
+NO_TEXT = "it contains no text"
+NAME_IT = "name the input's column with --column, or with --prompt 'Correct: {noisy}'"
 
 
 @dataclass(frozen=True)
 class Input:
-    """A text for the model, or what keeps an input from being one.
+    """A text for the model, or the reason why an input is bad.
 
     Attributes:
-        where: it is, for people: "lines.txt, line 7".
-        text: with the prompt around it; empty where there is none.
-        row: all the columns that it came with, in their order, where they are wanted.
+        where: its place in messages: "lines.txt, line 7".
+        text: the text with its prompt; empty for a bad input.
+        row: all columns of its row, in order, if they are kept.
         problem: what is wrong with it, or None.
     """
 
@@ -51,11 +51,11 @@ class Input:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What is put around the texts of an input.
+    """The prompt around the texts of an input.
 
     Attributes:
-        template: with a place for each column.
-        columns: how these are read.
+        template: the text, with a place for each column.
+        columns: how columns are read.
     """
 
     template: Template
@@ -63,38 +63,38 @@ class Prompt:
 
     @classmethod
     def of(cls, template: Template, known: Sequence[Column] = ()) -> Prompt:
-        """The prompt of a template, whose columns may be known to a task by other names too."""
+        """The prompt of a template; `known` columns may have other names in tables, too."""
         columns = {column.name: replace(column, hint=NAME_IT) for column in known if not column.many}
         return cls(template, [columns.get(name) or cell_column(name, NAME_IT) for name in template.columns])
 
     @property
     def lone(self) -> str | None:
-        """The only column, in whose place a line can stand; None of several."""
+        """The only column, whose place a line fills; None if there are several."""
         return self.columns[0].name if len(self.columns) == 1 else None
 
     def around(self, texts: Mapping[str, bytes]) -> bytes:
-        """The text of an input, whose columns hold these."""
+        """Fill in the texts of an input's columns."""
         return b"".join(
             literal.encode() + (b"" if column is None else texts[column])
             for literal, column in self.template.pieces
         )
 
     def with_column(self, name: str) -> Prompt:
-        """The same words around another column."""
+        """The same prompt for another column."""
         pieces = tuple((literal, column and name) for literal, column in self.template.pieces)
         return Prompt.of(replace(self.template, pieces=pieces))
 
 
-# --- the prompt that is meant -------------------------------------------------------------------------------
+# --- choosing the prompt ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class TaskOfRun:
-    """What a run's recipe says about its inputs and outputs.
+    """A run's settings for inputs and outputs, from its recipe.
 
     Attributes:
-        prompt: that its task puts around texts; None for a task without one.
-        input_length, output_length: byte tokens at most, EOS included; None where it does not say.
+        prompt: the task's prompt; None for a task without one.
+        input_length, output_length: maximum byte tokens, EOS included; None if the recipe sets none.
     """
 
     prompt: Prompt | None = None
@@ -103,7 +103,7 @@ class TaskOfRun:
 
     @classmethod
     def of(cls, recipe: Recipe | None) -> TaskOfRun:
-        """What a recipe says; of no recipe, nothing."""
+        """The settings of a recipe; without a recipe, none."""
         if recipe is None:
             return cls()
         section = recipe.task
@@ -117,7 +117,7 @@ class TaskOfRun:
 
 
 def _without_rows(section: TaskSection) -> TableTask | None:
-    """A run's task, whose own rows may be gone by now; None of one without a prompt around its columns."""
+    """A run's task without its data, which may no longer exist; None if the task has no prompt."""
     from mrt5cli.tasks.base import build_task, task_class
     from mrt5cli.tasks.tables import TableTask
 
@@ -131,28 +131,29 @@ def _without_rows(section: TaskSection) -> TableTask | None:
 def choose_prompt(
     own: Prompt | None, *, template: str | None = None, column: str | None = None, raw: bool = False
 ) -> Prompt | None:
-    """The prompt for inputs: another template, or the run's own unless texts go `raw`; None of neither.
+    """The prompt for inputs: the given template, or the run's own unless texts are `raw`; None for neither.
 
     Args:
-        own: of the run's task.
-        template: what `--prompt` says.
-        column: whose texts stand in the prompt's one place.
+        own: the prompt of the run's task.
+        template: value of --prompt.
+        column: the column that fills the prompt's only place.
 
     Raises:
-        UserError: the template is none, or options contradict each other.
+        UserError: the template is invalid, or options contradict each other.
     """
     given = {"--prompt": template is not None, "--column": column is not None, "--raw": raw}
     if given["--prompt"] and (given["--column"] or raw):
         other = "--column" if given["--column"] else "--raw"
         raise UserError(
-            f"--prompt says all that {other} could",
-            f"leave one of them out; --prompt '{{{column or 'line'}}}'",
+            f"--prompt and {other} contradict each other",
+            f"leave one of them out, or use --prompt '{{{column or 'line'}}}'",
         )
     if template is not None:
         try:
             found = Prompt.of(Template.parse(template))
         except ValueError as error:
-            raise UserError(f"--prompt '{template}': {error}") from error
+            hint = "write each column in braces: --prompt 'Correct: {noisy}'"
+            raise UserError(f"--prompt '{template}': {error}", hint) from error
         if not found.columns:
             raise UserError(
                 f"--prompt '{template}' has no place for the input", "name a column in braces, or {line}"
@@ -166,8 +167,8 @@ def choose_prompt(
     if own.lone is None:
         names = ", ".join(one.name for one in own.columns)
         raise UserError(
-            f"--column {column} is one text, and the run's prompt has several columns: {names}",
-            "leave it out, say all with --prompt, or add --raw",
+            f"--column {column} is one text, but the run's prompt has several columns: {names}",
+            "leave it out, name all columns in --prompt, or add --raw",
         )
     return own.with_column(column)
 
@@ -176,22 +177,23 @@ def choose_prompt(
 
 
 class Source:
-    """A file of inputs, or stdin, read once; a context manager, which closes it.
+    """A file of inputs, or stdin, read once; a context manager that closes it.
 
     Args:
-        path: of the file; "-" is stdin. Its end says the format, and what it is packed in; whatever is no
+        path: path of the file; "-" is stdin. Its suffixes set format and compression; any file that is not a
             table is read line by line.
-        prompt: what is put around texts; None for none.
-        text: the only input, in place of a file's.
-        added: the column that outputs get beside those of the file: each input comes with its row.
+        prompt: prompt of the texts; None for none.
+        text: the only input, instead of a file.
+        added: name of the output column that is added to the file's columns; each input then keeps its row.
 
     Attributes:
-        name: for people.
-        is_table: it has columns; else it has lines.
-        read: inputs so far.
+        name: name in messages.
+        is_table: whether the file has columns; else it has lines.
+        prompt: prompt of the texts.
+        read: number of inputs read so far.
 
     Raises:
-        UserError: there is no such file, or the prompt does not fit its format.
+        UserError: the file does not exist, or the prompt does not fit its format.
     """
 
     def __init__(
@@ -208,20 +210,20 @@ class Source:
             self._check_there()
         if self.is_table and prompt is None:
             raise UserError(
-                f"{self.name} has columns, and it is not known which of them is the input",
+                f"{self.name} has columns, and none is named as the input",
                 NAME_IT,
             )
         if not self.is_table and added is not None:
             raise UserError(
-                f"--add-column adds one to a table, and {self.name} has lines",
-                "write a table of inputs and outputs with --format csv, tsv or jsonl",
+                f"--add-column requires a table, but {self.name} has lines",
+                "use --format csv, tsv or jsonl to write a table of inputs and outputs",
             )
         self.prompt = prompt or Prompt.of(BARE)
         if not self.is_table and self.prompt.lone is None:
             names = ", ".join(one.name for one in self.prompt.columns)
             raise UserError(
-                f"{self.name} has lines, and the prompt has several columns: {names}",
-                f"give a table ({', '.join(ROWS)}), or say --prompt '{{line}}'",
+                f"{self.name} has lines, but the prompt has several columns: {names}",
+                f"use a table ({', '.join(ROWS)}), or add --prompt '{{line}}'",
             )
 
     _raw: BinaryIO | None
@@ -235,25 +237,27 @@ class Source:
 
     def _check_there(self) -> None:
         if self._path.is_dir():
-            raise UserError(f"{self.name} is a folder", "give one file; a folder's go one by one")
+            raise UserError(f"{self.name} is a folder; expected a file", "run the command once per file")
         if not self._path.exists():
-            raise UserError(f"there is no file {self.name}", "look for a slip in the name; - is stdin")
+            raise UserError(f"{self.name} does not exist", "check the name for a typo; - reads stdin")
         if self.is_table and not self._path.is_file():
-            raise UserError(f"{self.name} is not a file", "a table is read more than once: save it as a file")
+            raise UserError(
+                f"{self.name} is not a file", "save the table as a file: it is read more than once"
+            )
 
     def _open(self) -> BinaryIO:
         if self.name == "stdin":
             opened: BinaryIO = sys.stdin.buffer
-        else:  # a pipe is opened when somebody writes into it
-            with announced(f"waiting for what is written into {self.name} ...", say_on_stderr):
+        else:  # opening a named pipe blocks until another process writes to it
+            with announced(f"waiting for input from {self.name} ...", say_on_stderr):
                 opened = self._path.open("rb")
-        if self._raw is None:  # else a second look at the file
+        if self._raw is None:  # else the file is opened a second time
             self._raw = opened
         return opened
 
     @property
     def estimate(self) -> int | None:
-        """How many inputs there are, by the part of the file that was read; None where nobody knows."""
+        """Estimated number of inputs, from the part of the file that was read; None if unknown."""
         try:
             assert self._raw is not None
             size = os.fstat(self._raw.fileno()).st_size
@@ -272,7 +276,7 @@ class Source:
             return
         try:
             with self._file.utf8() as stream:
-                # Nothing is read ahead, so that the place in the file says how much is left.
+                # Without read-ahead, so that the position in the file tells how much is left.
                 for number, line in enumerate(iter(partial(stream.readline, LONGEST_ROW + 1), b""), start=1):
                     if len(line) > LONGEST_ROW:
                         raise Damaged(f"line {number} is longer than {byte_size(LONGEST_ROW)}")
@@ -294,7 +298,7 @@ class Source:
     def _rows(self) -> Iterator[Input]:
         columns = self.prompt.columns
         try:
-            # With the names of columns given, they would be called as the prompt calls them.
+            # Passing the columns would rename them as the prompt does.
             for number, place, values in rows_of(self._file, columns if self._added is None else ()):
                 where = f"{self.name}, {place}"
                 if isinstance(values, BadRow):
@@ -304,7 +308,7 @@ class Source:
                     self._check_columns(values)
                 if self._added in values:
                     raise UserError(
-                        f"{where}: there is a column {self._added!r} already", "choose another name"
+                        f"{where}: the column {self._added!r} exists already", "choose another name"
                     )
                 yield row_of(where, values, self.prompt, kept=self._added is not None)
         except Damaged as error:
@@ -317,10 +321,10 @@ class Source:
 
 
 def row_of(where: str, values: Row, prompt: Prompt, *, kept: bool) -> Input:
-    """The input that a row is.
+    """The input of a row.
 
     Args:
-        kept: it comes with all of its columns, which have the names of their file yet.
+        kept: keep all columns of the row, with the names that they have in the file.
     """
     columns = prompt.columns
     row = values if kept else None

@@ -1,4 +1,4 @@
-"""What is written where: rows in any format, and a file that can be gone on with after an interruption."""
+"""Write outputs: rows in any format, and a file that can be resumed after an interruption."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ _BREAKS = str.maketrans({"\n": "\\n", "\r": "\\r"})
 
 
 def format_of(name: str) -> Format:
-    """The format that the end of a file's name says; "lines" where it says none of the others."""
+    """The format named by a file's suffix; "lines" for any other suffix."""
     suffix = name.lower().rpartition(".")[2].replace("ndjson", "jsonl")
     return suffix if suffix in get_args(Format) else "lines"  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)
 class RowFormat:
-    r"""Rows as text, a line each; in CSV and TSV a cell in quotes may have line breaks.
+    r"""Formats rows as text, one line each; quoted cells of CSV and TSV may contain line breaks.
 
-    Of "lines" only the column `output` is written, a line break in it as the two characters \n, so that there
-    is one line a row.
+    "lines" writes the column `output` only, with line breaks as the two characters \n, so that each row is
+    one line.
     """
 
     format: Format
     columns: Sequence[str]
 
     def head(self) -> str:
-        """What comes before the first row: in CSV and TSV the columns' names."""
+        """The text before the first row: the column names in CSV and TSV, else nothing."""
         return self._cells(self.columns) if self.format in DELIMITERS else ""
 
     def row(self, row: Mapping[str, object]) -> str:
-        """A row; None is an empty cell, or JSON's null. JSON takes whatever columns a row has.
+        """Format a row; None becomes an empty cell, or null in JSON. JSON accepts any columns.
 
         Raises:
-            UserError: a table has no such column.
+            UserError: the row has a column that the first row lacks.
         """
         if self.format == "jsonl":
             return _json(row) + "\n"
@@ -56,20 +56,20 @@ class RowFormat:
             return f"{row[OUTPUT]}".translate(_BREAKS) + "\n"
         if others := [name for name in row if name not in self.columns]:
             raise UserError(
-                f"a row has a column {others[0]!r}, and the first has none", "write rows that differ as jsonl"
+                f"a row has a column {others[0]!r} that the first row lacks", "use --format jsonl"
             )
         return self._cells([row.get(column) for column in self.columns])
 
     def _cells(self, values: Sequence[object]) -> str:
         written = io.StringIO()
-        # Ending lines in "\n", csv would not quote a cell with "\r" in it.
+        # With "\n" as line end, csv would not quote a cell that contains "\r".
         writer = csv.writer(written, delimiter=DELIMITERS[self.format], lineterminator="\r\n")
         writer.writerow(map(_cell, values))
         return written.getvalue().removesuffix("\r\n") + "\n"
 
 
 def _cell(value: object) -> object:
-    """A value as a cell has it: JSON where it is neither a text nor a number."""
+    """The value of a cell: JSON unless it is a text or a number."""
     if value is None or (isinstance(value, str | int | float) and not isinstance(value, bool)):
         return value
     return _json(value)
@@ -81,18 +81,18 @@ def _json(value: object) -> str:
 
 @dataclass
 class Done:
-    """How far an output is.
+    """The progress of an output.
 
     Attributes:
-        inputs: that were read, the bad ones too.
-        digest: of their texts.
-        bytes: that the output has.
+        inputs: inputs read, bad ones included.
+        digest: digest of their texts.
+        bytes: size of the output.
         outputs: rows written.
         bad: inputs that were skipped, or whose output is empty.
         cut: inputs longer than the model reads.
-        threshold: that a deletion rate was found to need, where one was asked for.
-        reached: share of positions that it deletes of the inputs that it was found on, 0 to 1.
-        columns: of its rows; None before the first.
+        threshold: threshold found for a requested deletion rate; None without one.
+        reached: share of positions that it deletes of the inputs it was found on, 0 to 1.
+        columns: columns of the rows; None before the first row.
     """
 
     inputs: int = 0
@@ -107,22 +107,22 @@ class Done:
 
 
 class Output:
-    """Where rows go: stdout, or a file that always ends with a whole window of them.
+    """The destination of rows: stdout, or a file that is flushed after each window.
 
-    While a file is unfinished, one beside it says what it is the output of, and how far it is. What a kill
-    leaves behind that is cut off when it is gone on with.
+    While a file is unfinished, a note next to it records its settings and progress. Rows that a kill left
+    beyond the recorded progress are cut off on resuming.
 
     Args:
-        path: of the file; None for stdout.
-        settings: that decide what is written, in words and numbers.
-        resume: go on where an unfinished file ends.
+        path: path of the file; None for stdout.
+        settings: settings that determine the content, as JSON values.
+        resume: continue an unfinished file.
 
     Attributes:
-        done: how far it is.
-        begun: whether the file is being written, and not as it was before.
+        done: progress so far.
+        begun: whether the file has been opened for writing.
 
     Raises:
-        UserError: there is nothing to go on with, see `left_off`; or it is unfinished, and nobody said to.
+        UserError: the file cannot be resumed, see `left_off`; or it is unfinished and `resume` is False.
     """
 
     def __init__(self, path: Path | None, settings: Mapping[str, Any], *, resume: bool = False) -> None:
@@ -131,8 +131,8 @@ class Output:
         self._stream: BinaryIO = sys.stdout.buffer
         if path is not None and not resume and note_of(path).is_file():
             raise UserError(
-                f"{path} is unfinished: {note_of(path).name} is beside it",
-                "add --resume to go on with it, or remove both to begin again",
+                f"{path} is unfinished: {note_of(path).name} exists next to it",
+                "add --resume to continue, or delete both files to start over",
             )
 
     def __enter__(self) -> Output:
@@ -143,7 +143,7 @@ class Output:
             self._stream.close()
 
     def begin(self) -> None:
-        """Open the file, when all that can fail before its first row has not."""
+        """Open the file, once everything that can fail before its first row has succeeded."""
         if self._path is not None:
             with naming(self._path):
                 self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -154,8 +154,8 @@ class Output:
                 self._note()
 
     def write(self, text: str) -> None:
-        """Add rows, and remember `done` as it stands."""
-        if self._path is None and sys.stdout.isatty():  # what a model writes is no command for a terminal
+        """Append rows, and record `done`."""
+        if self._path is None and sys.stdout.isatty():  # outputs must not control the terminal
             text = visible(text)
         content = text.encode("utf-8", "backslashreplace")
         self.done.bytes += len(content)
@@ -170,7 +170,7 @@ class Output:
             self._note()
 
     def finish(self) -> None:
-        """Say that the file is whole."""
+        """Mark the file as complete."""
         if self._path is not None:
             note_of(self._path).unlink(missing_ok=True)
 
@@ -180,51 +180,50 @@ class Output:
 
 
 def note_of(path: Path) -> Path:
-    """The file beside an unfinished output that says how far it is."""
+    """The file next to an unfinished output that records its progress."""
     return path.with_name(f"{path.name}.unfinished.json")
 
 
 def left_off(path: Path, settings: Mapping[str, Any]) -> Done:
-    """How far an unfinished output is; nothing of one that is not there.
+    """The progress of an unfinished output; none if the output does not exist.
 
     Raises:
-        UserError: it is whole, or of other settings, or not as it was left.
+        UserError: it is complete, has other settings, or was changed since.
     """
     note = note_of(path)
     if not note.is_file():
         if not path.exists():
             return Done()
         raise UserError(
-            f"--resume: {path} is finished, or was not written by mrt5 generate: there is no {note.name} "
-            "beside it",
-            "leave --resume out to write it anew, or choose another --out",
+            f"--resume: {path} is finished, or was not written by mrt5 generate: {note.name} does not exist",
+            "leave --resume out to overwrite it, or choose another --out",
         )
-    found = read_object(note, "remove it, and begin again")
+    found = read_object(note, "delete it, and start over")
     try:
         done, before = Done(**found["done"]), dict(found["settings"])
         counts = done.inputs, done.bytes, done.outputs, done.bad, done.cut
         if not all(isinstance(count, int) for count in counts):
             raise TypeError
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{note} is not what mrt5 generate writes", "remove it, and begin again") from error
-    if not done.bad:  # then nothing has come of it yet
+        raise UserError(f"{note} was not written by mrt5 generate", "delete it, and start over") from error
+    if not done.bad:  # then on_error has had no effect yet
         before = {**before, "on_error": settings.get("on_error")}
     for name in [*settings, *before]:
         if settings.get(name) != before.get(name):
             raise UserError(
-                f"--resume: {path} was begun with {name} {_said(before.get(name))}, and this is "
-                f"{_said(settings.get(name))}",
-                f"repeat the command with the settings that it was begun with, or remove {path.name} and "
-                f"{note.name} to begin again",
+                f"--resume: {path} was started with {name} {_shown(before.get(name))}, and now it is "
+                f"{_shown(settings.get(name))}",
+                f"repeat the command with its first settings, or delete {path.name} and {note.name} to start "
+                "over",
             )
     size = path.stat().st_size if path.exists() else 0
     if size < done.bytes:
         raise UserError(
-            f"--resume: {path} has {size:,} bytes, and {note.name} says that {done.bytes:,} were written",
-            f"remove {note.name}, and begin again",
+            f"--resume: {path} has {size:,} bytes, but {note.name} records {done.bytes:,}",
+            f"delete {note.name}, and start over",
         )
     return done
 
 
-def _said(value: object) -> str:
+def _shown(value: object) -> str:
     return "not set" if value is None else json.dumps(value, ensure_ascii=False)

@@ -1,5 +1,7 @@
-"""A model as a function from a batch of columns to a batch with what it writes, for engines that bring rows
-to many processes and machines: Ray Data's `map_batches`, `map` of the package datasets."""
+"""A model as a function that adds its outputs to a batch of columns.
+
+For engines that distribute rows over processes and machines: Ray Data's `map_batches`, `map` of datasets.
+"""
 
 from __future__ import annotations
 
@@ -10,33 +12,31 @@ from pathlib import Path
 from typing import Any, Literal, Unpack
 
 import numpy as np
-import torch
 
 from mrt5cli import own_code, runtime
 from mrt5cli.data.columns import holder, missing_column, our_names
 from mrt5cli.errors import UserError
-from mrt5cli.generation.generate import Generated, Given, Job, Result, Settings, outputs_of
+from mrt5cli.generation.generate import Generated, Given, Job, Result, Settings, make_pen, outputs_of
 from mrt5cli.generation.inputs import NAME_IT, Input, row_of
 from mrt5cli.generation.writing import BATCH_TOKENS, Options, Pen, Text
 from mrt5cli.models.hub_files import locate
 from mrt5cli.recipe.words import either
 from mrt5cli.runtime import Precision
-from mrt5cli.subject import Subject, find_subject, load_model
+from mrt5cli.subject import Subject, find_subject
 
 FIELDS = tuple(field.name for field in fields(Generated) if field.name != "index")
 
 
 @dataclass(frozen=True)
 class PenElsewhere:
-    """What makes the pen of a job in another process, on another machine: it is found by name there.
+    """Makes the pen of a job in another process, or on another machine.
 
     Attributes:
-        source: the checkpoint directory, absolute, or a Hub id.
-        commit: of that Hub model, which has to be the same everywhere.
-        name: of the model, for people.
-        batch_tokens: see `Options`; None leaves it to the kind of device.
-        device: as `runtime.device` takes it, there.
-        code: the user's own files, to be imported first.
+        source: absolute path of the checkpoint directory, or a Hub id.
+        commit: commit of the Hub model, the same everywhere; None for a directory.
+        batch_tokens: see `Options`; None means the default of the kind of device.
+        device: device of the other machine, as for `runtime.device`.
+        code: the user's own files, imported first.
     """
 
     source: str
@@ -50,7 +50,7 @@ class PenElsewhere:
 
     @classmethod
     def of(cls, job: Job, device: str, batch_tokens: int | None) -> PenElsewhere:
-        """That of a job whose model is not loaded yet."""
+        """For a job whose model is not loaded yet."""
         subject = job.model
         assert isinstance(subject, Subject)
         source = subject.name if subject.commit else str(Path(subject.source).absolute())
@@ -59,47 +59,43 @@ class PenElsewhere:
         return cls(source, subject.commit, subject.name, *how)
 
     def __call__(self) -> Pen:
-        """The pen; a process loads the model once.
+        """The pen; each process loads the model once.
 
         Raises:
-            UserError: there is no such model or device there.
+            UserError: that machine has no such model or device.
         """
         return _loaded(self)
 
 
 @lru_cache(maxsize=1)
 def _loaded(elsewhere: PenElsewhere) -> Pen:
-    for file in elsewhere.code:
-        own_code.import_file(file)
-    own_code.take_in_packages()
     device = runtime.device(elsewhere.device)
-    folder = locate(elsewhere.source, revision=elsewhere.commit).folder
-    subject = Subject(elsewhere.name, str(folder), None, None)
+    folder = str(locate(elsewhere.source, revision=elsewhere.commit).folder)
     tokens = elsewhere.batch_tokens or BATCH_TOKENS.get(device.type, BATCH_TOKENS["cpu"])
-    model = load_model(subject, torch.device(device), elsewhere.precision)
-    return Pen(model, replace(elsewhere.options, batch_tokens=tokens), elsewhere.name)
+    options = replace(elsewhere.options, batch_tokens=tokens)
+    return make_pen(folder, elsewhere.name, options, elsewhere.precision, elsewhere.code, str(device))
 
 
 class Predictor:
-    """What a model writes for rows: called with a batch of columns, it returns the batch with columns added.
+    """Called with a batch of columns, returns the batch with the model's outputs in added columns.
 
-    It can be pickled, and is small: a process that calls it loads the model at the first call, and once.
-    Texts get the outputs that `generate` has for them, with the prompt of the model's run.
+    It is small and can be pickled; each process loads the model once, at its first call. Outputs are those of
+    `generate`, with the prompt of the model's run.
 
     Args:
-        model: a run directory, a checkpoint directory or a Hub id. What it is now is held to, so that workers
-            which start later, in another directory, take the same weights; all must see the directory.
-        added: the columns that are added, by what goes into each: "output" (the default is an `output`
-            column alone), "score", "deleted", "kept", "truncated", "input" or "bytes", as in `Generated`. A
-            cell has a list of `num_return` where that is above 1.
-        number: the column that numbers rows, which draws (`sample=True`) depend on.
-        on_error: "error" raises where a row's text is missing or not text; "empty" adds an empty output.
-        revision, allow_pickle: of a Hub model, see `load`.
-        **settings: as of `generate`: `column` or `prompt` says which columns are read, `device` is each
+        model: a run directory, a checkpoint directory or a Hub id. It is resolved now, so that workers that
+            start later, in other directories, load the same weights; all must see the directory.
+        added: names of the added columns by content: "output", "score", "deleted", "kept", "truncated",
+            "input" or "bytes", as in `Generated`. Default: a column `output`. If `num_return` is above 1,
+            each cell is a list of that length.
+        number: the column that numbers rows; samples (`sample=True`) depend on it.
+        on_error: "error" raises for a row whose text is missing or not text; "empty" adds an empty output.
+        revision, allow_pickle: see `load`.
+        **settings: settings of `generate`: `column` or `prompt` names the columns to read, `device` is each
             worker's own.
 
     Raises:
-        UserError: no such model, or settings that it does not fit, or that contradict each other.
+        UserError: no such model, or settings that contradict it or each other.
     """
 
     def __init__(
@@ -115,44 +111,45 @@ class Predictor:
     ) -> None:
         self._added = dict(added or {"output": "output"})
         if wrong := [name for name in self._added if name not in FIELDS]:
-            raise UserError(f"added: there is no {wrong[0]!r} of an output", f"there are {either(FIELDS)}")
+            raise UserError(f"added: an output has no {wrong[0]!r}", f"use {either(FIELDS)}")
         asked = Settings(**{"scores": "score" in self._added, **settings})  # type: ignore[arg-type]
         if asked.device == "all" or "," in asked.device:
             raise UserError(
-                f"device {asked.device!r} is several, and a worker has one", "use 'cuda', or 'auto'"
+                f"device {asked.device!r} names several devices, but a worker has one", "use 'cuda' or 'auto'"
             )
         if asked.sample and number is None:
             raise UserError(
-                "sample=True: draws depend on a row's number, and it is not known",
-                "name its column: number='id'",
+                "sample=True requires the number of each row, which seeds its samples",
+                "name the column of numbers: number='id'",
             )
         subject = find_subject(str(model), revision=revision, allow_pickle=allow_pickle)
         job = Job.of(subject, replace(asked, device="cpu"))
         if job.rate_to_find is not None:
             raise UserError(
-                "deletion_rate finds a threshold on the first inputs, and a worker sees others",
-                "give the threshold, which `mrt5 generate --deletion-rate` says at its end",
+                "deletion_rate needs the first inputs to find a threshold, and workers do not see them",
+                "pass the threshold that `mrt5 generate --deletion-rate` reports at its end",
             )
         if job.prompt is None:
-            raise UserError(f"{subject.name}: it is not known which column is its input", NAME_IT)
+            raise UserError(f"{subject.name}: no column is named as its input", NAME_IT)
         self._pen = PenElsewhere.of(job, asked.device, asked.batch_tokens)
         self._prompt, self._number, self._on_error = job.prompt, number, on_error
         self._several, self._escapes = asked.num_return, asked.escapes
 
     def __call__(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
-        """The columns of a batch, and beside them, as lists, those of outputs.
+        """The columns of the batch, and the added columns as lists.
 
         Raises:
-            UserError: a column is not there, or is there already; a row's text is none; the model cannot be
-                loaded here.
+            UserError: a column is missing or exists already, a row is bad, or the model cannot be loaded.
         """
         if taken := [name for name in self._added.values() if name in batch]:
-            raise UserError(f"the batch has a column {taken[0]!r} already", "choose another name with added")
+            raise UserError(f"the batch already has a column {taken[0]!r}", "choose another name in added")
         rows = list(self._inputs(batch))
         count = range(len(rows))
         numbers = count if self._number is None else [int(number) for number in batch[self._number]]
         if len(set(numbers)) < len(rows):
-            raise UserError(f"column {self._number!r} has the same number in two rows", "number rows anew")
+            raise UserError(
+                f"column {self._number!r} has the same number in two rows", "number the rows uniquely"
+            )
         for row in rows:
             if row.problem is not None and self._on_error == "error":
                 raise row.problem
@@ -170,7 +167,7 @@ class Predictor:
         }
 
     def _inputs(self, batch: Mapping[str, Sequence[Any]]) -> Iterator[Input]:
-        """The rows of a batch, as the prompt needs them."""
+        """The rows of a batch as inputs."""
         ours = our_names(batch, self._prompt.columns)
         heads = {one.name: holder(ours, one.name) for one in self._prompt.columns}
         for name in (name for name, head in heads.items() if head is None):
@@ -184,7 +181,7 @@ class Predictor:
             yield row_of(f"row {k + 1} of the batch", row, self._prompt, kept=False)
 
     def _cell(self, outputs: Sequence[Generated], field: str) -> Any:
-        """What a row has in a column; of a bad row, "", or nothing."""
+        """A row's cell in an added column; for a bad row, "" in `output` and None elsewhere."""
         values = [getattr(one, field) for one in outputs] or [
             "" if field == "output" else None
         ] * self._several

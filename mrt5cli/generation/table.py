@@ -1,4 +1,4 @@
-"""Outputs as the rows that are asked for, written window by window, and gone on with."""
+"""Write outputs as rows, window by window, and resume."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ COLUMNS = ("index", "input", "output", "score", "deleted", "kept", "truncated")
 
 @dataclass(frozen=True)
 class Table:
-    """What is written of each output.
+    """The columns and format of the output.
 
     Attributes:
-        format: "lines" have the outputs alone.
-        added: the column that outputs get in the table of inputs; None writes a table of its own.
+        format: "lines" writes outputs only.
+        added: name of the output column in the table of inputs; None writes a separate table.
         escapes: see `as_text`.
     """
 
@@ -41,33 +41,33 @@ class Table:
     def of(
         cls, format: Format | None, out: Path | None, file: str, added: str | None, escapes: bool
     ) -> Table:
-        """What options say, the end of --out's name, or that of the table to which a column is added.
+        """The format of --format, else of the suffix of --out or of the input table.
 
         Raises:
-            UserError: they say nothing that can be written.
+            UserError: outputs cannot be written in that format.
         """
         name = "" if out is None else out.name.lower()
         if name.endswith((*UNPACKED_BY, *PARQUET, ".json")) and format is None:
             raise UserError(
-                f"--out {out}: outputs are written as lines, .jsonl, .csv or .tsv, and are not packed",
-                "choose one of these; whatever the name, --format says how it is written",
+                f"--out {out}: outputs are written as lines, .jsonl, .csv or .tsv, without compression",
+                "choose one of these names, or set the format with --format",
             )
         found: Format = format or format_of(name)
         if added is not None and found == "lines" and format is None:
             found = format_of(suffix_of(file)) if suffix_of(file) in TABLES else "jsonl"
         if added is not None and found == "lines":
             raise UserError(
-                "--add-column is of a table, and --format lines is none", "choose jsonl, csv or tsv"
+                "--add-column writes a table, and --format lines is not one", "use --format jsonl, csv or tsv"
             )
         return cls(found, added, escapes)
 
     @property
     def scores(self) -> bool:
-        """Whether the probability of outputs is wanted."""
+        """Whether the table has a column for log-probabilities."""
         return self.format != "lines" and self.added is None
 
     def rows(self, result: Result, several: int) -> Iterator[dict[str, Any]]:
-        """The rows of an input; of a bad one, `several` that are empty."""
+        """The rows of an input; for a bad one, `several` rows with empty outputs."""
         outputs = [asdict(one) for one in outputs_of(result, self.escapes)]
         outputs = outputs or [{**dict.fromkeys(COLUMNS), "index": result.index, "output": ""}] * several
         for one in outputs:
@@ -77,7 +77,7 @@ class Table:
             yield {**(result.input.row or {}), self.added: one["output"]}
 
     def columns(self, kept: Sequence[Result]) -> list[str]:
-        """Of the rows of these inputs, as the first that could be read has them."""
+        """Columns of the rows, taken from the first input that could be read."""
         if self.added is None:
             return list(COLUMNS)
         row = next((result.input.row for result in kept if result.input.row is not None), {})
@@ -85,16 +85,16 @@ class Table:
 
 
 def _rounded(value: Any) -> Any:
-    """Numbers to the digits that do not depend on what else is in a batch."""
+    """Round to digits that do not depend on the rest of the batch."""
     return round(value, 4) if isinstance(value, float) else value
 
 
 def settings_of(job: Job, table: Table, on_error: OnError) -> dict[str, Any]:
-    """All that decides what is written but the inputs, by which an unfinished file is known again."""
+    """All settings that determine the output, to verify that a resumed file has the same."""
     assert isinstance(job.model, Subject)
     options = asdict(job.options)
-    if read_config(job.model.source).deletion_type not in RandomGate.deletion_types:  # drawn for a batch
-        del options["batch_tokens"]  # decides how long it takes
+    if read_config(job.model.source).deletion_type not in RandomGate.deletion_types:  # sampled per batch
+        del options["batch_tokens"]  # affects speed only
     prompt = None if job.prompt is None else [list(piece) for piece in job.prompt.template.pieces]
     return {
         **options.pop("decoding"),
@@ -130,22 +130,22 @@ def write(
     window: int = WINDOW,
     progress: Callable[[int], object] = lambda done: None,
 ) -> None:
-    """Write the outputs of all inputs, from where the output is on; `output.done` says how far it came.
+    """Write the outputs of all inputs, starting from `output.done`, which records the progress.
 
     Args:
-        window: inputs that are held together.
-        progress: called with the number of inputs done now.
+        window: inputs per window.
+        progress: called with the number of inputs done by this call.
 
     Raises:
-        UserError: an input is bad, see `windows`; or those that were done before are others now.
+        UserError: an input is bad, see `windows`; or the finished inputs have changed.
     """
     done, seen, stream = output.done, hashlib.blake2b(digest_size=16), iter(inputs)
     for one in islice(stream, done.inputs):
         _add(seen, one)
     if done.inputs and seen.hexdigest() != done.digest:
         raise UserError(
-            f"--resume: the first {done.inputs:,} inputs are not those that the file was begun with",
-            "give the same inputs, or remove the file and the one beside it to begin again",
+            f"--resume: the first {done.inputs:,} inputs have changed since the file was started",
+            "use the same inputs, or delete the output and its .unfinished.json to start over",
         )
     output.begin()
     found = windows(stream, on_error, first=done.inputs, size=window)

@@ -1,8 +1,8 @@
-"""Decoding that writes nothing but UTF-8.
+"""Constrain decoding to valid UTF-8.
 
-Which bytes may come next depends on at most three before: the lead byte of a character that is not whole yet
-says how many follow, and rules out for the first of them what would be an overlong form, a surrogate or a
-code point above U+10FFFF (Unicode, table 3-7).
+The bytes allowed next depend on at most three bytes before: the lead byte of an incomplete character sets how
+many bytes follow, and restricts the first of them to rule out overlong forms, surrogates and code points
+above U+10FFFF (Unicode, table 3-7).
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from transformers import LogitsProcessor
 from mrt5cli.byte_tokens import EOS, OFFSET
 
 WHOLE = 0
-"""The state between two characters."""
+"""The state between characters."""
 LEADS = {
     **{(0xC2, 0xDF): 1, (0xE1, 0xEC): 2, (0xEE, 0xEF): 2, (0xF1, 0xF3): 3},
     **{(0xE0, 0xE0): 4, (0xED, 0xED): 5, (0xF0, 0xF0): 6, (0xF4, 0xF4): 7},
 }
-"""Ranges of lead bytes, and the state after one."""
+"""Ranges of lead bytes, and the state after each."""
 NEXT = {
     1: (0x80, 0xBF, WHOLE),
     2: (0x80, 0xBF, 1),
@@ -29,13 +29,13 @@ NEXT = {
     6: (0x90, 0xBF, 2),
     7: (0x80, 0x8F, 2),
 }
-"""In each state within a character: the first and the last byte that may come, and the state after it."""
+"""For each state within a character: the first and last byte allowed next, and the state after it."""
 MISSING = [0, 1, 2, 3, 2, 2, 3, 3]
-"""Bytes that a character still needs, by state."""
+"""Bytes that the character still needs, by state."""
 
 
 def steps() -> Tensor:
-    """(8, 256) the state after a byte, or -1 where it may not come."""
+    """(8, 256) the state after each byte, or -1 where the byte is not allowed."""
     table = torch.full((len(MISSING), 256), -1, dtype=torch.long)
     table[WHOLE, :0x80] = WHOLE
     for (first, last), state in LEADS.items():
@@ -46,23 +46,24 @@ def steps() -> Tensor:
 
 
 class OnlyUtf8(LogitsProcessor):
-    """Bars every token that cannot continue UTF-8, EOS within a character, and at the end of the length
-    characters that could not be finished.
+    """Forbids tokens that do not continue UTF-8, EOS within a character, and characters that do not fit.
 
     Args:
-        vocabulary: V, ids that the model scores.
-        length: tokens of an output at most, beside the prompt of one.
+        vocabulary: V, number of ids that the model scores.
+        length: maximum tokens of an output, besides the start token.
     """
 
     def __init__(self, vocabulary: int, length: int, device: torch.device) -> None:
         after = torch.full((len(MISSING), vocabulary), -1, dtype=torch.long)
         after[:, OFFSET : OFFSET + 256] = steps()
         missing = torch.tensor(MISSING)
-        needed = torch.where(after >= 0, 1 + missing[after.clamp(min=0)], 9)  # (8, V) tokens, this one too
+        needed = torch.where(
+            after >= 0, 1 + missing[after.clamp(min=0)], 9
+        )  # (8, V) tokens, this one included
         needed[WHOLE, EOS] = 1
         left = torch.arange(5)[:, None, None]
         self._barred = torch.zeros(5, *needed.shape).masked_fill_(needed > left, -torch.inf).to(device)
-        # Of a text whose first bytes are not looked at, what is in no place is the end of a character.
+        # Only the last three bytes are read; a continuation byte without its lead ends a character.
         self._after = after.clamp(min=WHOLE).to(device)
         self._length = length
 

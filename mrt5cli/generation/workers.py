@@ -1,6 +1,6 @@
-"""One model on several devices: a process each, to which windows of texts go in turn.
+"""Run one model on several devices: one process each, to which windows of texts go in turn.
 
-Every window is written as one device alone would write it: outputs do not depend on how many there are.
+Outputs do not depend on the number of devices: every window is processed as by one device.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from mrt5cli.text import first_line
 
 
 class Workers:
-    """Does what a `Pen` does, on several devices; a context manager.
+    """A `Pen` on several devices; a context manager.
 
     Args:
-        make: builds the pen on a device, in a process of its own, where it must be importable.
-        devices: by their names; one may be named several times.
+        make: builds the pen for a device name, in a spawned process, which must be able to import it.
+        devices: names of the devices; a name may be repeated.
     """
 
     def __init__(self, make: Callable[[str], Pen], devices: Sequence[str]) -> None:
@@ -36,7 +36,7 @@ class Workers:
             process = context.Process(target=_work, args=(theirs, make, device, len(devices)), daemon=True)
             with kept_from_children(spawned=True):
                 process.start()
-            theirs.close()  # so that an end of the process is one of the pipe
+            theirs.close()  # so that the pipe closes when the process ends
             self._ends.append(ours)  # type: ignore[arg-type, unused-ignore]  # Windows has a class of its own
             self._processes.append(process)
 
@@ -46,17 +46,17 @@ class Workers:
     def __exit__(self, *_: object) -> None:
         for end, process in zip(self._ends, self._processes, strict=True):
             end.close()
-            process.kill()  # it may still import, deaf to everything else
+            process.kill()  # it may still be importing, and not read the pipe
             process.join()
 
     def threshold_for(self, rate: float, texts: Sequence[Text]) -> Calibration:
-        """As a pen's; the first device finds it."""
+        """See `Pen.threshold_for`; runs on the first device."""
         self._send(0, "threshold_for", rate, texts)
         found: Calibration = self._receive(0)
         return found
 
     def move_threshold(self, threshold: float) -> None:
-        """As a pen's, on every device."""
+        """See `Pen.move_threshold`; applies to every device."""
         for worker in range(len(self._ends)):
             self._send(worker, "move_threshold", threshold)
             self._receive(worker)
@@ -64,44 +64,21 @@ class Workers:
     def write_all(
         self, windows: Iterable[Sequence[Text]], progress: Progress = lambda done: None
     ) -> Iterator[list[list[Written]]]:
-        """As a pen's; `progress` is called once a window."""
-        waiting: deque[tuple[int, int]] = deque()
-        done = 0
+        """See `Pen.write_all`; `progress` is called once per window."""
 
-        def next_in_order() -> list[list[Written]]:
-            nonlocal done
-            worker, texts = waiting.popleft()
-            written: list[list[Written]] = self._receive(worker)
-            done += texts
-            progress(done)
-            return written
-
-        failure = None
-        numbered = enumerate(windows)
-        while True:
-            # A device has one window at a time: with two on their way, each side could wait for the other.
-            if len(waiting) == len(self._ends):
-                yield next_in_order()
-            try:
-                number, window = next(numbered)
-            except StopIteration:
-                break
-            except UserError as error:  # what came before it is written all the same
-                failure = error
-                break
+        def send(number: int, window: Sequence[Text]) -> int:
             worker = number % len(self._ends)
             self._send(worker, "write", window)
-            waiting.append((worker, len(window)))
-        while waiting:
-            yield next_in_order()
-        if failure is not None:
-            raise failure
+            return worker
+
+        # One window per device at a time: with two in the pipe, both sides could block on writing.
+        return in_turn(windows, send, self._receive, len(self._ends), progress)
 
     def _send(self, worker: int, what: str, *arguments: object) -> None:
         try:
             self._ends[worker].send((what, arguments))
         except OSError:
-            self._receive(worker)  # says why
+            self._receive(worker)  # raises the reason
 
     def _receive(self, worker: int) -> Any:
         try:
@@ -110,15 +87,51 @@ class Workers:
             self._processes[worker].join(5)
             how = how_it_ended(self._processes[worker].exitcode)
             raise RunFailed(
-                f"the process on {self._devices[worker]} {how}", "memory may have been too small for it"
+                f"the process on {self._devices[worker]} {how}", "it may have run out of memory"
             ) from error
         if isinstance(found, Exception):
             raise found
         return found
 
 
+def in_turn(
+    windows: Iterable[Sequence[Text]],
+    send: Callable[[int, Sequence[Text]], Any],
+    receive: Callable[[Any], list[list[Written]]],
+    room: int,
+    progress: Progress,
+) -> Iterator[list[list[Written]]]:
+    """Outputs of windows in order, with at most `room` of them sent and not yet received.
+
+    Args:
+        send: starts window `number`; returns a ticket for `receive`.
+
+    Raises:
+        UserError: from reading `windows`, after the outputs of earlier ones.
+    """
+    waiting: deque[Any] = deque()
+    numbered, failure, more, done = enumerate(windows), None, True, 0
+    while more or waiting:
+        if more and len(waiting) < room:
+            try:
+                number, window = next(numbered)
+            except StopIteration:
+                more = False
+            except UserError as error:
+                more, failure = False, error
+            else:
+                waiting.append(send(number, window))
+            continue
+        written = receive(waiting.popleft())
+        done += len(written)
+        progress(done)
+        yield written
+    if failure is not None:
+        raise failure
+
+
 def _work(end: Connection, make: Callable[[str], Pen], device: str, processes: int) -> None:
-    """What a process does: build a pen, and use it as it is told until nobody tells any more."""
+    """The loop of a process: build a pen, and call its methods until the pipe closes."""
     import torch
 
     from mrt5cli.runtime import usable_cpus
@@ -139,5 +152,5 @@ def _work(end: Connection, make: Callable[[str], Pen], device: str, processes: i
 
 
 def as_ours(error: Exception) -> Exception:
-    """What another process went wrong by, as one of our errors, which this one can take in."""
+    """An error of another process as one of our own, which can be unpickled here."""
     return error if type(error).__module__.startswith("mrt5cli.") else RunFailed(first_line(error))

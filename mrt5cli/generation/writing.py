@@ -1,6 +1,6 @@
-"""A model that writes for windows of texts: batches of like length, and what is known about each output.
+"""Run a model over windows of texts, in batches of similar length.
 
-Letters: B rows, L byte tokens of the longest source, T of an output, R outputs a source.
+Letters: B rows, L byte tokens of the longest source, T of an output, R outputs per source.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ from mrt5cli.generation.decoding import Decoding, padded, sequences
 from mrt5cli.models import MrT5ForConditionalGeneration
 
 INPUT_LENGTH = 1024
-"""Byte tokens of a source, for a model whose task nobody knows: ByT5's own in pre-training."""
+"""Default byte tokens of a source if the task is unknown: ByT5's length in pre-training."""
 OUTPUT_LENGTH = 256
 BATCH_TOKENS = {"cpu": 16_384, "cuda": 131_072}
-"""Places for tokens in a batch, by the kind of device; see `Options`."""
+"""Default token positions per batch, by the kind of device; see `Options`."""
 Progress = Callable[[int], object]
 WINDOW = 2048
-"""Texts that are put into batches together."""
+"""Texts that are batched together."""
 WINDOW_BYTES = 2**26
-"""Of texts that are held together, where they are long."""
+"""Maximum bytes of the texts in a window, if they are long."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """Everything that decides outputs but the model and its texts.
+    """Everything that determines outputs except the model and its texts.
 
     Attributes:
-        input_length: byte tokens of a source at most, EOS included, which stays when a text is cut.
-        hard_delete: delete for real, as at inference; False gates softly, as in training.
-        threshold: gate value under which a byte is deleted, in place of the model's own; hard deletion only.
-        batch_tokens: places for tokens in a batch: rows, times outputs or beams, times the longest source and
-            the longest output there may be.
-        scores: also find the probability of each output, for another pass of the decoder.
+        input_length: maximum byte tokens of a source, EOS included, which is kept when a text is cut.
+        hard_delete: remove positions, as at inference; False gates softly, as in training.
+        threshold: gate value below which a byte is deleted, instead of the model's own; hard deletion only.
+        batch_tokens: maximum token positions in a batch: rows, times outputs or beams, times the sum of the
+            longest source and the longest possible output.
+        scores: also compute the log-probability of each output, in another pass of the decoder.
     """
 
     decoding: Decoding
@@ -55,7 +55,7 @@ class Options:
 
     @property
     def deletion(self) -> dict[str, bool | float]:
-        """Keywords of the encoder."""
+        """Keyword arguments of the encoder."""
         moved = {} if self.threshold is None else {"deletion_threshold": self.threshold}
         return {"hard_delete": self.hard_delete, **moved}
 
@@ -64,14 +64,14 @@ class Written(NamedTuple):
     """One output.
 
     Attributes:
-        raw: its bytes, which need not be UTF-8.
-        score: its log-probability in nats, EOS included, given the source: a sum over its tokens that is not
-            divided by their number, of the model's own probabilities, whatever temperature, top-p or
-            constraint chose them; None where it was not asked for.
-        deleted: share of the source's positions that are deleted, EOS among them; with soft gates, that would
-            be.
-        kept: positions that are left.
-        truncated: the source was cut.
+        raw: the output as bytes, which need not be UTF-8.
+        score: log-probability in nats given the source, EOS included: the sum over tokens, not divided by
+            their number, of the model's own log-probabilities, whatever temperature, top-p or constraint
+            selected them; None if not requested.
+        deleted: share of the source's positions that were deleted, EOS included, 0 to 1; with soft gates, the
+            share that would be.
+        kept: number of positions that remain.
+        truncated: whether the source was cut.
     """
 
     raw: bytes
@@ -82,22 +82,21 @@ class Written(NamedTuple):
 
 
 class Text(NamedTuple):
-    """A text to write for; what is drawn for it depends on its number."""
+    """A source text, and the number that seeds its samples."""
 
     number: int
     content: bytes
 
 
 class Pen:
-    """A model, and how it writes.
+    """A model that generates outputs for texts, on one device.
 
     Args:
         model: put in eval mode.
-        options: checked against the model.
-        name: of the model, for people.
+        name: name of the model in messages.
 
     Raises:
-        UserError: the model cannot read or write as much, or has no use for a threshold.
+        UserError: the model does not support these lengths or a threshold.
     """
 
     def __init__(
@@ -116,8 +115,8 @@ class Pen:
             ):
                 if length > positions:
                     raise UserError(
-                        f"{name} learned {positions} positions, and cannot {what} {length:,} byte tokens",
-                        f"ask for at most {positions}",
+                        f"{name} has {positions} learned positions, and cannot {what} {length:,} byte tokens",
+                        f"use at most {positions}",
                     )
 
     def threshold_for(self, rate: float, texts: Sequence[Text]) -> Calibration:
@@ -131,20 +130,20 @@ class Pen:
         return calibrate(self.model, given, [rate], self.name)[0]
 
     def move_threshold(self, threshold: float) -> None:
-        """Delete by another threshold from here on."""
+        """Use another threshold from now on."""
         self.options = replace(self.options, threshold=threshold)
 
     def write_all(
         self, windows: Iterable[Sequence[Text]], progress: Progress = lambda done: None
     ) -> Iterator[list[list[Written]]]:
-        """`write` for each window; `progress` is called with the number of texts done of all."""
+        """`write` for each window; `progress` is called with the total number of texts done."""
         before = 0
         for window in windows:
             yield self.write(window, lambda done: progress(before + done))  # noqa: B023  # called at once
             before += len(window)
 
     def write(self, texts: Sequence[Text], progress: Progress = lambda done: None) -> list[list[Written]]:
-        """The outputs for each text, R of them, the best or first first; no text depends on the others.
+        """R outputs for each text, beams best first; no output depends on other texts.
 
         Args:
             progress: called with the number of texts done so far.
@@ -153,25 +152,25 @@ class Pen:
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices), torch.inference_mode():
             for batch in self._batches(texts):
-                torch.manual_seed(self.options.decoding.seed)  # which a shortener may draw from
+                torch.manual_seed(self.options.decoding.seed)  # shorteners may sample
                 found |= zip((text.number for text in batch), self._write(batch), strict=True)
                 progress(len(found))
         return [found[text.number] for text in texts]
 
     def _ids(self, text: Text) -> tuple[Tensor, bool]:
-        """The source (L,) that a text is, and whether it was cut."""
+        """The source (L,) of a text, and whether it was cut."""
         most = self.options.input_length - 1
         return torch.from_numpy(encode(text.content[:most], add_eos=True)), len(text.content) > most
 
     def _batches(self, texts: Sequence[Text]) -> Iterator[list[Text]]:
-        """Texts of like length together, the longest first; each alone where the model would mix them."""
+        """Batches of similar length, the longest first; single texts if the shortener mixes rows."""
         decoding = self.options.decoding
         together = max(decoding.num_beams, decoding.num_return)
         ordered = sorted(texts, key=lambda text: -len(text.content))
         sources = [min(len(text.content) + 1, self.options.input_length) for text in ordered]
         targets = [decoding.max_new_tokens] * len(ordered)
         shortener = self.model.encoder.shortener
-        # An output must not depend on other inputs, however the model shortens.
+        # No output may depend on other inputs, whatever the shortener.
         alone = shortener is not None and shortener.sees_batch
         for rows in divided(sources, targets, 1 if alone else self.options.batch_tokens // together):
             yield ordered[rows]
@@ -199,7 +198,7 @@ class Pen:
         ]
 
     def _scores(self, given: dict[str, Any], found: Tensor, several: int) -> list[float | None]:
-        """Of outputs (B R, T), see `Written`."""
+        """The scores of outputs (B R, T); see `Written`."""
         if several > 1:
             _, given = self.model._expand_inputs_for_generation(several, True, None, **given)
         ends = (found == EOS).cumsum(dim=1)

@@ -1,9 +1,9 @@
-"""Metrics: the catalog of them, the numpy counts, and `evaluate.Metric` classes around those.
+"""Metrics: their catalog, the numpy functions that count them, and `evaluate.Metric` wrappers.
 
 Importing this package imports neither torch nor `evaluate`.
 """
 
 Z_95 = 1.96
-"""Standard deviations around the mean within which 95 % of a normal distribution lie."""
+"""95 % of a normal distribution lies within this many standard deviations of the mean."""
 Z_80 = 0.8416
-"""Below it lie 80 % of a normal distribution: of a design that finds what is there so often."""
+"""80 % of a normal distribution lies below this: the quantile for a power of 80 %."""

@@ -1,8 +1,8 @@
-"""Every number that is measured or was published: its name, its words, its unit, which way is better.
+"""The catalog of metrics, measured or published: name, titles, unit, direction.
 
-A new metric is one entry here, the field of its name in `results.Row`, and the function that counts it; one
-of the user's own is added by `register`, and has its numbers in `Row.others`. Tables, model cards, verdicts
-and the recipe's `training.best_metric` iterate this list. It imports nothing heavy.
+A built-in metric is an entry here, a field of its name in `results.Row`, and the function that counts it; a
+custom one is added by `register`, and its numbers are in `Row.others`. Tables, model cards, verdicts and the
+recipe's `training.best_metric` iterate this list. Importing it is cheap.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ Scores = Literal["right", "graded", "summed"]
 
 @dataclass(frozen=True)
 class Metric:
-    """One of them.
+    """The description of one metric.
 
     Attributes:
-        name: of the field of `results.Row`, or in its `others`.
-        title: in words.
-        header: of a narrow column, its lines parted by line breaks; of what no such column has, empty.
-        unit: a "share" is 0 to 1 and printed in percent; the others are printed as they are.
-        digits: decimals that are printed.
-        better: which direction is; None where neither.
-        published: its name in `published.yaml`, or empty.
-        chooses: a recipe may keep the weights that are best by it.
-        in_cards: model cards show it. Lengths repeat the deletion rate, and times belong to a machine.
-        answers: scores generated answers, and is not measured given the true targets.
-        scores: what makes it a measure that a task may be judged by: the share of what is "right", a mean of
-            scores between 0 and 1 ("graded"), or a function of what is "summed" over examples. None for what
-            every evaluation brings beside its measures, lengths and losses.
-        bounds: that a row's number cannot be outside of.
+        name: field of `results.Row`, or key of its `others`.
+        title: name in sentences.
+        header: header of a narrow column, with line breaks; empty if no such column shows it.
+        unit: unit of the number; a "share" is 0 to 1 and printed in percent.
+        digits: decimals to print.
+        better: the better direction; None if there is none.
+        published: name in `published.yaml`, or empty.
+        chooses: whether a recipe may keep the weights that are best by it.
+        in_cards: whether model cards show it. Lengths repeat the deletion rate; times are a machine's.
+        answers: whether it scores generated answers; others are measured given the true targets.
+        scores: kind of a measure that a task may have: a share of "right" outcomes, a mean of "graded" scores
+            between 0 and 1, or a function of statistics "summed" over examples. None for numbers that every
+            evaluation has besides the measures, such as lengths and losses.
+        bounds: smallest and largest possible number of a row.
     """
 
     name: str
@@ -64,17 +64,17 @@ class Metric:
 
     @property
     def factor(self) -> float:
-        """From a row's number to what is printed and published."""
+        """Factor from a row's number to the printed and published one."""
         return 100.0 if self.unit == "share" else 1.0
 
     @property
     def printed_bounds(self) -> tuple[float, float]:
-        """The same, of what is printed."""
+        """The bounds of printed numbers."""
         low, high = self.bounds
         return self.factor * low, self.factor * high
 
     def text(self, value: float | None, digits: int | None = None) -> str:
-        """A row's number in a cell of a terminal's table."""
+        """A row's number as the text of a table's cell."""
         scaled = None if value is None else self.factor * value
         return number(scaled, self.digits if digits is None else digits)
 
@@ -92,29 +92,29 @@ class Metric:
         return f"{self.title}, {sign}" if sign else self.title
 
     def on(self, task: str) -> Metric:
-        """The metric as a task words it: on XNLI, whose targets are labels, it is plain accuracy."""
+        """The metric with a task's wording: on XNLI, whose targets are labels, it is plain accuracy."""
         labels = task == "xnli" and self.name == WHOLE_TARGETS
         return replace(self, title="accuracy", header="acc.") if labels else self
 
     def load(self, **options: object) -> evaluate.Metric:
         """The metric as an `evaluate.Metric`, without a network.
 
-        Its `compute` takes predictions and references, which are for
+        Its `compute` accepts predictions and references, which are
 
-        - token and sequence accuracy: rows of predicted and of true ids; -100 and padding do not count;
-        - bits per byte: the summed cross-entropy in nats of a row, a batch or a shard, and its number of
+        - for token and sequence accuracy: rows of predicted and true ids; -100 and padding are ignored;
+        - for bits per byte: the summed cross-entropy in nats of a row, a batch or a shard, and its number of
           target tokens;
-        - deletion rate: rows of gate values (`scale` to 0) and of input ids, and a `threshold`;
-        - exact match, F1, character and word error rate, chrF and BLEU: answers and the texts accepted for
-          each, a `language` and, for the first two, a `rule`, as in `answers.normalise`.
+        - for the deletion rate: rows of gate values (`scale` to 0) and input ids, and a `threshold`;
+        - for metrics of answers: answers and the accepted texts of each, a `language` and, for exact match
+          and F1, a `rule`, as in `answers.normalise`.
 
-        It returns the number, which is None over nothing, and the `count` of what it is over.
+        It returns the number, None if nothing was counted, and the `count` that it is over.
 
         Args:
-            options: of `evaluate.Metric`, such as `cache_dir`.
+            options: options of `evaluate.Metric`, such as `cache_dir`.
 
         Raises:
-            ValueError: it is not counted from such pairs, as a time is not.
+            ValueError: the metric, such as a time, is not counted from such pairs.
         """
         from mrt5cli.metrics.evaluate_metrics import CountedMetric
 
@@ -155,7 +155,7 @@ MEASURED = (
         "ms_per_example", "ms an example", "ms per\nexample", "ms", 2, "lower", "runtime_per_example"
     ),
 )
-"""What an evaluation measures, in the order of columns."""
+"""The metrics that an evaluation measures, in column order."""
 
 PUBLISHED_ONLY = (
     Metric("eval_seconds", "seconds in all", better="lower", published="total_eval_time"),
@@ -169,92 +169,91 @@ PUBLISHED_ONLY = (
     Metric("gate_parameters", "the gate's parameters", published="delete_gate_parameters"),
     Metric("deletion_rate_of_a_kind", "deleted, %: ", published="deletion_rate"),
 )
-"""What only the paper, and an analysis of several runs, has a number of."""
+"""Metrics of the paper and of analyses of several runs only."""
 
 METRICS = {metric.name: metric for metric in MEASURED}
-"""What an evaluation measures, and the user's own metrics that are registered by now, by name."""
+"""The metrics that an evaluation measures, custom ones included once they are registered, by name."""
 
 BY_PUBLISHED_NAME = {metric.published: metric for metric in (*MEASURED, *PUBLISHED_ONLY) if metric.published}
-"""All that was published. A published deletion rate is one of a kind of letter, which follows in brackets."""
+"""Published metrics by name. The `deletion_rate` published is of a kind of letter, named in brackets."""
 
 TOKENS = "token_accuracy"
-"""The one of single target tokens."""
+"""The metric of single target tokens."""
 WHOLE_TARGETS = "sequence_accuracy"
-"""The one of targets that are right throughout: for tasks that bring no measure of their own."""
-
+"""The metric of targets that are right throughout: for tasks without measures of their own."""
 
 ACCURACY = "accuracy"
-"""Whether the likeliest of the task's choices is the right one, which takes a forward pass a choice."""
+"""Whether the likeliest of the task's choices is right, which needs a forward pass per choice."""
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _NEAR_OURS = ("bleurt",)
-"""Metrics of `evaluate.load` that look like a slip of one of ours."""
+"""Metrics of `evaluate.load` whose names look like misspellings of ours."""
 
 
 def register(metric: Metric, score: Callable[[str, Sequence[str]], float]) -> None:
-    """Add a metric of generated answers to those that a task may name: the mean of an answer's scores.
+    """Add a custom metric of generated answers; its number is the mean of the answers' scores.
 
     Args:
-        score: called with an answer and the texts accepted for it, at least one.
+        score: called with an answer and its accepted texts, at least one, the target first; returns a finite
+            number.
 
     Raises:
-        ValueError: there is a metric of that name already.
+        ValueError: a metric of that name exists already.
     """
     from mrt5cli.metrics.scoring import OWN
 
     if metric.name in METRICS:
         whose = own_code.brought_by(getattr(OWN.get(metric.name), "__module__", ""))
-        raise ValueError(f"there is a metric {metric.name!r} already{whose}")
+        raise ValueError(f"a metric {metric.name!r} exists already{whose}")
     METRICS[metric.name] = replace(metric, answers=True, scores="summed", chooses=metric.better is not None)
     OWN[metric.name] = score
 
 
 def measures() -> list[str]:
-    """The names of what a task may be judged by: the catalog's, and those registered by now."""
+    """Names of the metrics that a task may be measured by, registered ones included."""
     return [metric.name for metric in METRICS.values() if metric.scores is not None]
 
 
 def choosers() -> list[str]:
-    """The names of what a recipe may keep the best weights by."""
+    """Names of the metrics that a recipe may keep the best weights by."""
     return [metric.name for metric in METRICS.values() if metric.chooses]
 
 
 def misfit(name: str) -> str | None:
-    """What is wrong with a task's measure; None for one of `measures`, or for a name or path to be loaded.
+    """What is wrong with the name of a task's measure; None for `measures` and for what may be loaded.
 
-    Nothing is loaded for that: whether there is such a metric shows when an evaluation starts.
+    Nothing is loaded here: whether a metric to be loaded exists is checked when an evaluation starts.
     """
     ours = measures()
     if name in ours:
         return None
     if name in METRICS:
-        return f"{name} is measured in any case, and judges no task; name some of {listed(ours, len(ours))}"
+        return f"{name} is always measured and cannot be a task's metric; use {listed(ours, len(ours))}"
     if ("metric", name) in own_code.FAILED:
         return own_code.FAILED["metric", name]
     if is_path(name):
         return None
     if not _HUB_NAME.fullmatch(name):
         return (
-            f"{name!r} is neither a metric, which {listed(ours, len(ours))} are, nor a name or a path that "
-            "`evaluate.load` could take"
+            f"{name!r} is neither one of {listed(ours, len(ours))}, nor a name or a path for `evaluate.load`"
         )
     near = [one for one in ours if METRICS[one].header.lower() == name.lower()]  # "EM"
     near = near or difflib.get_close_matches(name.lower(), ours, n=1, cutoff=0.75)
-    return f"{name!r} is no metric; did you mean {near[0]}?" if near and name not in _NEAR_OURS else None
+    return f"{name!r} is not a metric; did you mean {near[0]}?" if near and name not in _NEAR_OURS else None
 
 
 def is_path(name: str) -> bool:
-    """Whether a measure is a script of the user's own for `evaluate.load`, or its folder."""
+    """Whether a measure is the path of a script for `evaluate.load`, or of its folder."""
     return name.endswith(".py") or name.startswith((".", "/", "~")) or name.count("/") > 1
 
 
 def short(name: str) -> str:
-    """What a metric that is loaded is called where its numbers are; all of its name where that is taken."""
+    """The name of a loaded metric's numbers: short, unless the catalog has that name."""
     own = PurePath(name).stem if is_path(name) else name.rpartition("/")[2]
     return name if own in METRICS else own
 
 
 def metric_of(name: str) -> Metric:
-    """The catalog's metric, or one for a loaded metric or one of its numbers, of which little is known."""
+    """The catalog's metric, or a minimal description of a loaded metric or one of its numbers."""
     if name in METRICS:
         return METRICS[name]
     title = short(name)
@@ -262,10 +261,10 @@ def metric_of(name: str) -> Metric:
 
 
 def is_measured(name: str, measures: Sequence[str], choices: bool) -> bool:
-    """Whether evaluations can have one of the catalog's numbers of a task with such measures, or choices."""
+    """Whether evaluations of a task with these measures, or with choices, have a number of the catalog."""
     return name in measures or (choices if name == ACCURACY else not METRICS[name].answers)
 
 
 def generates(names: Sequence[str]) -> bool:
-    """Whether one of these measures is of answers that a model has to generate, which takes long."""
+    """Whether one of these measures needs generated answers, which are slow."""
     return any(metric_of(name).answers for name in names)

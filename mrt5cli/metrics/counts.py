@@ -1,4 +1,4 @@
-"""What the metrics count, in numpy alone: sums and counts apart, one division at the end.
+"""The counts behind the metrics, in numpy: sums and counts kept separately, divided once at the end.
 
 Shapes: B rows, T target positions, L input positions.
 """
@@ -20,7 +20,7 @@ MARKERS = (PAD, EOS, ord("#") + OFFSET)
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """A sum and the number of things it is over; adding two adds both, so batches of any size agree."""
+    """A sum and its count; adding two adds both, so that results do not depend on the batch size."""
 
     total: float = 0.0
     count: int = 0
@@ -30,20 +30,20 @@ class Ratio:
 
     @property
     def value(self) -> float | None:
-        """total / count, or None when nothing was counted."""
+        """total / count; None if nothing was counted."""
         return self.total / self.count if self.count else None
 
 
 def target_tokens(labels: ArrayLike) -> NDArray[np.bool_]:
-    """True where a label is a real target: neither -100 nor padding."""
+    """True where a label is a target: neither -100 nor padding."""
     labels = np.asarray(labels)
     return np.logical_and(labels != IGNORED_LABEL, labels != PAD)
 
 
 def right_in_rows(predictions: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(B,) target tokens predicted right given the true ones before each (teacher forcing), and (B,) targets.
+    """(B,) targets predicted right under teacher forcing, and (B,) number of targets.
 
-    Both arguments are ids (B, T); -100 and padding are not counted, EOS is.
+    Both arguments are ids (B, T). EOS counts; -100 and padding do not.
     """
     real = target_tokens(labels)
     right = real & (np.asarray(predictions) == np.asarray(labels))
@@ -51,55 +51,55 @@ def right_in_rows(predictions: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np
 
 
 def tokens_right(predictions: ArrayLike, labels: ArrayLike) -> Ratio:
-    """Target tokens predicted right; see `right_in_rows`."""
+    """Target tokens predicted right, among all; see `right_in_rows`."""
     right, targets = right_in_rows(predictions, labels)
     return Ratio(float(right.sum()), int(targets.sum()))
 
 
 def sequences_right(predictions: ArrayLike, labels: ArrayLike) -> Ratio:
-    """Rows whose every target token is predicted right; a row without targets is not counted."""
+    """Rows whose every target token is predicted right, among the rows with targets."""
     right, targets = right_in_rows(predictions, labels)
     return Ratio(float(((right == targets) & (targets > 0)).sum()), int((targets > 0).sum()))
 
 
 def below_threshold(gate: ArrayLike, input_ids: ArrayLike, threshold: float) -> NDArray[np.bool_]:
-    """True (B, L) where a position counts as deleted: not padding, and its gate below the threshold."""
+    """(B, L) true where a position counts as deleted: not padding, and its gate below the threshold."""
     return np.logical_and(np.asarray(input_ids) != PAD, np.asarray(gate) < threshold)
 
 
 def deleted_bytes(gate: ArrayLike, input_ids: ArrayLike, threshold: float) -> Ratio:
-    """Non-pad input positions whose gate is below the threshold; EOS, sentinels and '#' count like any other.
+    """Non-pad positions whose gate is below the threshold, among all; EOS, sentinels and '#' count.
 
-    A gate exactly at the threshold is not counted, although hard deletion, which keeps only what is above it,
-    removes it: this is the published rule, and in float32 the two hardly ever differ. Gate values are
-    (B, L), `scale` (delete) to 0 (keep), and so are ids.
+    A gate exactly at the threshold is not counted, although hard deletion, which keeps values above it,
+    removes the position: this is the published rule, and in float32 the two hardly ever differ. Gate values
+    (B, L) range from `scale` (delete) to 0 (keep); ids are (B, L).
     """
     deleted = below_threshold(gate, input_ids, threshold)
     return Ratio(float(deleted.sum()), int((np.asarray(input_ids) != PAD).sum()))
 
 
 def gate_precision(deleted: ArrayLike, deletable: ArrayLike, input_ids: ArrayLike) -> Ratio:
-    """Positions the target does not need, of all deleted ones; every argument is (B, L).
+    """Deleted letters that the target does not need, among deleted letters; every argument is (B, L).
 
-    Only letters count. EOS and the '#' that every diagnostic string begins with are the same in every string:
-    they say nothing, so deleting them is neither right nor wrong. Their deletion does count in the rate.
+    EOS and the '#' at the start of every diagnostic string carry no information, so deleting them is neither
+    right nor wrong, and they are ignored here. They do count in the deletion rate.
     """
     deleted = np.asarray(deleted, dtype=bool) & ~np.isin(np.asarray(input_ids), MARKERS)
     return Ratio(float((deleted & np.asarray(deletable, dtype=bool)).sum()), int(deleted.sum()))
 
 
 def gate_recall(deleted: ArrayLike, deletable: ArrayLike, input_ids: ArrayLike) -> Ratio:
-    """Deleted positions, of all those the target does not need; counts what `gate_precision` counts."""
+    """Deleted letters, among those the target does not need; counts what `gate_precision` counts."""
     return gate_precision(deletable, deleted, input_ids)
 
 
 def bits_per_byte(nats_per_token: float | None) -> float | None:
-    """Cross-entropy in bits; the mean is over all target tokens, sentinels and EOS too, as in the paper."""
+    """Cross-entropy in bits, over all target tokens, sentinels and EOS included, as in the paper."""
     return None if nats_per_token is None else nats_per_token / math.log(2)
 
 
 def wilson_interval(share: float | None, trials: float) -> tuple[float, float] | None:
-    """The 95 % Wilson score interval of a share seen in independent trials, or None without trials."""
+    """The 95 % Wilson score interval of a share of independent trials; None without trials."""
     if share is None or trials == 0:
         return None
     spread = Z_95**2 / trials
@@ -109,13 +109,14 @@ def wilson_interval(share: float | None, trials: float) -> tuple[float, float] |
 
 
 def mean_interval(groups: Sequence[ArrayLike]) -> tuple[float, float] | None:
-    """A 95 % interval of the mean of scores between 0 and 1, or None without scores.
+    """A 95 % interval of the mean of scores between 0 and 1; None without scores.
 
-    Wilson's, with as many trials as a share of the same mean would need to vary as little as the scores do:
-    it is the share's own where all scores are 0 or 1, narrower elsewhere, and never leaves 0 to 1.
+    Wilson's interval, with the number of trials at which a share of the same mean has the variance of the
+    scores. It equals a share's interval if all scores are 0 or 1, is narrower otherwise, and stays within 0
+    to 1.
 
     Args:
-        groups: (n,) scores of each subset; what the subsets' means differ by is no part of the spread.
+        groups: (n,) scores of each subset; differences between the subsets' means do not widen the interval.
     """
     scores = [np.asarray(group, dtype=float) for group in groups if np.size(group)]
     count = sum(len(group) for group in scores)

@@ -1,6 +1,6 @@
-"""Metrics of the catalog as `evaluate.Metric`; `METRICS["f1"].load()` gives one.
+"""The catalog's metrics as `evaluate.Metric`: `METRICS["f1"].load()`.
 
-`mrt5 evaluate` counts by the same functions without this file, because importing `evaluate` takes seconds.
+`mrt5 evaluate` uses the same counts without this file, because importing `evaluate` takes seconds.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ COUNTED: Mapping[str, tuple[Callable[..., Ratio], object, object]] = {
     "bits_per_byte": (_bits, datasets.Value("float64"), datasets.Value("int64")),
     "deletion_rate": (deleted_bytes, _GATE, _IDS),
 }
-"""What counts a pair, and what its prediction and its reference are, by the name of the metric."""
+"""Metric name to the function that counts a pair, and the features of predictions and references."""
 
 
 class CountedMetric(evaluate.Metric):  # type: ignore[misc]  # the library has no type annotations
-    """A metric of the catalog, summed over pairs of a prediction and a reference; `config_name` is which.
+    """The catalog's metric named by `config_name`, summed over pairs of predictions and references.
 
     Raises:
-        ValueError: it is not counted from such pairs, as a time is not.
+        ValueError: the metric, such as a time, is not counted from such pairs.
     """
 
     def _info(self) -> evaluate.MetricInfo:

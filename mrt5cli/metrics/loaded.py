@@ -1,7 +1,7 @@
-"""Metrics that the catalog lacks, by `evaluate.load`: of the Hub ("rouge", "owner/name"), or a local script.
+"""Metrics loaded by `evaluate.load`: from the Hub ("rouge", "owner/name"), or from a local script.
 
-A metric of the Hub is a script, which runs on this machine: which one, and at which commit, is said before it
-does. It is downloaded as models are, so a cached one serves without a network.
+A metric from the Hub is a script that runs on this machine; its name and commit are printed before it runs.
+It is downloaded like a model, so a cached one works without a network.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import evaluate
 
 CANONICAL = "evaluate-metric"
-"""The owner of metrics whose name has none."""
+"""The owner of metrics named without one."""
 TRIAL = ["a text", "another one"]
 
 
@@ -37,9 +37,9 @@ class LoadedMetric:
     """A metric of `evaluate` that scores texts.
 
     Attributes:
-        name: as the task says it.
-        source: where its script is from, for the record: a commit of the Hub, or a path and a hash.
-        takes_lists: each of its references is a list of the accepted texts, and not just the first.
+        name: name in the task's metrics.
+        source: origin of its script for the record: a Hub commit, or a file name and a hash.
+        takes_lists: whether each reference is the list of accepted texts; else the first of them.
     """
 
     name: str
@@ -48,24 +48,24 @@ class LoadedMetric:
     takes_lists: bool
 
     def score(self, answers: Sequence[str], accepted: Accepted) -> dict[str, float]:
-        """Its numbers over all answers: one by the metric's own name, several as "metric.number".
+        """The metric's numbers over all answers: a single one under its name, several as "metric.number".
 
-        Lists in its result, of a number an example say, are left out.
+        Lists in its result, such as a number per example, are dropped.
 
         Raises:
-            UserError: it fails, or returns no number.
+            UserError: the metric fails or returns no number.
         """
         references: list[Any] = [list(texts) if self.takes_lists else texts[0] for texts in accepted]
-        if self.takes_lists:  # some metrics want as many of each: said twice, a reference changes nothing
+        if self.takes_lists:  # some metrics need lists of equal length: repeating a reference changes nothing
             most = max(map(len, references))
             references = [texts + texts[:1] * (most - len(texts)) for texts in references]
         try:
             with redirect_stdout(sys.stderr):
                 found = self.module.compute(predictions=list(answers), references=references)
-        except Exception as error:  # it may do anything
+        except Exception as error:  # a script may raise anything
             raise UserError(
                 f"the metric {self.name} cannot score texts: {type(error).__name__}: {first_line(error)}",
-                "take it out of the task's metrics, or use one of the toolkit's own",
+                "remove it from the task's metrics, or use one of the toolkit's own",
             ) from error
         numbers = {
             key: float(value)
@@ -74,39 +74,38 @@ class LoadedMetric:
         }
         if not numbers:
             raise UserError(
-                f"the metric {self.name} returns no number, but {listed(list(found or {})) or 'nothing'}"
+                f"the metric {self.name} returns no number, only {listed(list(found or {})) or 'nothing'}",
+                "make its compute() return a dictionary of numbers",
             )
         own = short(self.name)
         return {own if len(numbers) == 1 else f"{own}.{key}": value for key, value in numbers.items()}
 
 
 def numbers_of(name: str, others: Sequence[str]) -> list[str]:
-    """Those of the other numbers of a row that are a loaded metric's."""
+    """The keys of `Row.others` that belong to a loaded metric."""
     own = short(name)
     return [key for key in others if key == own or key.startswith(f"{own}.")]
 
 
 def load_all(names: Sequence[str]) -> None:
-    """Load metrics before they are needed.
+    """Load metrics before anything is measured.
 
     Raises:
-        UserError: two have one name; or as `load`.
+        UserError: two metrics share a short name; or as `load`.
     """
     called: dict[str, str] = {}
     for name in names:
         other = called.setdefault(short(name), name)
         if other != name:
-            raise UserError(
-                f"the metrics {other} and {name} are both called {short(name)}", "measure one of them"
-            )
+            raise UserError(f"the metrics {other} and {name} are both named {short(name)}", "use one of them")
         load(name)
 
 
 def check_scripts(names: Sequence[str]) -> None:
-    """Refuse a script of the user's own that is not there; nothing is loaded for it.
+    """Check that local scripts exist, without loading them.
 
     Raises:
-        UserError: as said.
+        UserError: a script does not exist.
     """
     for name in names:
         if name not in METRICS and is_path(name):
@@ -115,10 +114,10 @@ def check_scripts(names: Sequence[str]) -> None:
 
 @cache
 def load(name: str) -> LoadedMetric:
-    """The metric of a name or a path, tried on two texts.
+    """Load the metric of a name or a path, and try it on two texts.
 
     Raises:
-        UserError: there is none, it cannot be had, it needs packages that are not installed, or it does not
+        UserError: it does not exist, cannot be downloaded, needs packages that are not installed, or does not
             score texts.
     """
     script, source = _local(name) or _of_the_hub(name)
@@ -128,7 +127,7 @@ def load(name: str) -> LoadedMetric:
         try:
             with redirect_stdout(sys.stderr):
                 module = evaluate.load(str(script), keep_in_memory=True)
-        except Exception as error:  # a script may do anything
+        except Exception as error:  # a script may raise anything
             raise _not_loaded(name, error) from error
         metric = LoadedMetric(name, source, module, _takes_lists(name, module))
         metric.score(TRIAL, [(text,) for text in TRIAL])
@@ -136,7 +135,7 @@ def load(name: str) -> LoadedMetric:
 
 
 def _local(name: str) -> tuple[Path, str] | None:
-    """A script here, or the one that a folder has of its own name, and what it is recorded as."""
+    """A local script, or the one named like its folder, and its entry in the record; None if not a path."""
     path = Path(name).expanduser()
     script = path / f"{path.resolve().name}.py" if path.is_dir() else path
     if script.is_file() and script.suffix == ".py":
@@ -144,13 +143,13 @@ def _local(name: str) -> tuple[Path, str] | None:
     if not is_path(name):
         return None
     what = (
-        f"holds no {script.name}"
+        f"has no {script.name}"
         if path.is_dir()
-        else "is not there"
+        else "does not exist"
         if not path.exists()
-        else "is no script"
+        else "is not a Python script"
     )
-    raise UserError(f"the metric {name} {what}", "give a Python script, or a folder with one of its own name")
+    raise UserError(f"the metric {name} {what}", "name a Python script, or a folder with one of its name")
 
 
 def _of_the_hub(name: str) -> tuple[Path, str]:
@@ -162,18 +161,16 @@ def _of_the_hub(name: str) -> tuple[Path, str]:
         if info is not None:
             files = [one.rfilename for one in info.siblings or () if re.fullmatch(r"\w+\.py", one.rfilename)]
             if script not in files:
-                raise UserError(f"{repository.name} has no {script}", "look for a slip in the name")
+                raise UserError(f"{repository.name} has no {script}", "check the name for a typo")
             path = repository.fetch(script)
             for file in files:
-                if file not in (script, "app.py"):  # that is the page that shows it
+                if file not in (script, "app.py"):  # the metric's demo page
                     repository.fetch(file, path.parent.name)
     except UserError as error:
-        raise type(error)(
-            f"the metric {name!r} is not the toolkit's, and {error.message}", error.hint
-        ) from error
+        raise type(error)(f"the metric {name!r} is not built in, and {error.message}", error.hint) from error
     assert path is not None  # `info` raises where neither the Hub nor the cache has it
     source = f"{repository.name} at commit {path.parent.name}"
-    say_on_stderr(f"note: the metric {name} is code from the Hub that runs on this machine: {source}")
+    say_on_stderr(f"note: the metric {name} is code from the Hub and runs on this machine: {source}")
     return path, source
 
 
@@ -184,16 +181,19 @@ def _not_loaded(name: str, error: Exception) -> UserError:
         if "," in packages:  # `evaluate` reads "import a, b" as the package "a,"
             return UserError(
                 f"the metric {name} imports several modules in one line, which `evaluate` cannot read",
-                "give each import of its script a line of its own",
+                "put each import of its script on a separate line",
             )
         return UserError(
-            f"the metric {name} needs what is not installed: {packages}", f"pip install {packages}"
+            f"the metric {name} needs packages that are not installed: {packages}", f"pip install {packages}"
         )
-    return UserError(f"the metric {name} cannot be loaded: {type(error).__name__}: {first_line(error)}")
+    return UserError(
+        f"the metric {name} cannot be loaded: {type(error).__name__}: {first_line(error)}",
+        "fix the script, or remove it from the task's metrics",
+    )
 
 
 def _takes_lists(name: str, module: evaluate.EvaluationModule) -> bool:
-    """Whether references are lists of texts, where the metric lets us choose; predictions must be texts."""
+    """Whether references may be lists of texts; predictions must be texts."""
     from datasets import Value
 
     kinds = module.features if isinstance(module.features, list) else [module.features]
@@ -202,8 +202,8 @@ def _takes_lists(name: str, module: evaluate.EvaluationModule) -> bool:
     ]
     if not of_texts:
         raise UserError(
-            f"the metric {name} does not compare texts: it takes {listed([dict(one) for one in kinds])}",
-            "a task's metric takes texts as predictions, and texts or lists of them as references",
+            f"the metric {name} does not compare texts: it expects {listed([dict(one) for one in kinds])}",
+            "use a metric whose predictions are texts, and whose references are texts or lists of texts",
         )
     return any(not isinstance(one["references"], Value) for one in of_texts)
 

@@ -1,6 +1,6 @@
-"""Results of evaluations: the numbers of a subset, and the files that `mrt5 evaluate` writes, typed.
+"""Typed results of evaluations: the row of a subset, and the files that `mrt5 evaluate` writes.
 
-Importing this needs neither torch nor numpy, so that whoever only reads results can.
+Importing this module imports neither torch nor numpy, so that reading results is cheap.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from mrt5cli.errors import UserError
 from mrt5cli.json_files import finite, read_object
 
 VERSION = 3
-"""Of the files. Those of version 1 do not say so, nor which other data or checkpoint they are of; before 3
-what is now `accuracy` was called `constrained_accuracy`, and answers were greedy."""
+"""Version of results files. Version 1 records neither its version nor other data or a checkpoint; before
+version 3, `accuracy` was named `constrained_accuracy`, and answers were greedy."""
 TOTAL = "total"
 
 Interval = tuple[float, float]
@@ -28,34 +28,34 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Row:
-    """Results on one subset (a language, or all of a split), or the total. None is what nobody measured.
+    """Results on one subset (a language, or a complete split), or the total. None means not measured.
 
     Attributes:
-        target_tokens: targets the loss is over, EOS and sentinels included.
+        target_tokens: number of targets in the loss, EOS and sentinels included.
         loss: cross-entropy, nats per target token.
-        token_accuracy, sequence_accuracy: teacher-forced, 0 to 1. Their 95 % Wilson intervals both take the
-            examples as the number of trials: tokens of one example are not independent.
-        deletion_rate: share of non-pad input positions that are gone, 0 to 1: whose gate is below the
-            configured threshold, or, where bytes are pooled, that are not the one left of their segment.
-        input_length: mean non-pad positions of an example.
-        kept_length: mean positions an example keeps; with soft gates, would keep.
-        new_length: the paper's new sequence length: encoder output positions of the batch an example was in,
-            i.e. its longest kept row, averaged over examples. Grows with the batch size; soft gates shorten
+        token_accuracy, sequence_accuracy: teacher-forced accuracies, 0 to 1. Their 95 % Wilson intervals both
+            count examples as trials, because the tokens of an example are not independent.
+        deletion_rate: share of non-pad input positions deleted, 0 to 1: gate below the configured threshold
+            or, if bytes are pooled, all but one position of a segment.
+        input_length: mean number of non-pad positions per example.
+        kept_length: mean number of positions kept per example; with soft gates, that would be kept.
+        new_length: the paper's new sequence length: length of the encoder's output, i.e. the longest kept row
+            of an example's batch, averaged over examples. Grows with the batch size; soft gates shorten
             nothing.
-        gate_precision, gate_recall: deleted letters against those the task's targets do not need; None
-            without a gate, or where the task cannot know.
-        source_removed_loss: of the same targets with the encoder given a lone EOS. What is not well below
-            that loss makes no use of its input.
-        ms_per_example: of a forward pass, when timed; where answers are generated, of one that is given the
-            source and the generated answer. The median is that of the batches.
-        accuracy: the likeliest of the task's choices is the right one, 0 to 1.
-        exact_match, f1: of generated answers against the accepted ones, 0 to 1.
-        cer, wer: character and word error rate of generated answers, edits by the length of the reference,
-            which may be above 1.
-        chrf, bleu: of generated answers, 0 to 100.
-        others, others_95: of metrics of the user's own, by their names, and of metrics that are loaded, by
-            the metric's name, or "metric.number" where it has several.
-        truncated: sources that were cut to the task's input length.
+        gate_precision, gate_recall: deleted letters against the letters that the targets do not need, 0 to 1;
+            None without a gate, or if the task does not know them.
+        source_removed_loss: loss on the same targets when the encoder reads a lone EOS. A model whose loss is
+            not well below it ignores its input.
+        ms_per_example: time of a forward pass; for tasks with generated answers, of a pass over the source
+            and the generated answer. The median is over batches.
+        accuracy: share of examples whose likeliest choice is right, 0 to 1.
+        exact_match, f1: generated answers against the accepted ones, 0 to 1.
+        cer, wer: character and word error rate of generated answers, edits divided by the length of the
+            reference; may exceed 1.
+        chrf, bleu: scores of generated answers, 0 to 100.
+        others, others_95: numbers and intervals of custom metrics by name, and of loaded metrics by name, or
+            "metric.number" if it has several.
+        truncated: number of sources cut to the task's input length.
     """
 
     subset: str
@@ -97,12 +97,12 @@ class Row:
     truncated: int = 0
 
     def number(self, name: str) -> float | None:
-        """The number of a metric of the catalog, or one of the others."""
+        """The number of a metric, from the fields or from `others`."""
         value: float | None = getattr(self, name, None)
         return self.others.get(name) if value is None else value
 
     def interval(self, name: str) -> Interval | None:
-        """Its 95 % interval, where it has one."""
+        """The 95 % interval of a metric; None if it has none."""
         ends: Interval | None = getattr(self, f"{name}_95", None)
         return self.others_95.get(name) if ends is None else ends
 
@@ -113,7 +113,7 @@ class Row:
         return value
 
     def without_source(self) -> Row:
-        """The source-removed numbers as a row of their own; what has no meaning then is None."""
+        """The source-removed numbers as a separate row; numbers without a meaning there are None."""
         loss = self.source_removed_loss
         return Row(
             self.subset,
@@ -126,20 +126,21 @@ class Row:
         )
 
     def to_json(self) -> Json:
-        """What a file holds of it; numbers that are not finite become null."""
+        """The row in a results file; numbers that are not finite become null."""
         tree: Json = finite(asdict(self))
         return tree
 
 
 class SavedModel(BaseModel, frozen=True):
-    """One model's part of a file of results.
+    """A model's entry in a results file.
 
     Attributes:
         source: the checkpoint directory, or the Hub id.
-        step: of the run's checkpoint it is, in optimizer steps; None for a finished model.
-        calibration: to another threshold than the model's own; None at that.
-        run_ended: when the training ended that made it.
-        rows: one a subset, the total last when there are several.
+        step: optimizer steps of the run's checkpoint; None for a finished model.
+        calibration: calibration of the threshold; None for the model's own threshold.
+        run_ended: end time of the training that produced the model.
+        device_name, dtype, threads: machine and precision of the evaluation.
+        rows: one per subset, the total last if there are several.
     """
 
     source: str
@@ -154,7 +155,7 @@ class SavedModel(BaseModel, frozen=True):
     @model_validator(mode="before")
     @classmethod
     def _of_older_versions(cls, tree: object) -> object:
-        """Version 1 says the step in the path of the checkpoint only; see `VERSION` for accuracy."""
+        """Version 1 records the step only in the checkpoint's path; see `VERSION` for accuracy."""
         if isinstance(tree, dict) and "step" not in tree:
             found = re.fullmatch(r"step-(\d+)", Path(str(tree.get("source", ""))).name)
             tree = {**tree, "step": int(found[1]) if found else None}
@@ -164,20 +165,20 @@ class SavedModel(BaseModel, frozen=True):
 
 
 def _renamed(row: Json) -> Json:
-    """A row with the names that its numbers have now."""
+    """A row with the current names of its numbers."""
     return {re.sub("^constrained_accuracy", "accuracy", name): value for name, value in row.items()}
 
 
 class SavedEvaluation(BaseModel, frozen=True):
-    """A file of results: some models on one task.
+    """A results file: models on one task.
 
     Attributes:
-        task: its kind.
-        settings: its section of the recipe, resolved.
-        commits: of the Hub datasets that were read.
+        task: kind of the task.
+        settings: the task's resolved recipe section.
+        commits: commits of the Hub datasets that were read.
         languages: subsets that were evaluated; None for all.
-        data: what took the place of the task's own source, or None.
-        code: version of the code that made it.
+        data: path that replaced the task's own source, or None.
+        code: version of the code that wrote the file.
     """
 
     version: Literal[1, 2, 3] = 1
@@ -198,39 +199,37 @@ class SavedEvaluation(BaseModel, frozen=True):
 
     @classmethod
     def read(cls, path: Path, hint: str | None = None) -> SavedEvaluation:
-        """The file that `mrt5 evaluate` wrote, in this version of the toolkit or an older one.
+        """Read a file written by `mrt5 evaluate`, of this version or an older one.
 
         Args:
-            hint: what to do about a file that holds something else.
+            hint: hint for the error about an invalid file.
 
         Raises:
-            UserError: it cannot be read, or holds something else.
+            UserError: the file cannot be read, or is not a results file.
         """
         tree = read_object(path, hint)
-        if tree.get("version", 1) == 1 and "-data-" in path.name:  # which said so nowhere else
+        if tree.get("version", 1) == 1 and "-data-" in path.name:  # recorded nowhere else
             tree["data"] = "other data"
         try:
             return cls.model_validate(tree)
         except ValidationError as error:
             first = error.errors()[0]
             what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-            raise UserError(
-                f"{path} does not hold evaluation results as `mrt5 evaluate` writes them ({what})", hint
-            ) from error
+            raise UserError(f"{path} is not a results file of `mrt5 evaluate` ({what})", hint) from error
 
     @property
     def of_the_model_itself(self) -> bool:
-        """One finished model, as it was trained: at its own threshold, on the task's own data."""
+        """Whether these are finished models at their own thresholds, on the task's own data."""
         alone = all(model.step is None and model.calibration is None for model in self.models)
         return self.data is None and alone
 
     @property
     def rows(self) -> Sequence[Row]:
-        """Of the first model, which in a run's folder is the run."""
+        """The first model's rows; in a run's folder, the run's."""
         return self.models[0].rows
 
     @property
     def timed_on(self) -> tuple[str | None, str | None, int | None, int]:
-        """What times depend on besides the model: device, dtype, threads and batch size."""
+        """Conditions that times depend on: device, dtype, threads and batch size."""
         model = self.models[0]
         return model.device_name, model.dtype, model.threads, self.batch_size

@@ -1,4 +1,4 @@
-"""Student's t distribution, as far as correlations and means of few seeds need it."""
+"""Student's t distribution, for correlations and for means over few seeds."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from mrt5cli.metrics import Z_80, Z_95
 
 
 def two_sided_p(t: float, freedom: float) -> float:
-    """The probability of a t at least this far from 0, either way.
+    """The two-sided p-value of a t statistic.
 
     Args:
-        t: the statistic; an infinite one has probability 0.
+        t: the statistic; the p-value of an infinite one is 0.
         freedom: degrees of freedom, at least 1.
     """
-    with mpmath.workdps(30):  # for a t near 0, whose square a double beside `freedom` would not show
+    with mpmath.workdps(30):  # for t near 0, whose square would vanish next to `freedom` in double precision
         end = freedom / (freedom + mpmath.mpf(t) ** 2)
         return float(mpmath.betainc(mpmath.mpf(freedom) / 2, 0.5, 0, end, regularized=True))
 
 
 @cache
 def critical_t(freedom: float, level: float = 0.95) -> float:
-    """The t that so large a share of draws lies within, either way."""
+    """The t within which, on either side of 0, the share `level` of the distribution lies."""
     return float(mpmath.findroot(lambda t: two_sided_p(t, freedom) - (1 - level), (0, 1e3), solver="bisect"))
 
 
 def interval_of_mean(
     values: Sequence[float], bounds: tuple[float, float] = (-math.inf, math.inf)
 ) -> tuple[float, float] | None:
-    """A 95 % interval of the mean that values, one a seed say, were drawn around; None for fewer than two.
+    """A 95 % interval of the mean of values, such as one per seed; None for fewer than two.
 
     Args:
-        bounds: that no value can be outside of, 0 and 1 of a share; nor does the interval.
+        bounds: smallest and largest possible value, such as 0 and 1 for a share; the interval is clipped.
     """
     count = len(values)
     if count < 2:
@@ -48,10 +48,10 @@ def interval_of_mean(
 
 
 def values_needed(values: Sequence[float]) -> int | None:
-    """Values whose 95 % interval of the mean would leave out 0 80 times in 100, were mean and spread these.
+    """The number of values at which their mean differs from 0 at 95 % confidence with a power of 80 %.
 
-    By the normal approximation with Guenther's correction for the t distribution. None for fewer than two
-    values, or where their mean is 0.
+    Assumes these values' mean and spread, and uses the normal approximation with Guenther's correction for
+    the t distribution. None for fewer than two values, or if their mean is 0.
     """
     if len(values) < 2 or (mean := statistics.fmean(values)) == 0:
         return None

@@ -366,7 +366,7 @@ def test_deletion_rates_without_training(tmp_path: Path) -> None:
     [
         (["--deletion-rate", "60"], "0 to below 1"),
         (["--deletion-rate", "half"], "0 to below 1"),
-        (["--deletion-rate", "0.5", "--soft"], "soft gates have none"),
+        (["--deletion-rate", "0.5", "--soft"], "soft gates delete nothing"),
     ],
 )
 def test_deletion_rates_that_cannot_be(words: list[str], message: str, tmp_path: Path) -> None:
@@ -377,6 +377,6 @@ def test_deletion_rates_that_cannot_be(words: list[str], message: str, tmp_path:
 
 def test_a_rate_needs_one_run_with_a_learned_gate(tmp_path: Path) -> None:
     run = make_run(tmp_path, "mrt5")
-    assert "give one RUN" in evaluate(run, run, "--deletion-rate", "0.5").stderr
+    assert "pass one RUN" in evaluate(run, run, "--deletion-rate", "0.5").stderr
     plain = make_run(tmp_path, "byt5", shortener={"kind": "none"})
     assert "no learned delete gate" in evaluate(plain, "--deletion-rate", "0.5").stderr

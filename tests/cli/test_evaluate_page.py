@@ -94,8 +94,8 @@ def test_a_gate_that_is_told_its_rate_has_no_threshold_moved(tmp_path: Path) -> 
     assert "told-seed3 conditioned on each rate: " in page and "told-seed3, at its default rate" in page
     assert call("convert", run, tmp_path / "card", "--to", "hub", "--deletion-rate", 0.4).exit_code == 0
     card = " ".join((tmp_path / "card" / "README.md").read_text().split())
-    assert ", told to delete 30 %" in card and ", before it was told its rate" in card
-    assert "replaces the configured threshold, which tells the gate to delete 40 %," in card
+    assert ", rate set to 30 %" in card and ", before its rate was set" in card
+    assert "replaces the configured threshold, which sets the gate's rate to 40 %," in card
     for text in (printed, page, card):
         assert not re.search(r"threshold (was )?moved|untrained", text)
 
@@ -112,12 +112,9 @@ def test_a_gate_that_is_all_or_nothing_says_which_rates_there_are(tmp_path: Path
     reached = f"{100 * model['calibration']['reached']:.1f} %"
     told = " ".join(printed.split())
     assert f"which deletes {reached} of" in told
-    assert "20 % is out of reach: " in told
-    assert (
-        f"of the positions have the same gate value, -30, so that a threshold deletes nothing or {reached}"
-        in told
-    )
-    assert "20 % is out of reach" in page
+    assert "20 % cannot be reached: " in told
+    assert f"of positions have the same gate value, -30, so a threshold deletes nothing or {reached}" in told
+    assert "20 % cannot be reached" in page
 
 
 @pytest.mark.parametrize("kind", ["byt5", "random", "fixed", "bp", "cp"])
@@ -127,7 +124,7 @@ def test_what_has_no_dial_says_so(kind: str, tmp_path: Path) -> None:
     told = " ".join(result.stderr.split())
     assert result.exit_code == 2
     assert "has no learned delete gate" in told
-    assert "so its deletion rate cannot be moved by a threshold" in told
+    assert "so no threshold can set its deletion rate" in told
     assert not (tmp_path / "dial.html").exists()
 
 

@@ -305,9 +305,9 @@ def test_all_of_tydis_languages_from_a_file_in_the_hubs_schema(runs: dict[str, P
         (["{xnli}", "{tydi}", "--compare", "{xnli}"], "--compare compares one run with one other"),
         (
             ["{tydi}", "--constrained"],
-            "--constrained chooses among the possible targets, and those of tydiqa",
+            "--constrained requires a task with a few possible targets, and tydiqa",
         ),
-        (["{lm}", "--constrained"], "those of span_corruption are not few"),
+        (["{lm}", "--constrained"], "and span_corruption has no such list"),
         (["{xnli}", "--normalization", "bleu"], "'bleu' is not one of 'squad', 'multilingual'"),
         (
             ["{vowels}", "--data", "."],

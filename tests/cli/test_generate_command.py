@@ -402,12 +402,12 @@ def test_a_column_that_is_there_already_is_refused_before_the_work(
 ) -> None:
     monkeypatch.setattr(writing.Pen, "write", None)
     rows = saved(tmp_path / "rows.csv", "noisy,b\nab,1\n")
-    problem(generate(runs["mrt5"], rows, "--column", "noisy", "--add-column", "b"), "a column 'b' already")
+    problem(generate(runs["mrt5"], rows, "--column", "noisy", "--add-column", "b"), "'b' exists already")
 
 
 def test_wrong_inputs(runs: dict[str, Path], tmp_path: Path) -> None:
     run, rows = runs["mrt5"], saved(tmp_path / "rows.csv", "noisy,b\nab,1\n")
-    problem(generate(run, tmp_path / "none.txt"), "no file", "slip")
+    problem(generate(run, tmp_path / "none.txt"), "does not exist", "typo")
     problem(generate(run, tmp_path), "is a folder")
     problem(generate(run, rows), "--column", "--prompt")
     problem(generate(run, rows, "--column", "nosy"), "no column 'nosy'", "did you mean 'noisy'?")
@@ -434,7 +434,7 @@ def test_wrong_inputs(runs: dict[str, Path], tmp_path: Path) -> None:
         ("--num-return 2", ("--num-return 2", "--num-beams 2")),
         ("--soft --threshold=-3", ("--threshold", "leave out --soft")),
         ("--deletion-rate 0.5 --threshold=-3", ("--deletion-rate", "leave one")),
-        ("--threshold 3", ("--threshold 3 is not a gate value",)),
+        ("--threshold 3", ("--threshold 3 is outside of the gate's range",)),
         ("--deletion-rate 1", ("--deletion-rate", "below 1")),
         ("--column a --prompt {a}", ("--prompt", "--column")),
         ("--raw --prompt {a}", ("--prompt", "--raw")),
@@ -446,7 +446,7 @@ def test_wrong_inputs(runs: dict[str, Path], tmp_path: Path) -> None:
         ("--text x", ("--text", "FILE")),
         ("--device gpu", ("--device gpu",)),
         ("--device cpu,gpu", ("--device gpu",)),
-        ("--out x.jsonl.gz", ("not packed",)),
+        ("--out x.jsonl.gz", ("without compression",)),
         ("--out x.json", (".jsonl",)),
         ("--revision main", ("--revision main",)),
     ],
@@ -520,16 +520,16 @@ def test_going_on_with_something_else_is_refused(
     problem(generate(runs["mrt5"], bad, "--out", out), "line 8", "--resume")
 
     problem(generate(runs["mrt5"], lines, "--out", out), "is unfinished", "--resume")
-    problem(generate(runs["spans"], bad, "--out", out, "--resume"), "was begun with")
+    problem(generate(runs["spans"], bad, "--out", out, "--resume"), "was started with")
     for option, value in (("seed", 9), ("max-new-tokens", 9), ("bytes", None)):
         changed = generate(
             runs["mrt5"], lines, "--out", out, "--resume", f"--{option}", *([value] if value else [])
         )
         problem(
-            changed, f"was begun with {option.replace('-', '_')} ", f"this is {json.dumps(value or True)}"
+            changed, f"was started with {option.replace('-', '_')} ", f"now it is {json.dumps(value or True)}"
         )
     other = saved(tmp_path / "other.txt", "1\n" * 20)
-    problem(generate(runs["mrt5"], other, "--out", out, "--resume"), "the first 7 inputs are not those")
+    problem(generate(runs["mrt5"], other, "--out", out, "--resume"), "the first 7 inputs have changed")
     assert generate(runs["mrt5"], lines, "--out", out, "--resume").exit_code == 0
     assert out.read_bytes() == generate(runs["mrt5"], lines).stdout_bytes
 
@@ -556,7 +556,7 @@ def test_any_column_of_a_table_that_has_changed_is_seen(
     rows = saved(tmp_path / "rows.csv", "a,b\nab,1\nab,2\n,3\n")
     problem(generate(runs["mrt5"], rows, *how), "line 4")
     saved(rows, "a,b\nab,1\nab,0\nab,3\n")
-    problem(generate(runs["mrt5"], rows, *how, "--resume"), "the first 2 inputs are not those")
+    problem(generate(runs["mrt5"], rows, *how, "--resume"), "the first 2 inputs have changed")
 
 
 def test_what_is_drawn_for_a_batch_goes_on_in_the_same_batches(
@@ -567,7 +567,7 @@ def test_what_is_drawn_for_a_batch_goes_on_in_the_same_batches(
         problem(generate(runs[run], bad, "--out", out), "line 8")
         resumed = generate(runs[run], lines, "--out", out, "--resume", "--batch-tokens", 999)
         if run == "random":
-            problem(resumed, "was begun with batch_tokens")
+            problem(resumed, "was started with batch_tokens")
             assert generate(runs[run], lines, "--out", out, "--resume").exit_code == 0
         else:
             assert resumed.exit_code == 0, resumed.output

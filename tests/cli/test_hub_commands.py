@@ -141,7 +141,7 @@ def test_a_model_without_a_recipe_says_so(byt5: HubServer) -> None:
 def test_convert_checks_its_destination_before_it_downloads(byt5: HubServer) -> None:
     Path("full").mkdir()
     Path("full/file").write_text("x")
-    assert "is there already" in mrt5("convert", BYT5, "full", "--to", "mrt5", code=2).stderr
+    assert "exists already" in mrt5("convert", BYT5, "full", "--to", "mrt5", code=2).stderr
     assert not byt5.requests()
     told = mrt5("convert", BYT5, "out", "--to", "mrt5", "--revision", "main", "--json")
     assert json.loads(told.stdout)["commit"] == byt5.commit(f"models/{BYT5}")
@@ -274,8 +274,8 @@ def test_a_second_push_keeps_the_licence_and_says_what_it_replaces(mine: HubServ
     before = mine.requests("commit/main")
 
     again = mrt5(*push)
-    assert "note: the licence, my-lab-1, is what the card in me/pushed states" in again.stdout
-    assert "note: README.md of me/pushed is written anew; what it said so far stays in" in again.stdout
+    assert "note: the licence, my-lab-1, is taken from the card in me/pushed" in again.stdout
+    assert "note: README.md of me/pushed is replaced; the old one stays in" in again.stdout
     assert len(mine.requests("commit/main")) == 2 * len(before) > 0
     metadata = ModelCard.load("me/pushed").data
     assert (metadata.license, metadata.license_name) == ("other", "my-lab-1")
@@ -291,7 +291,7 @@ def test_a_second_push_keeps_the_licence_and_says_what_it_replaces(mine: HubServ
 def test_a_card_that_cannot_be_read_keeps_no_push(written: str, mine: HubServer) -> None:
     mine.add("models/me/pushed", lambda folder: (folder / "README.md").write_text(written, "latin-1"))
     pushed = mrt5("convert", "tiny-seed3", "out", "--to", "hub", "--push", "me/pushed")
-    assert "the licence" not in pushed.stdout and "README.md of me/pushed is written anew" in pushed.stdout
+    assert "the licence" not in pushed.stdout and "README.md of me/pushed is replaced" in pushed.stdout
     assert "license" not in ModelCard.load("me/pushed").data.to_dict()
 
 

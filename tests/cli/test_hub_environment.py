@@ -253,7 +253,7 @@ def check_case(name: str, report: dict[str, Any]) -> None:
 def check_card(printed: str) -> None:
     generated, share = printed.splitlines()
     assert re.fullmatch(r"\[(?s:.*)\]", generated)
-    kept = re.fullmatch(r"share of the input that is left: tensor\(\[(.*)\]\)", share)
+    kept = re.fullmatch(r"share of the input kept: tensor\(\[(.*)\]\)", share)
     assert kept is not None and 0 < float(kept[1]) < 1
 
 

@@ -65,7 +65,7 @@ def test_trained_saved_and_loaded_again():
     converted = mrt5("convert", "run", "copy", "--to", "mrt5", "--code", "nth.py").stdout
     assert "every-nth gate, keeping one byte in 3 at first, before encoder block 1" in converted
     mrt5("inspect-deletions", "copy", "--code", "nth.py", "--text", "x", "--threshold", "-3")
-    for layout, reason in {"hub": "comes with --code", "reference": "'every_nth'"}.items():
+    for layout, reason in {"hub": "is custom code", "reference": "'every_nth'"}.items():
         assert reason in mrt5("convert", "run", "x", "--to", layout, "--code", "nth.py", code=2).output
     assert not Path("x").exists()
 

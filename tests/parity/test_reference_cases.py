@@ -186,10 +186,10 @@ def test_a_gate_elsewhere_than_config_says_is_an_error(tmp_path: Path):
 @pytest.mark.parametrize(
     ("fields", "why"),
     [
-        ({"deletion_type": "none"}, "it knows delete gates only"),
-        ({"deletion_type": "convolution"}, "it knows delete gates only"),
-        ({"delete_gate_layer": 0}, "this one before the first"),
-        ({"gate_layer_norm_type": "rms"}, "this one has neither"),
+        ({"deletion_type": "none"}, "it supports delete gates only"),
+        ({"deletion_type": "convolution"}, "it supports delete gates only"),
+        ({"delete_gate_layer": 0}, "this one precedes the first"),
+        ({"gate_layer_norm_type": "rms"}, "this one's has neither"),
     ],
 )
 def test_what_the_first_version_cannot_hold(fields: dict[str, Any], why: str, tmp_path: Path):

@@ -231,9 +231,9 @@ def test_progress_is_on_stderr(run: Path, capfd: pytest.CaptureFixture[str]) -> 
     ("wrong", "told"),
     [
         ({"limit": 0}, "limit is 0, expected 1 or more"),
-        ({"deletion_rates": [1.5]}, "a deletion rate is 1.5, expected a share"),
-        ({"deletion_rates": [0.5], "hard_delete": False}, "soft gates have none"),
-        ({"test_difference": True}, "a difference is between two models, and these are 1"),
+        ({"deletion_rates": [1.5]}, "deletion rate 1.5: expected a share"),
+        ({"deletion_rates": [0.5], "hard_delete": False}, "soft gates delete nothing"),
+        ({"test_difference": True}, "test_difference needs two models, not 1"),
         ({"languages": ["tlh"]}, "has no tlh"),
         ({"task": "no_such"}, "--task no_such"),
     ],
@@ -251,7 +251,7 @@ def test_what_cannot_be_evaluated_of_a_loaded_model(run: Path) -> None:
         mrt5cli.evaluate(model, "vowel_removal", device="cpu")
     with pytest.raises(UserError, match="no model to evaluate"):
         mrt5cli.evaluate([])
-    with pytest.raises(TypeError, match="put it into a list"):
+    with pytest.raises(TypeError, match="not one string"):
         mrt5cli.evaluate(run, languages="en")
     with pytest.raises(CheckpointError):
         mrt5cli.load(run, dtype="float16")

@@ -67,7 +67,7 @@ def test_a_gate_of_two_values_cannot_be_moved():
     found = nearest(ordered, 0.3)
     assert found == Calibration(0.3, -15.0, 0.6, 10, Gap(0.0, 0.6, -30.0))
     assert found.missed
-    words = "30 % is out of reach: 60.0 % of the positions have the same gate value, -30, so that a threshold"
+    words = "30 % cannot be reached: 60.0 % of positions have the same gate value, -30, so a threshold"
     assert f"{words} deletes nothing or 60.0 %" in found.in_words()
 
 

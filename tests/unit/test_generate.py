@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from mrt5cli.generation import writing
 from mrt5cli.generation.generate import Settings, as_text, windows
 from mrt5cli.generation.inputs import Input, Source
 from mrt5cli.generation.outputs import RowFormat, format_of
-from mrt5cli.generation.workers import Workers
+from mrt5cli.generation.workers import Workers, in_turn
 from mrt5cli.generation.writing import Options, Pen, Text
 from mrt5cli.models.fast.switch import fast_paths
 from mrt5cli.recipe.schema import EvaluationSection, GenerationSection
@@ -95,7 +95,7 @@ def test_a_rate_that_a_gate_has_not_learned_is_generated_at_with_a_warning(
 ) -> None:
     for rate, times in ((0.4, 0), (0.93, 1)):
         assert list(generate(writer("quantile"), [], deletion_rate=rate)) == []
-        assert caplog.text.count(f"was trained to delete 0 to 80 %, and is told {100 * rate:g} %") == times
+        assert caplog.text.count(f"was trained to delete 0 to 80 %; requested: {100 * rate:g} %") == times
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_bytes_are_taken_as_they_are() -> None:
     (one,) = generate(writer("mrt5"), [b"a\xff"], max_new_tokens=2)
 
     assert one.input == "a\ufffd"
-    with pytest.raises(TypeError, match="str or bytes, and this is int"):
+    with pytest.raises(TypeError, match="str or bytes, not int"):
         list(generate(writer("mrt5"), [3]))  # type: ignore[list-item]
     with pytest.raises(TypeError, match="beams"):
         generate(writer("mrt5"), [], beams=3)
@@ -187,9 +187,9 @@ def test_an_input_that_is_too_long_is_cut() -> None:
     assert (cut.bytes, cut.kept) == (whole.bytes, whole.kept)
     learned = writer("mrt5", has_absolute_position_embeddings=True, max_position_embeddings=40)
     assert next(generate(learned, ["x" * 60])).truncated
-    with pytest.raises(UserError, match="learned 40 positions, and cannot write 41 byte tokens"):
+    with pytest.raises(UserError, match="has 40 learned positions, and cannot write 41 byte tokens"):
         generate(learned, ["x"], max_new_tokens=41)
-    with pytest.raises(UserError, match="learned 40 positions, and cannot read 41 byte tokens"):
+    with pytest.raises(UserError, match="has 40 learned positions, and cannot read 41 byte tokens"):
         generate(learned, ["x"], input_length=41)
 
 
@@ -276,7 +276,7 @@ def test_rows_of_other_columns_make_no_table() -> None:
     form = RowFormat("csv", ["a", "b"])
     assert form.row({"b": None, "a": {"x": [1]}}) == '"{""x"": [1]}",\n'
     assert form.row({"a": True}) == "true,\n"
-    with pytest.raises(UserError, match="a column 'c', and the first has none"):
+    with pytest.raises(UserError, match="a column 'c' that the first row lacks"):
         form.row({"c": 1})
     assert [format_of(name) for name in ("A.CSV", "b.ndjson", "c", "d.txt", "e.tsv")] == [
         *("csv", "jsonl", "lines", "lines", "tsv")
@@ -334,12 +334,12 @@ def test_what_nobody_says_is_as_the_recipe_evaluates() -> None:
     assert decided(num_beams=2, hard_delete=True) == (2, 1.0, 7, True)
     assert decided(max_new_tokens=9, length_penalty=2.0, num_return=4) == (4, 2.0, 9, False)
     assert decided(sample=True, num_return=3) == (1, 1.0, 7, False)
-    with pytest.raises(UserError, match="--num-return 5: 4 beams cannot give 5"):
+    with pytest.raises(UserError, match="--num-return 5: 4 beams cannot return 5"):
         decided(num_return=5)
 
 
 def test_one_text_is_not_taken_for_its_letters() -> None:
-    with pytest.raises(TypeError, match="into a list"):
+    with pytest.raises(TypeError, match="not one text"):
         generate(writer("mrt5"), "ab")
 
 
@@ -350,6 +350,31 @@ def test_ctrl_c_does_not_reach_a_process_that_is_starting() -> None:
     blocked = next(line.split()[1] for line in status.splitlines() if line.startswith("SigBlk"))
     assert int(blocked, 16) >> (signal.SIGINT - 1) & 1
     assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & {signal.SIGINT}
+
+
+def test_windows_go_out_in_turn_and_come_back_in_order_before_an_error_in_reading_them() -> None:
+    sent: list[int] = []
+    out: list[int] = []
+
+    def reading() -> Iterator[list[Text]]:
+        yield from ([Text(n, b"")] for n in range(5))
+        raise UserError("the sixth is bad")
+
+    def send(number: int, window: Sequence[Text]) -> int:
+        sent.append(number)
+        assert len(sent) - len(out) <= 2 and [text.number for text in window] == [number]
+        return number
+
+    def receive(number: int) -> Any:
+        out.append(number)
+        return [number]
+
+    done: list[int] = []
+    found = in_turn(reading(), send, receive, 2, done.append)
+    assert [next(found) for _ in range(5)] == [[0], [1], [2], [3], [4]]
+    with pytest.raises(UserError, match="sixth"):
+        next(found)
+    assert sent == out == [0, 1, 2, 3, 4] and done == [1, 2, 3, 4, 5]
 
 
 @pytest.mark.slow

@@ -13,8 +13,7 @@ from transformers import GenerationConfig
 from variants import KINDS, random_rows, tiny, writer
 
 from mrt5cli.byte_tokens import OFFSET, encode
-from mrt5cli.evaluation.evaluate import measure
-from mrt5cli.evaluation.generation import choose
+from mrt5cli.evaluation.evaluate import choose, measure
 from mrt5cli.evaluation.options import EvaluationOptions
 from mrt5cli.evaluation.timing import Stopwatch
 from mrt5cli.generation.decoding import Decoding, generate_answers

@@ -245,7 +245,7 @@ def test_a_pipe_of_inputs_is_waited_for_with_a_word(tmp_path: Path) -> None:
     words = [sys.executable, "-c", code, str(tmp_path / "pipe")]
     with subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as reading_it:
         assert reading_it.stderr is not None
-        assert "waiting for what is written into" in reading_it.stderr.readline()
+        assert "waiting for input from" in reading_it.stderr.readline()
         (tmp_path / "pipe").write_text("hello\n")
         assert reading_it.communicate(timeout=30)[0] == "[b'hello']\n"
 

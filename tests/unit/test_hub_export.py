@@ -386,7 +386,7 @@ def test_results_that_cannot_be_read_are_named(evaluated: RunDir, run: RunDir, t
     with pytest.raises(UserError, match=r"broken\.json cannot be read"):
         export(tmp_path / "out", load(run.model), evaluated.recipe(), evaluated)
     evaluated.eval("broken").write_text('{"models": []}')
-    with pytest.raises(UserError, match=r"broken\.json does not hold"):
+    with pytest.raises(UserError, match=r"broken\.json is not a results file"):
         export(tmp_path / "other", load(run.model), evaluated.recipe(), evaluated)
     assert not list((tmp_path / "other").iterdir())
 
@@ -394,8 +394,8 @@ def test_results_that_cannot_be_read_are_named(evaluated: RunDir, run: RunDir, t
 def test_without_a_run_the_card_says_what_is_not_known(tmp_path: Path) -> None:
     metadata, text = card_of(export(tmp_path / "out"))
     assert metadata == ALWAYS
-    assert text.count("Unknown: the model came without its recipe.") == 2
-    assert "Not evaluated, or its results were not at hand" in text
+    assert text.count("Unknown: the model has no recipe.") == 2
+    assert "Not evaluated, or the results were not available" in text
     assert "Versions and hardware are not recorded" in text
     assert "<details>" not in text and "None" not in text
     assert not (tmp_path / "out" / "recipe.yaml").exists()
@@ -410,8 +410,8 @@ def test_base_model_datasets_and_languages_come_from_the_recipe(tmp_path: Path) 
     assert metadata["datasets"] == ["allenai/c4"]
     assert metadata["language"] == recipe.task.languages and "sw" in metadata["language"]
     assert "steered to delete 50 % of the bytes" in text
-    assert "The deletion rate was steered to 50%" in text
-    assert "How many steps were really taken is not recorded" in text
+    assert "The controller's target deletion rate was 50%" in text
+    assert "The number of completed steps is not recorded" in text
 
 
 @pytest.mark.parametrize("start", ["runs/byt5-seed1", "runs/byt5-seed1/model", "scratch", "my_model"])
@@ -491,7 +491,7 @@ def test_every_architecture_is_described_and_called_as_it_works(kind: str, infer
     compile(code[1], "card", "exec")
     gates, soft = of_type(kind).gates, inference_deletion == "soft"
     assert ("generate(**inputs, hard_delete=True)" in code[1]) == (gates and soft)
-    assert (f"`config.json` says `inference_deletion: {inference_deletion}`" in text) == gates
+    assert (f"`config.json` sets `inference_deletion: {inference_deletion}`" in text) == gates
     other = 'from_pretrained(name, inference_deletion="{}"'.format("hard" if soft else "soft")
     assert (other in text) == gates
     assert ("`hard_delete=False` makes one call soft" in text) == (gates and not soft)
@@ -592,7 +592,7 @@ def test_no_file_of_an_export_names_a_local_folder(layout: str, tmp_path: Path) 
         again = recipes.load(tmp_path / "out" / "recipe.yaml")
         assert (again.model.start, again.task.source.path) == ("./your-start", "./your-data")
         assert again.training == recipe.training
-        assert "put your own in for task.source.path, model.start" in (
+        assert "set your own for: task.source.path, model.start" in (
             tmp_path / "out" / "recipe.yaml"
         ).read_text(encoding="utf-8")
         assert "recipe.yaml has placeholders for local paths: task.source.path, model.start" in outcome.notes

@@ -213,12 +213,12 @@ def test_convert_stores_a_calibrated_rate(tmp_path: Path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--to", "byt5", "--inference-deletion", "hard"], "nothing is deleted by it"),
-        (["--to", "byt5", "--deletion-rate", "0.5"], "nothing is deleted by it"),
+        (["--to", "byt5", "--inference-deletion", "hard"], "deletion options have no effect"),
+        (["--to", "byt5", "--deletion-rate", "0.5"], "deletion options have no effect"),
         (["--to", "mrt5", "--deletion-rate", "0.3,0.5"], "one deletion threshold"),
         (["--to", "mrt5", "--deletion-rate", "0.3", "--threshold", "-3"], "one deletion threshold"),
         (["--to", "mrt5", "--deletion-rate", "1.5"], "a fraction of positions"),
-        (["--to", "mrt5", "--threshold", "3"], "not a gate value"),
+        (["--to", "mrt5", "--threshold", "3"], "outside of the gate's range"),
         (["--to", "mrt5", "--data", "here"], "need --deletion-rate"),
         (["--to", "mrt5", "--deletion-rate", "0.5"], "has no recipe"),
     ],
@@ -259,4 +259,4 @@ def test_a_threshold_that_is_refused_names_the_models_own(tmp_path: Path):
     code, _, stderr = convert(
         GOLDEN / "models" / "mrt5_g2", tmp_path / "out", "--to", "mrt5", "--threshold", "5"
     )
-    assert code == 2 and "this model parts at -15" in " ".join(stderr.split())
+    assert code == 2 and "this model's own threshold is -15" in " ".join(stderr.split())

@@ -74,7 +74,7 @@ def test_lists_of_references_where_the_metric_takes_them(features: str, tmp_path
 def test_two_of_one_name_are_not_mixed_up(tmp_path: Path) -> None:
     first, second = script(tmp_path / "a" / "same.py"), script(tmp_path / "b" / "same.py")
     load_all([first])
-    with pytest.raises(UserError, match=r"the metrics .*same\.py and .*same\.py are both called same"):
+    with pytest.raises(UserError, match=r"the metrics .*same\.py and .*same\.py are both named same"):
         load_all([first, second])
     mine = script(tmp_path / "cer.py")
     assert load(mine).score(["a"], [("a",)]) == {mine: 1.0}, "the toolkit has a metric of that name"
@@ -89,15 +89,15 @@ def test_what_a_metric_prints_is_no_result(tmp_path: Path, capsys: pytest.Captur
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"imports": "import nowhere_to_be_found"}, "needs what is not installed: nowhere_to_be_found"),
+        ({"imports": "import nowhere_to_be_found"}, "needs packages that are not installed: nowhere"),
         ({"imports": "import json, re"}, "imports several modules in one line, which `evaluate` cannot read"),
         ({"imports": "1 / 0"}, "cannot be loaded: ZeroDivisionError: division by zero"),
         ({"compute": "return 1 / 0"}, "cannot score texts: ZeroDivisionError"),
-        ({"compute": "return {'each': [1]}"}, "returns no number, but each"),
-        ({"compute": "return None"}, "returns no number, but nothing"),
+        ({"compute": "return {'each': [1]}"}, "returns no number, only each"),
+        ({"compute": "return None"}, "returns no number, only nothing"),
         (
             {"features": "datasets.Features(predictions=datasets.Value('int32'), references=text)"},
-            "does not compare texts: it takes",
+            "does not compare texts: it expects",
         ),
         (
             {"features": "datasets.Features(predictions=text, references=text, sources=text)"},
@@ -117,7 +117,7 @@ def test_a_script_that_cannot_be_used_is_named_before_anything_is_measured(
 @pytest.mark.parametrize("name", ["./nowhere.py", "./nowhere/at/all", "."])
 def test_a_script_that_is_not_there(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=rf"the metric {name} (is not there|holds no \w+.py)"):
+    with pytest.raises(UserError, match=rf"the metric {name} (does not exist|has no \w+.py)"):
         load(name)
 
 
@@ -145,7 +145,7 @@ def test_a_metric_of_the_hub_is_named_with_its_commit_and_kept(
 
     assert metric.score(["a"], [("a",)]) == {"alike" if name.endswith("alike") else name: 1.0}
     told = capsys.readouterr().err
-    assert f"note: the metric {name} is code from the Hub that runs on this machine:" in told
+    assert f"note: the metric {name} is code from the Hub and runs on this machine:" in told
     assert metric.source in told
     assert not [path for path in hub.requests("resolve") if "app.py" in path or "README" in path]
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -156,7 +156,7 @@ def test_a_metric_of_the_hub_is_named_with_its_commit_and_kept(
 def test_a_metric_that_the_hub_does_not_have(hub: HubServer) -> None:
     with pytest.raises(UserError) as caught:
         load("nosuchmetric")
-    told = "the metric 'nosuchmetric' is not the toolkit's, and evaluate-metric/nosuchmetric is not a space"
+    told = "the metric 'nosuchmetric' is not built in, and evaluate-metric/nosuchmetric is not a space"
     assert told in caught.value.message
     hub.add("spaces/somebody/page", lambda folder: script(folder / "app.py") and None)
     with pytest.raises(UserError, match=r"somebody/page has no page\.py"):
@@ -169,7 +169,7 @@ def test_offline_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     with pytest.raises(HubAway) as caught:
         load("rouge")
     assert caught.value.message == (
-        "the metric 'rouge' is not the toolkit's, and evaluate-metric/rouge is not available from the "
+        "the metric 'rouge' is not built in, and evaluate-metric/rouge is not available from the "
         "Hugging Face Hub: HF_HUB_OFFLINE is set"
     )
     assert "a local script" in str(caught.value.hint)

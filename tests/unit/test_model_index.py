@@ -311,10 +311,10 @@ def test_a_licence_is_stated_as_the_hub_calls_it() -> None:
     ("name", "link", "message"),
     [
         ("Apache-2.0", None, "did you mean apache-2.0?"),
-        ("my-lab", None, "--license my-lab is no licence that the Hub has a name for"),
-        ("other", None, "--license other is no licence that the Hub has a name for"),
-        ("other", "LICENSE", "--license other is no licence that the Hub has a name for"),
-        ("mit", "LICENSE", "--license-link is of a licence that the Hub has no name for, and mit is one"),
+        ("my-lab", None, "--license my-lab is not a licence identifier of the Hub"),
+        ("other", None, "--license other is not a licence identifier of the Hub"),
+        ("other", "LICENSE", "--license other is not a licence identifier of the Hub"),
+        ("mit", "LICENSE", "--license-link is for licences without a Hub identifier, and mit is one"),
     ],
 )
 def test_what_is_no_licence_is_one_sentence(name: str, link: str | None, message: str) -> None:
@@ -328,9 +328,9 @@ def test_the_card_says_under_what_the_weights_are() -> None:
     text = model_card(Job(tiny(), license=stated("my-lab-1", "LICENSE")))
     data = ModelCard(text).data
     assert (data.license, data.license_name, data.license_link) == ("other", "my-lab-1", "LICENSE")
-    assert "The weights are under the licence [my-lab-1](LICENSE), as their owner states" in text
-    assert "under the licence mit," in model_card(Job(tiny(), license=stated("mit")))
-    assert "The licence of the weights is not stated here" in model_card(Job(tiny()))
+    assert "The weights are licensed under [my-lab-1](LICENSE), as stated by their owner" in text
+    assert "licensed under mit," in model_card(Job(tiny(), license=stated("mit")))
+    assert "The licence of the weights is not stated" in model_card(Job(tiny()))
 
 
 def test_what_an_earlier_card_states() -> None:
@@ -347,7 +347,7 @@ def test_a_licence_survives_another_conversion(run: RunDir, tmp_path: Path) -> N
     onward = convert(str(out), further, ConversionOptions("hub"))
     for folder, outcome in ((out, again), (further, onward)):
         assert ModelCard.load(folder / "README.md").data.license == "mit"
-        assert outcome.notes == [f"the licence, mit, is what the card in {out} states"]
+        assert outcome.notes == [f"the licence, mit, is taken from the card in {out}"]
     ours = convert(str(out), tmp_path / "ours", ConversionOptions("mrt5"))
     assert not ours.notes, "which has no card"
     assert load(tmp_path / "ours").config.inference_deletion == "hard"

@@ -191,6 +191,6 @@ def test_what_is_wrong_there_is_said_here(run: Path, tmp_path: Path) -> None:
     assert bad.returncode == 2 and "in.txt, line 3001" in bad.stderr
     assert len(out.read_text().splitlines()) == 3000
     many = written(run, file, "--engine", "ray", "--workers", 500, "--device", "cpu")
-    assert many.returncode == 2 and "a worker needs one" in many.stderr
+    assert many.returncode == 2 and "each worker needs one" in many.stderr
     none = written(run, file, "--engine", "ray", "--device", "cuda")
     assert none.returncode == 2 and "the Ray cluster has 0 GPUs" in none.stderr

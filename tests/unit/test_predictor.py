@@ -80,8 +80,8 @@ def test_draws_depend_on_a_rows_number_alone(run: Path) -> None:
 
 def test_a_process_loads_the_model_once(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[object] = []
-    real = predictor.load_model
-    monkeypatch.setattr(predictor, "load_model", lambda *what: loaded.append(what) or real(*what))
+    real = predictor.make_pen
+    monkeypatch.setattr(predictor, "make_pen", lambda *what: loaded.append(what) or real(*what))
     predict = Predictor(run, column="text", max_new_tokens=7)
     assert not loaded
     assert len(pickle.dumps(predict)) < 5_000
@@ -131,20 +131,20 @@ def test_bad_rows(run: Path) -> None:
 def test_columns_that_are_not_there_or_there_already(run: Path) -> None:
     with pytest.raises(UserError, match=r"the batch: no column 'tixt'; it has text; did you mean 'text'"):
         Predictor(run, column="tixt", on_error="empty")({"text": ["a"]})
-    with pytest.raises(UserError, match="the batch has a column 'output' already"):
+    with pytest.raises(UserError, match="the batch already has a column 'output'"):
         Predictor(run, column="text")({"text": ["a"], "output": ["b"]})
 
 
 @pytest.mark.parametrize(
     ("how", "told"),
     [
-        ({}, "it is not known which column is its input"),
-        ({"column": "text", "added": {"answer": "a"}}, "added: there is no 'answer'"),
-        ({"column": "text", "sample": True}, "draws depend on a row's number"),
-        ({"column": "text", "deletion_rate": 0.5}, "deletion_rate finds a threshold"),
-        ({"column": "text", "device": "cuda:0,cuda:1"}, "is several, and a worker has one"),
+        ({}, "no column is named as its input"),
+        ({"column": "text", "added": {"answer": "a"}}, "added: an output has no 'answer'"),
+        ({"column": "text", "sample": True}, "requires the number of each row"),
+        ({"column": "text", "deletion_rate": 0.5}, "deletion_rate needs the first inputs"),
+        ({"column": "text", "device": "cuda:0,cuda:1"}, "names several devices"),
         ({"column": "text", "num_beams": 0}, "num_beams is 0"),
-        ({"column": "text", "threshold": -1.0, "hard_delete": False}, "is of hard deletion"),
+        ({"column": "text", "threshold": -1.0, "hard_delete": False}, "requires hard deletion"),
     ],
     ids=str,
 )

@@ -131,7 +131,7 @@ def test_calibration_is_what_the_gate_was_told():
     found = calibrate(model, [{"input_ids": ids, "attention_mask": mask}], [0.0, 0.4], "it")
     assert [one.threshold for one in found] == [-31.0, pytest.approx(-18.0)]
     assert found[0].told and found[0].reached == 0
-    assert found[1].told and "threshold -18, which tells it the rate and deletes " in found[1].in_words()
+    assert found[1].told and "threshold -18, which sets the rate and deletes " in found[1].in_words()
     with torch.no_grad():
         gate_BL = model(ids, attention_mask=mask, labels=labels_for(ids)).delete_gate_output
     assert found[1].reached == pytest.approx((gate_BL[mask.bool()] <= -18.0).float().mean().item())

@@ -131,5 +131,5 @@ def test_what_is_no_result_is_refused_by_its_name(change: dict[str, Any], why: s
     path = tmp_path / "odd.json"
     path.write_text(json.dumps({**json.loads((VERSION_1 / "vowel_removal.json").read_text()), **change}))
 
-    with pytest.raises(UserError, match=rf"odd\.json does not hold evaluation results .*{why}"):
+    with pytest.raises(UserError, match=rf"odd\.json is not a results file of .*{why}"):
         SavedEvaluation.read(path)

@@ -160,9 +160,9 @@ def test_a_metric_of_the_users_own(half: str) -> None:
     assert alone(half, scored(half, ["a", "b"], [("a",), ("x",)])) == [1.0, 0.5]
     assert interval(half, [scored(half, ["a", "b"] * 20, [("a",)] * 40)]) is not None
     assert METRICS[half].chooses and METRICS[half].answers and half in measures() and misfit(half) is None
-    with pytest.raises(ValueError, match="there is a metric 'half' already"):
+    with pytest.raises(ValueError, match="a metric 'half' exists already"):
         register(Metric("half", "halves"), lambda answer, accepted: 0.0)
-    with pytest.raises(ValueError, match="there is a metric 'cer' already"):
+    with pytest.raises(ValueError, match="a metric 'cer' exists already"):
         register(Metric("cer", "mine"), lambda answer, accepted: 0.0)
 
 
@@ -180,12 +180,12 @@ def test_a_metric_of_the_users_own_that_fails_is_named(
     [
         *((name, None) for name in ("cer", "accuracy", "rouge", "bleurt", "ter", "owner/metric")),
         *((name, None) for name in ("./my metric.py", "/where/ever", "~/metrics/mine", "a/mine/mine.py")),
-        ("excat_match", "'excat_match' is no metric; did you mean exact_match?"),
-        ("CER", "'CER' is no metric; did you mean cer?"),
-        ("EM", "'EM' is no metric; did you mean exact_match?"),
-        ("chrF", "'chrF' is no metric; did you mean chrf?"),
-        ("loss", "loss is measured in any case, and judges no task; name some of token_accuracy, "),
-        ("a metric", "'a metric' is neither a metric, which token_accuracy, "),
+        ("excat_match", "'excat_match' is not a metric; did you mean exact_match?"),
+        ("CER", "'CER' is not a metric; did you mean cer?"),
+        ("EM", "'EM' is not a metric; did you mean exact_match?"),
+        ("chrF", "'chrF' is not a metric; did you mean chrf?"),
+        ("loss", "loss is always measured and cannot be a task's metric; use token_accuracy, "),
+        ("a metric", "'a metric' is neither one of token_accuracy, "),
     ],
 )  # fmt: skip
 def test_names_that_a_recipe_may_say(name: str, told: str | None) -> None:
