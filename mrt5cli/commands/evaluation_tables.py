@@ -313,9 +313,13 @@ def _notes(comparison: Comparison) -> list[str]:
     moved = [result.calibration for result in results if result.calibration is not None]
     if moved:
         text = f"validation: deleted fraction of {moved[0].positions:,} validation positions"
-        told = any(one.told for one in moved)
-        how = "the gate is conditioned on the rate" if told else "which the thresholds were calibrated on"
-        notes.append(f"{text}{'; ' if told else ', '}{how}")
+        conditioned = any(one.conditioned for one in moved)
+        how = (
+            "the gate is conditioned on the rate"
+            if conditioned
+            else "which the thresholds were calibrated on"
+        )
+        notes.append(f"{text}{'; ' if conditioned else ', '}{how}")
     if any(result.summary.gate_recall is not None for result in results):
         notes.append(
             "gate precision and recall, 0 to 1: deleted letters compared with those the target does not need"

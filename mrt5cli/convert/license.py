@@ -34,7 +34,7 @@ def stated(name: str, link: str | None = None) -> Json:
         link: place of such a licence's text: a URL, or a file of the repository.
 
     Raises:
-        UserError: the Hub has no such identifier, or a link is given for one that it has.
+        UserError: the Hub does not know the identifier, or a link is given for one that it knows.
     """
     shown = shortened(name)
     if name in IDENTIFIERS:

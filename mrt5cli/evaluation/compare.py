@@ -211,7 +211,7 @@ class Comparison:
         return kind if same else f"{kind}-{Path(self.options.recipe).stem}"
 
     def save(self) -> list[str]:
-        """Write each run's results into its directory, and the generated answers where the options say.
+        """Write each run's results into its directory, and the generated answers where the options specify.
 
         Models without a run are not saved. An unfinished evaluation writes its answers to a separate file.
 
@@ -258,7 +258,7 @@ def compare(
         unfinished: called with the results so far, if there are any, when a later subset or subject fails.
 
     Raises:
-        UserError: the task has no such subset or no choices, or a metric cannot be loaded.
+        UserError: the task lacks a requested subset or has no choices, or a metric cannot be loaded.
         RunFailed: the Hub became unreachable after something was measured.
     """
     task = build_task(section)

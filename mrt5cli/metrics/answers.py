@@ -45,7 +45,7 @@ def normalise(text: str, rule: Normalization = "squad", language: str | None = N
             and without articles.
 
     Raises:
-        ValueError: no such rule.
+        ValueError: the rule does not exist.
     """
     if rule == "none":
         return text

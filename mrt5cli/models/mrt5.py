@@ -177,7 +177,8 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
             `cross_entropy` is the cross-entropy in both modes.
 
         Raises:
-            ValueError: there is nothing to decode, or an argument does not fit the model or the others.
+            ValueError: there is nothing to decode, the source is padding alone (where packed), or an argument
+                does not fit the model or the others.
         """
         learns = self.training and labels is not None
         penalty = None

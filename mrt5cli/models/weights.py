@@ -67,7 +67,7 @@ def check_files(folder: Path) -> bool:
     if not files:
         found = listed(sorted(path.name for path in folder.iterdir()))
         raise CheckpointError(
-            f"{folder} is not a whole checkpoint: it has no {SAFE} and no {PICKLE}, only {found}",
+            f"{folder} is not a complete checkpoint: it has no {SAFE} and no {PICKLE}, only {found}",
             "copy or download it again",
         )
     for file in files if not pickled else ():
@@ -137,8 +137,8 @@ def _files(folder: Path) -> tuple[bool, list[Path]]:
             missing = [shard.name for shard in shards if not shard.is_file()]
             if missing:
                 raise CheckpointError(
-                    f"{folder} is not a whole checkpoint: {len(missing)} of the {len(shards)} weight files "
-                    f"that {index} names are missing, first {missing[0]}",
+                    f"{folder} is not a complete checkpoint: {len(missing)} of the {len(shards)} weight "
+                    f"files that {index} names are missing, first {missing[0]}",
                     "copy or download them again",
                 )
             return single == PICKLE, shards

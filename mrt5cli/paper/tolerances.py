@@ -70,7 +70,7 @@ class Rule:
 
     @property
     def better(self) -> Better | None:
-        """The better direction of the metric in the catalog; None if there is none."""
+        """The better direction of the metric in the catalog; None if neither is better."""
         return BY_PUBLISHED_NAME[self.metrics[0]].better if self.metrics else None
 
     @property

@@ -72,7 +72,7 @@ class Ours:
 
 
 class Missing(Exception):
-    """We have no such number; the message gives the reason."""
+    """We have no number to compare; the message gives the reason."""
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ class Results:
                 finds.
 
         Raises:
-            Missing: we have no such number.
+            Missing: we have no number to compare.
         """
         if row.experiment in _ANALYSED:
             name, find = _ANALYSED[row.experiment]

@@ -258,7 +258,7 @@ def test_a_damaged_checkpoint_is_passed_over_kept_aside_and_on_record(unbroken: 
     file = run.checkpoint(LATER) / "optimizer.pt"
     spoil(file, "cut", random.Random(0))
     before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
-    told = f"{run.checkpoint(LATER)} is not a whole checkpoint: optimizer.pt has "
+    told = f"{run.checkpoint(LATER)} is not a complete checkpoint: optimizer.pt has "
     planned = resume(run, "--dry-run", "--json")
     assert planned.exit_code == 0, planned.output
     plan = json.loads(planned.stdout)
@@ -292,9 +292,9 @@ def test_without_a_whole_checkpoint_all_that_is_damaged_is_named(unbroken: Unbro
     for more in ([], ["--dry-run"]):
         result = resume(run, *more)
         assert result.exit_code == 2
-        assert "step-00000008 is not a whole checkpoint: rng_state.pth has 0 bytes, but " in result.stderr
+        assert "step-00000008 is not a complete checkpoint: rng_state.pth has 0 bytes, but " in result.stderr
         assert "\n" in result.stderr and "\\n" not in result.stderr  # a line each
-        assert "step-00000004 is not a whole checkpoint: it has no model.safetensors" in result.stderr
+        assert "step-00000004 is not a complete checkpoint: it has no model.safetensors" in result.stderr
         assert "model.start" not in result.stderr
     assert run.saved_steps() == [EARLIER, LATER]
 

@@ -96,7 +96,7 @@ def test_digits_of_the_option_tell_gate_values_apart():
 
 
 def test_of_a_gate_that_is_told_its_rate_the_option_is_that():
-    assert Calibration(0.2, -24.0, 0.19, 10, told=True).option == "--deletion-rate=0.2"
+    assert Calibration(0.2, -24.0, 0.19, 10, conditioned=True).option == "--deletion-rate=0.2"
 
 
 def test_a_rate_of_nothing_deletes_nothing():

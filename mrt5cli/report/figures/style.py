@@ -204,7 +204,7 @@ def draw(
         caption: one or two sentences about its content.
         numbers: its values as a table.
         width, height: size in inches; the default is as wide as a page of text.
-        narrow: the grid of the narrow figure; None for no such figure.
+        narrow: the grid of the narrow figure; None if there is no narrow figure.
         row: height of each row of the narrow figure in inches; by default `height`, but at most 3.4.
         grid: arguments of `Figure.subplots`.
     """

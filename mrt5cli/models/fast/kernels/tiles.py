@@ -75,7 +75,7 @@ def _store(base, values, rows, length, stride, WIDTH: tl.constexpr, PADDED: tl.c
 
 @triton.jit
 def _load_each(base, places, length, other, is_near):
-    """Numbers of a vector, of which every thread of a program needs many.
+    """Elements of a vector; every thread of a program needs many of them.
 
     Args:
         is_near: always true, which the compiler cannot know, so that it does not move the load out of the
