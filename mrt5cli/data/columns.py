@@ -30,8 +30,8 @@ class Column:
     Attributes:
         name: its name; "a.b" is a column of that name, or else b within a.
         expected: what it contains, for messages.
-        read: turns a row's value into a text or a list of texts; raises `Unusable`, or `ValueError` that states
-            what was found.
+        read: turns a row's value into a text or a list of texts; raises `Unusable`, or `ValueError` with what
+            was found.
         many: whether the value is a list of texts.
         others: further names of it, as in the data sets' own files.
         hint: what to do if it is missing; by default the hint lists the columns of a row.

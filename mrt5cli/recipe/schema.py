@@ -502,7 +502,7 @@ class Recipe(Section):
                 yield key, "must not be micro_batch with training.batch_tokens, which divides steps unevenly"
 
     def _misfits_of_gates(self) -> Iterator[tuple[str, str]]:
-        """Settings of a missing delete gate, or that would never take effect."""
+        """Settings that need a delete gate that the model lacks, or that never take effect."""
         shortener, delay, steps = self.model.shortener, self.loss.regularizer_delay, self.training.max_steps
         steering = self.controller != ConstantController(kind="constant")
         if steering and not shortener.steered:
