@@ -38,7 +38,7 @@ from mrt5cli.writing import write_json
 
 Progress = Callable[[str, str, int], object]
 RULED = frozenset(scoring.GRADED)
-"""Measures that normalise answers before they compare them."""
+"""Measures that normalize answers before they compare them."""
 
 
 @dataclass
@@ -125,7 +125,7 @@ class Comparison:
         task: kind, version and settings of the task, and the commits of its data.
         results: one per model and calibrated rate.
         measures: names of the task's own measures, the headline first; empty if the loss is the headline.
-        normalization: the rule that answers were normalised by; None if no measure uses one.
+        normalization: the rule that answers were normalized by; None if no measure uses one.
         published: the paper's numbers for the same experiment.
         differences: significance tests between two models.
         remarks: sentences about the data for the user.
@@ -375,7 +375,7 @@ def _comparison(
 
 
 def _checked(options: EvaluationOptions, task: Task, kind: str) -> EvaluationOptions:
-    """The options, with subsets in the task's order and the normalisation only if it is not the task's."""
+    """The options, with subsets in the task's order and the normalization only if it is not the task's."""
     known, split = list(task.subsets(options.split)), options.split
     unknown = [name for name in options.subsets or () if name not in known]
     if unknown:

@@ -36,7 +36,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 
     Raises:
         CheckpointError: as `check_files`; or code in a pickle, a file of anything but named tensors, or
-            quantised tensors.
+            quantized tensors.
     """
     tensors: dict[str, Tensor] = {}
     read = _read_pickle if check_files(folder) else _read_safetensors
@@ -47,7 +47,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
             raise CheckpointError(
                 f"{folder}: {name} is stored as {_name(tensor.dtype)}; expected "
                 f"{', '.join(map(_name, DTYPES))}",
-                "if the checkpoint is quantised, load the original weights",
+                "if the checkpoint is quantized, load the original weights",
             )
     return tensors
 

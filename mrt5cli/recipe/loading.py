@@ -245,7 +245,7 @@ def _base_file(path: Path, base: object) -> Path:
 
 
 def _plain(name: str) -> str:
-    """Normalise a recipe's name: without folder prefix and suffix, hyphens as underscores."""
+    """Normalize a recipe's name: without folder prefix and suffix, hyphens as underscores."""
     return re.sub(r"\.ya?ml$", "", name.removeprefix("recipes/")).replace("-", "_")
 
 

@@ -96,7 +96,7 @@ class ModelSection(Section):
     )
     initialization: Literal["t5", "depth_scaled"] = Field(
         "t5",
-        description="initialisation of the weights, only with start: scratch; 'depth_scaled' is what the "
+        description="initialization of the weights, only with start: scratch; 'depth_scaled' is what the "
         "reference uses from scratch",
     )
     shortener: Shortener = Field(
@@ -394,7 +394,7 @@ class GenerationSection(Section):
     )
     length_penalty: Annotated[float, Field(ge=-bounds.PENALTY, le=bounds.PENALTY)] = Field(
         1.0,
-        description="a beam's score is divided by its length to this power; above 0 favours long answers",
+        description="a beam's score is divided by its length to this power; above 0 favors long answers",
     )
 
     def misfits(self) -> Iterator[tuple[str, str]]:

@@ -113,7 +113,7 @@ def judge(name: str, evidence: Evidence) -> Claim:
 def less_loss_at_equal_reduction(runs: pd.DataFrame, analyses: Analyses) -> Finding:
     """Compare each baseline's loss with MrT5's at the same rate, interpolated linearly from ByT5 on.
 
-    A straight line lies above a convex curve, which losses over rates are, so interpolation can only favour
+    A straight line lies above a convex curve, which losses over rates are, so interpolation can only favor
     the baseline. Runs are compared within a seed. Shorteners that are not in the paper are ignored.
     """
     compared, beyond = [], []

@@ -93,7 +93,7 @@ def _lines(texts: Sequence[tuple[str, Text]], columns: int) -> float:
 
 
 def _texts(axes: Axes, texts: Sequence[tuple[str, Text]], columns: int) -> None:
-    """One cell per character; a deleted one is coloured and struck out."""
+    """One cell per character; a deleted one is colored and struck out."""
     axes.set_axis_off()
     axes.set_xlim(0, columns)
     axes.set_ylim(_lines(texts, columns), 0)
