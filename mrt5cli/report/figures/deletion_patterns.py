@@ -33,7 +33,7 @@ Text = Sequence[tuple[str, bool]]
 
 
 def deletion_patterns(results: Results, compared: Sequence[Compared], name: str) -> list[Drawing]:
-    """One drawing per task of the analysed models."""
+    """One drawing per task of the analyzed models."""
     tasks: dict[str, list[Json]] = {}
     for model in results.analyses.get("deletion_patterns", {"models": ()})["models"]:
         tasks.setdefault(model["task"], []).append(model)
