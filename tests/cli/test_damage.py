@@ -1,8 +1,8 @@
-"""Files of a run damaged in every way: what is computed of them is what would have been, or the file is told.
+"""Files of a run damaged in every way: results are those of intact files, or the damage is reported.
 
 Each injection spoils one file and then resumes the run, or evaluates its newest checkpoint. Either is
 refused in a sentence that names the file, or comes to the very numbers of the unbroken run; going on from an
-earlier checkpoint is told by the file's name too.
+earlier checkpoint is reported with the file's name, too.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ training:
 evaluation: {examples: 8, batch_size: 4}
 """
 LATER, EARLIER = 8, 4
-"""Steps with a checkpoint; the run goes on from the later one."""
+"""Steps with a checkpoint; the run resumes from the later one."""
 CHECKPOINT = (
     *("added_tokens.json", "config.json", "generation_config.json", "manifest.json", "model.safetensors"),
     *("mrt5_state_0.json", "optimizer.pt", "rng_state.pth", "scheduler.pt", "tokenizer_config.json"),
@@ -115,7 +115,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Unbroken:
 
 
 def spoil(file: Path, damage: str, draw: random.Random) -> str:
-    """Damage a file of a run, or of its later checkpoint; what was done, in words."""
+    """Damage a file of a run, or of its later checkpoint; returns a description of the damage."""
     content = file.read_bytes()
     other = file.parent.with_name(f"step-{EARLIER:08d}") / file.name
     if damage == "swapped" and not (other.is_file() and other.read_bytes() != content):
@@ -161,7 +161,7 @@ def place(run: RunDir, name: str) -> Path:
 
 
 def judge(unbroken: Unbroken, run: RunDir, name: str, command: str, done: str) -> None:
-    """Do the command on a damaged run, and see that it was refused, told, or made no difference."""
+    """Run the command on a damaged run; the damage is refused, reported, or makes no difference."""
     result = resume(run) if command == "resume" else evaluate(run.path)
     said, what = result.output + result.stderr, f"{name}, {done}, {command}"
     told = name.removeprefix("best/") in said

@@ -206,7 +206,7 @@ def test_generate_reads_the_recipe_beside_a_model(exported: HubServer) -> None:
 
 @pytest.fixture
 def mine(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HubServer:
-    """The Hub of somebody who is logged in and has pushed nothing yet; a run lies in `tiny-seed3`."""
+    """The Hub of a logged-in user without repositories; `tiny-seed3` is a run."""
     monkeypatch.setenv("HF_TOKEN", hubsim.TOKEN)
     monkeypatch.chdir(tmp_path)
     make_run(tmp_path, "tiny", task=SPANS)

@@ -347,7 +347,7 @@ class TestControllerSettles:
     LAWS = ("p", "pi", "pi_two_sided")
 
     def judged(self, missed, settled, spread=(0.5, 0.5, 0.5), more_on_test=2.0):
-        """Of runs of each law: by how many points they miss, when they settle, and how many points more they
+        """Runs of each controller: the points they miss by, when they settle, and how many points more they
         miss by on test text; None where that is not known."""
         runs = [
             {

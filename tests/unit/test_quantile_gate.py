@@ -1,4 +1,4 @@
-"""The gate that is told a rate: its quantiles, the thresholds that are rates, what training moves."""
+"""The gate conditioned on a rate: its quantiles, thresholds that encode rates, and what training changes."""
 
 from __future__ import annotations
 

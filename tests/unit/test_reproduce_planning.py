@@ -418,7 +418,7 @@ def test_a_budget_is_kept_and_nothing_is_torn_from_what_it_needs(hours: list[flo
     assert sum(job.hours for job in left) <= budget
     assert {job.id for job in out} | {job.id for job in left} == {job.id for job in plan.jobs}
     assert all(need in left for job in left for need in job.needs)
-    # What nobody shows is there for somebody who needs it.
+    # A job that no experiment shows exists for one that needs it.
     assert all(any(job in other.needs for other in left) for job in left if not job.experiments)
     assert first.to_do or cost_of_first > budget
 

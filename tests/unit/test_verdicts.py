@@ -128,7 +128,7 @@ def test_numbers_to_be_checked_by_hand() -> None:
 
 
 def test_the_papers_differences_are_larger_than_tolerances() -> None:
-    """MrT5 at 50 % is told from ByT5, from random deletion at 50 %, and from MrT5 at 70 %."""
+    """MrT5 at 50 % is distinguished from ByT5, from random deletion at 50 %, and from MrT5 at 70 %."""
     values = {
         (one.model, *map(str, one.setting.values())): one.value
         for one in ROWS

@@ -1,4 +1,4 @@
-"""A checkpoint that lacks something, or in which something is damaged, is refused before a run goes on."""
+"""A checkpoint with a missing or damaged part is refused before a run resumes."""
 
 from __future__ import annotations
 
