@@ -170,6 +170,8 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
                 scaled by this batch's share of the step's labels.
 
         Returns:
+            `logits` (B, T, V), and the other fields of `MrT5Output`.
+
             With `labels`, `loss` is the quantity to minimize: in training mode cross-entropy + alpha * gate
             loss + beta * score loss (paper, section 3.2 and appendix D) + `auxiliary_loss`, from which
             boundary predictors, routers and quantile gates learn; in eval mode the cross-entropy. Alpha is

@@ -95,7 +95,7 @@ class Controller:
 
 
 class ProportionalController(Controller):
-    """`p`, v1 of the paper: alpha <- max(0, alpha + k_p e).
+    """`p`, v1 of the paper: alpha <- max(0, alpha + k_p e), with e = target - rate.
 
     The name is the paper's; because it sums errors, it is mathematically an integral controller.
     """

@@ -122,7 +122,7 @@ class Shortener(nn.Module):
     Attributes:
         deletion_types: its names in the configuration's `deletion_type`.
         name: the module's name in its block, and so in the names of its weights.
-        normalizes: whether its block has a norm `down_ln` for it, next to it, as in the reference.
+        normalises: whether its block has a norm `down_ln` for it, next to it, as in the reference.
         own_fields: configuration fields that exist for this shortener alone -> their defaults. Fields of the
             published checkpoints are declared in `MrT5Config` instead, and are part of every config.json.
         reference: how the authors' code represents it; None if it does not.
