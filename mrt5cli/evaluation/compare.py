@@ -110,7 +110,7 @@ class Result:
             "threshold": self.threshold,
             "calibration": None if self.calibration is None else asdict(self.calibration),
             "train_seconds": self.train_seconds,
-            # Tells apart successive trainings in the same directory.
+            # Distinguishes successive trainings in the same directory.
             "run_ended": None if subject.run is None else subject.run.meta().get("ended"),
             **self.conditions,
             "rows": [row.to_json() for row in self.rows],

@@ -2,8 +2,8 @@
 
 A claim is a pure function of evidence. It returns a verdict, a sentence with the numbers, and the rows of a
 table. Thresholds are constants with reasons; none was chosen after seeing a result. Three rules were added
-after one: softmax1 and softmax may be too close to call, there may be too few samples to tell two
-correlations apart, and correlations use the loss increase in nats.
+after one: softmax1 and softmax may be too close to call, there may be too few samples to separate two
+correlations, and correlations use the loss increase in nats.
 """
 
 from __future__ import annotations

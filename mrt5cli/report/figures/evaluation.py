@@ -26,7 +26,7 @@ from mrt5cli.report.figures.style import (
 from mrt5cli.report.tables import in_powers, number, percent
 
 GIVEN = Look(look_of("Random").colour, "s")
-"""The look of rates on validation text, beside those on test text."""
+"""The look of rates on validation text, next to those on test text."""
 
 
 def dial(comparison: Comparison) -> list[Drawing]:

@@ -125,7 +125,7 @@ def hollow(published: bool) -> str:
 
 
 def plot_families(figure: Figure, axes: Axes, points: Sequence[Point]) -> None:
-    """One line per family, with a legend beside the axes."""
+    """One line per family, with a legend next to the axes."""
     for family in dict.fromkeys(point.family for point in points):
         plot_line(axes, [point for point in points if point.family == family], look_of(family), family)
     legend_beside(figure, axes)
