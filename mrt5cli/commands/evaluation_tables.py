@@ -346,7 +346,7 @@ def _result_note(result: Result) -> str | None:
     """A note on a rate that is out of reach or untrained, or on a model that hardly reads its source."""
     name, moved, row = result.subject.name, result.calibration, result.summary
     if moved is not None:
-        return f"{result.label}: {moved.in_words()}" if moved.missed or moved.beyond else None
+        return f"{result.label}: {moved.described()}" if moved.missed or moved.beyond else None
     if not result.shortener.reads_source:
         return f"{name} reads a single EOS instead of its source, so there is no source to remove"
     if row.loss is None or row.source_removed_loss is None:

@@ -175,7 +175,7 @@ def _calibrate(
     rates = [options.deletion_rate]
     (found,) = calibrate_on_task(model, task, rates, subject.name, batch_size=how.batch_size, limit=how.limit)
     model.config.deletion_threshold, model.config.deletion_rate = found.threshold, found.rate
-    return [f"the model now has, on the text of {task.name}, {found.in_words()}"]
+    return [f"the model now has, on the text of {task.name}, {found.described()}"]
 
 
 def _license(options: ConversionOptions, hub_card: str | None, folders: list[Path]) -> tuple[Json, list[str]]:

@@ -70,7 +70,7 @@ class Calibration:
             return f"--deletion-rate={self.rate!r}"
         return f"--threshold={np.float32(self.threshold)!s}"
 
-    def in_words(self) -> str:
+    def described(self) -> str:
         """The threshold as text, the share that it deletes and, if that misses the rate, the reason."""
         if self.rate == 0:
             return "a threshold below every gate value, which deletes nothing"

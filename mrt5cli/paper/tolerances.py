@@ -74,7 +74,7 @@ class Rule:
         return BY_PUBLISHED_NAME[self.metrics[0]].better if self.metrics else None
 
     @property
-    def in_words(self) -> str:
+    def described(self) -> str:
         """The allowance as text."""
         return {
             "relative": f"{100 * self.allowance:g} %",
