@@ -25,10 +25,10 @@ $(BIN)/.ready: .requirements.lock pyproject.toml
 	$(BIN)/pip install -q --no-deps --no-build-isolation -e .
 	@touch $@
 
-# A step of so small a model takes as long on one thread as on two; so two runs train at a time.
+# Such a small model gains nothing from a second thread, so two runs train at a time.
 quickstart: setup  ## train ByT5, MrT5 and random deletion on a toy task and compare them (minutes)
 	OMP_NUM_THREADS=1 $(BIN)/mrt5 pretrain recipes/quickstart_byt5.yaml --resume
-	@echo "recipes/quickstart_random.yaml trains beside the next one; it writes to runs/quickstart-random.log"
+	@echo "recipes/quickstart_random.yaml trains alongside the next one; its log is to runs/quickstart-random.log"
 	@export OMP_NUM_THREADS=1; \
 	  $(BIN)/mrt5 pretrain recipes/quickstart_random.yaml --resume >runs/quickstart-random.log 2>&1 & beside=$$!; \
 	  trap "kill $$beside" INT TERM; \
@@ -47,7 +47,7 @@ miniature: setup  ## the paper's claims on small models and real text (two cores
 test: setup  ## everything that needs neither minutes, nor a GPU, nor a network
 	$(BIN)/pytest -m 'not slow and not gpu and not network' -n auto --maxprocesses 8 --dist loadfile
 
-fuzz: setup  ## the tests that draw, with new numbers, for MINUTES=10; SEED=N draws those of N again
+fuzz: setup  ## property tests with new random seeds, for MINUTES=10; SEED=N repeats those of N
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED))
 
 test-slow: setup  ## the tests that take minutes
@@ -56,7 +56,7 @@ test-slow: setup  ## the tests that take minutes
 test-gpu: setup  ## the tests that need a CUDA device
 	$(BIN)/pytest -m gpu
 
-test-kernels: setup  ## the GPU's kernels without a GPU, in Triton's interpreter and by its compiler; installs triton aside
+test-kernels: setup  ## the Triton kernels, in Triton's interpreter and with its compiler; installs triton in .venv/triton
 	$(BIN)/pip install -q --no-deps --upgrade --target $(VENV)/triton 'triton==3.9.*'
 	PYTHONPATH=$(CURDIR)/$(VENV)/triton TRITON_INTERPRET=1 $(BIN)/pytest tests/unit/test_packed_kernels.py \
 	  tests/unit/test_around_attention.py tests/unit/test_choice.py tests/unit/test_forecast.py tests/unit/test_waits.py
@@ -80,7 +80,7 @@ smoke: setup  ## the main job in seconds: train, evaluate, inspect
 	$(BIN)/mrt5 evaluate runs/smoke --limit 8
 	$(BIN)/mrt5 inspect-deletions runs/smoke --text 'The quick brown fox jumps over the lazy dog.'
 
-lock:  ## resolve the ranges of pyproject.toml anew, starting from torch 2.13.0
+lock:  ## resolve the ranges of pyproject.toml again, starting from torch 2.13.0
 	rm -rf $(VENV)-lock
 	$(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/pip install -q torch==2.13.0

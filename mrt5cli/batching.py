@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 
 def divided(sources: Sequence[int], targets: Sequence[int], budget: int) -> Iterator[slice]:
-    """Slices of neighbouring rows whose padded size is within a budget; a longer row is a group of one.
+    """Slices of neighboring rows whose padded size is within a budget; a longer row is a group of one.
 
     Groups are balanced, so that the last one is not left with a few rows.
 

@@ -63,5 +63,5 @@ def text(topic: str, file: Path | None) -> str:
     try:
         description = metadata.metadata("mrt5cli")["Description"]
     except metadata.PackageNotFoundError:
-        raise UserError("this copy of mrt5cli came without its README", f"no {topic} is to be had") from None
+        raise UserError("this copy of mrt5cli came without its README", f"{topic} is not available") from None
     return description.lstrip("\n")

@@ -19,7 +19,7 @@ def packages(extra: str) -> list[str]:
     """The requirements of an extra, in pip's syntax.
 
     Raises:
-        KeyError: there is no such extra.
+        KeyError: the extra does not exist.
     """
     found: list[str] = []
     for package in extras()[extra]:

@@ -455,7 +455,7 @@ def unread(file: Path) -> Iterator[bool]:
     try:
         descriptor = os.open(file, os.O_RDWR)
     except OSError:
-        yield True  # it is incomplete, so nobody reads it
+        yield True  # it is incomplete, so no process reads it
         return
     found = os.fstat(descriptor)
     if (own := _READ.pop((found.st_dev, found.st_ino), None)) is not None:

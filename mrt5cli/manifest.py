@@ -71,7 +71,7 @@ def check(folder: Path, of: Callable[[str], bool] = lambda _: True) -> Manifest 
         CheckpointError: a file is missing or differs from what was written.
     """
     if why := fault(folder, of):
-        raise CheckpointError(f"{folder} is not a whole checkpoint: {why}", what_to_do(folder))
+        raise CheckpointError(f"{folder} is not a complete checkpoint: {why}", what_to_do(folder))
     return read(folder)
 
 

@@ -66,7 +66,7 @@ def import_file(path: Path, *, named: bool = True) -> None:
         named: whether --code named it.
 
     Raises:
-        UserError: there is no such file, or importing it fails.
+        UserError: the file does not exist, or importing it fails.
     """
     file, content = path.resolve(), _content(path)
     digest = sha256(content).hexdigest()

@@ -58,7 +58,7 @@ ADAPTER = "adapter_config.json"
 FINISHED = "finished"
 """Status in meta.json of a run that reached its last step."""
 DAMAGED = "damaged-"
-"""Prefix of a checkpoint that was found damaged and set aside."""
+"""Prefix of a damaged checkpoint that was renamed."""
 _TEXT, _NUMBER = (str,), (int, NoneType)
 SESSION_TYPES = dict.fromkeys(("started", "status", "code", "recipe"), _TEXT) | {"ended": (str, NoneType)}
 META_TYPES: dict[str, tuple[type, ...]] = {
@@ -621,7 +621,7 @@ def _at_step(run: RunDir, step: str) -> Path:
     """The checkpoint of a run that the part after the @ names.
 
     Raises:
-        UserError: there is no such checkpoint.
+        UserError: the checkpoint does not exist.
     """
     saved = {each: run.checkpoint(each) for each in run.saved_steps()}
     best = {each: run.best_weights(each) for each in run.best_steps()}
@@ -663,7 +663,7 @@ def _newest_model(run: RunDir) -> Path | None:
                 for text in passed_over:
                     logger.warning("%s; using %s", text, folder)
                 return folder
-            passed_over.append(f"{folder} is not a whole checkpoint: {why}")
+            passed_over.append(f"{folder} is not a complete checkpoint: {why}")
         else:
             if not passed_over:
                 return None

@@ -98,7 +98,7 @@ def start(
     """Choose device and threads, and seed every generator; called once, before a model is built.
 
     Raises:
-        UserError: there is no such device, it does not support this precision, or a launcher requests what
+        UserError: the device does not exist, it does not support this precision, or a launcher requests what
             contradicts the recipe or is not supported.
     """
     import torch
@@ -169,7 +169,7 @@ def device(requested: str | None = None) -> torch.device:
     In a launched group of processes, "cuda" and "auto" are this process's own GPU.
 
     Raises:
-        UserError: not the name of a device, or no such device exists.
+        UserError: not the name of a device, or the device does not exist.
     """
     import torch
 

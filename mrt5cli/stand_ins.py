@@ -49,7 +49,7 @@ def archive(head: bytes) -> str | None:
 
 
 def but(file: Path) -> str:
-    """What an invalid file actually is, as " but a web page ..."; empty if it is not recognised.
+    """What an invalid file actually is, as " but a web page ..."; empty if it is not recognized.
 
     Raises:
         OSError: it cannot be read at all.

@@ -60,7 +60,7 @@ def find_subject(path_or_hub_id: str, *, revision: str | None = None, allow_pick
         allow_pickle: False refuses a model that has its weights in pickles only.
 
     Raises:
-        UserError: it is none of the three, or the Hub model could not be obtained.
+        UserError: it is neither a run, a checkpoint nor a Hub id, or the Hub model could not be obtained.
         CheckpointError: it contains pickles, and they are not allowed.
     """
     from mrt5cli import recipe
@@ -119,7 +119,7 @@ def newest_subject(option: str | None) -> Subject:
         option: the task, as in `--task`; None accepts any.
 
     Raises:
-        UserError: there is no such run.
+        UserError: the run does not exist.
     """
     from mrt5cli import rundir
 

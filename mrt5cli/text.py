@@ -37,7 +37,7 @@ _COMMAND = re.compile(r"\b(mrt5|torchrun) ")
 
 
 def visible(text: str, *, lines: bool = True) -> str:
-    """Escape what would move a terminal's cursor, change its colour or reorder the text.
+    """Escape what would move a terminal's cursor, change its color or reorder the text.
 
     Args:
         lines: allow line breaks, tabs and direction marks; False for names and values.

@@ -139,7 +139,7 @@ def check_link(path: Path) -> None:
 
 
 def remove_directory(path: Path) -> None:
-    """Delete a directory; if killed, no partial one keeps the name. Of a symbolic link, only the link."""
+    """Delete a directory, or only the symbolic link; if killed, no partial one keeps the name."""
     if path.is_symlink():
         path.unlink()
         return

@@ -28,7 +28,7 @@ from hypothesis.statistics import collector
 
 # Nothing in the test suite may reach for the Hub, whatever the machine's own settings are.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# What is printed is compared, and must not be fitted to the terminal of whoever runs the tests.
+# Output is compared, so it must not depend on the terminal that runs the tests.
 os.environ.pop("COLUMNS", None)
 # Read when torch is imported: threads that spin while they wait slow a busy machine down many times.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

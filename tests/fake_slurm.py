@@ -2,8 +2,8 @@
 
     python fake_slurm.py sbatch SCRIPT | srun OPTIONS PYTHON ... | scontrol requeue JOB
 
-What each job is stands in the folder of FAKE_SLURM: its environment, and the ids of its processes. Like the
-real one, `scontrol requeue` ends what still runs of the job, and runs its script anew.
+The folder FAKE_SLURM describes each job: its environment, and the ids of its processes. Like the
+real one, `scontrol requeue` ends what still runs of the job, and runs its script again.
 """
 
 from __future__ import annotations

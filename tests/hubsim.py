@@ -43,7 +43,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 PAGE = 1000
 """Entries of a listing that come in one answer."""
 TOKEN = "hf_good"
-"""The one that is somebody's."""
+"""The one that belongs to a user."""
 LFS = (".gz", ".parquet", ".safetensors", ".bin", ".h5")
 
 

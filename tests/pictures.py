@@ -2,8 +2,8 @@
 
     python tests/pictures.py training.svg 100 --at 'step 4../500' -- mrt5 pretrain quickstart
 
-The command runs in tmux, in a window of so many columns; what stands there when it ends, or when --at
-matches, becomes an SVG in light colours that needs nothing else.
+The command runs in tmux, in a window of the given width; its content when it ends, or when --at
+matches, becomes a self-contained SVG in light colors.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ xmlns="http://www.w3.org/2000/svg">
 
 
 def captured(command: list[str], columns: int, at: str | None, seconds: int = 600) -> str:
-    """What stands in a terminal of so many columns, with its colours.
+    """The content of a terminal of `columns` columns, with its colors.
 
     Raises:
         TimeoutError: nothing matched, or the command has not ended.
@@ -69,7 +69,7 @@ def captured(command: list[str], columns: int, at: str | None, seconds: int = 60
             ended = tmux("display-message", "-p", "#{pane_current_command}").strip() == "sleep"
             if re.search(at, Text.from_ansi(pane).plain) if at else ended:
                 return pane
-        raise TimeoutError(f"{shlex.join(command)} has not come to what was asked for")
+        raise TimeoutError(f"{shlex.join(command)} did not print what --at matches")
     finally:
         tmux("kill-server")
 
@@ -78,8 +78,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("picture", type=Path)
     parser.add_argument("columns", type=int)
-    parser.add_argument("--at", help="take it when this matches, and not at the end")
-    parser.add_argument("--lines", type=int, help="only so many lines, from the first one on")
+    parser.add_argument("--at", help="capture when this pattern matches instead of at the end")
+    parser.add_argument("--lines", type=int, help="number of lines to keep, from the first")
     parser.add_argument("command", nargs="+")
     wanted = parser.parse_args()
     lines = captured(wanted.command, wanted.columns, wanted.at).rstrip().split("\n")

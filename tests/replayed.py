@@ -15,7 +15,7 @@ WAITS = ("_local_scalar_dense", "nonzero", "equal", "masked_select", "is_nonzero
 
 
 class Recording(TorchDispatchMode):
-    """The operations of a call: numbers are those of that call, tensors that it did not make are read anew.
+    """The operations of a call: numbers are those of that call, tensors that it did not make are read again.
 
     A step that asked the device something, made its decisions in Python or read a buffer that another batch
     replaces would fail, or go wrong, as it would in a graph.

@@ -158,7 +158,7 @@ def blank_row(subset: str) -> dict[str, Any]:
 
 
 def document(settings: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """What `evaluate` saves of one run, without what nobody reads back."""
+    """What `evaluate` saves of one run, without what is never read back."""
     conditions = {"device": "cpu", "device_name": "AMD EPYC", "dtype": "float32", "threads": 1}
     model = {"source": "model", "deletion_type": "none", "calibration": None, **conditions, "rows": rows}
     return {

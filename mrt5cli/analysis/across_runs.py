@@ -31,6 +31,8 @@ ANALYSES: Mapping[str, Callable[[ExperimentRuns], Json]] = {
     "settling": settling,
     "dial": dial,
 }
+COMPARING = {"per_sample", "runtime"}
+"""Analyses that compare with the baseline of the experiment."""
 
 
 def run_analysis(name: str, runs: ExperimentRuns) -> Json:

@@ -138,7 +138,7 @@ def letter_kinds(task: str, ids: NDArray[np.int64]) -> dict[str, NDArray[np.bool
 
 
 def _shifted(mask: NDArray[np.bool_], places: int) -> NDArray[np.bool_]:
-    """The mask shifted towards the end of the row."""
+    """The mask shifted toward the end of the row."""
     return np.concatenate([np.zeros(places, dtype=np.bool_), mask[:-places]])
 
 

@@ -1,6 +1,6 @@
-"""Text with its deleted bytes marked, readable with and without colour and unambiguous.
+"""Text with its deleted bytes marked, readable with and without color and unambiguous.
 
-Without colour, `[-...-]` encloses deleted characters. A character that lost only some of its bytes is shown
+Without color, `[-...-]` encloses deleted characters. A character that lost only some of its bytes is shown
 with all of them: ⟨ж:d0 ✗b6⟩ is a `ж` whose byte 0xB6 is deleted. For pooling models, `|` separates segments
 that become one position each, also within a character: ⟨ж:d0|b6⟩. Invisible characters, and characters that
 serve as marks here, are named: ⟨U+200F⟩, ⟨ff⟩ (a byte that is not UTF-8), ⟨EOS⟩. The output can therefore be
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 State = Literal["kept", "deleted", "partial", "segment", "next segment", "bar", "split"]
 
-# Alternating segments have different styles; without colour, bars separate them.
+# Alternating segments have different styles; without color, bars separate them.
 _STYLES: dict[State, str] = {
     "kept": "",
     "deleted": "dim strike",
@@ -83,7 +83,7 @@ def runs(row: Sequence[Character], flags: Sequence[bool], *, pooled: bool = Fals
 
 
 def plain(row: Sequence[Run]) -> str:
-    """One row without colour; brackets of the text that look like marks are shown as code points."""
+    """One row without color; brackets of the text that look like marks are shown as code points."""
     return "".join(_plain_run(run) for run in row)
 
 

@@ -7,7 +7,7 @@ For one model: Pearson's r over samples. For several models of a kind: the mean 
 
 The paper uses batch size 1 and 1000 of 10,000 English test samples; we use the same 1000 for all models of an
 experiment, so that models differ but samples do not. Without published numbers, the first 4,000 samples are
-used: telling two small correlations apart takes thousands.
+used: separating two small correlations needs thousands.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Sustained training speed by device, in FLOP/s: the table behind every estimate of hours.
 
 No GPU has been measured yet. Until then a GPU's entry is a share of its maker's rate for dense matrix
-products, and every text with hours says so. A measurement replaces the entry, with its command, machine and
-date.
+products, and every text with hours states that. A measurement replaces the entry, with its command, machine
+and date.
 """
 
 from __future__ import annotations

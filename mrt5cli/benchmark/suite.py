@@ -178,7 +178,7 @@ class Case:
 
     @property
     def seconds(self) -> float:
-        """Median seconds over the rounds, of which there is at least one."""
+        """Median seconds over the rounds, at least one."""
         return median(self.rounds)
 
     @property

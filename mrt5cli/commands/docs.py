@@ -80,7 +80,7 @@ def _page(markdown: str) -> None:
     console = Console(width=min(columns(sys.stdout) or WIDEST, WIDEST))
     with console.capture() as shown:
         console.print(Markdown(LINK.sub(r"\1", markdown), hyperlinks=False))
-    os.environ.setdefault("LESS", "-RFX")  # colours as they are
+    os.environ.setdefault("LESS", "-RFX")  # colors as they are
     pydoc.pager(shown.get())
 
 

@@ -313,9 +313,13 @@ def _notes(comparison: Comparison) -> list[str]:
     moved = [result.calibration for result in results if result.calibration is not None]
     if moved:
         text = f"validation: deleted fraction of {moved[0].positions:,} validation positions"
-        told = any(one.told for one in moved)
-        how = "the gate is conditioned on the rate" if told else "which the thresholds were calibrated on"
-        notes.append(f"{text}{'; ' if told else ', '}{how}")
+        conditioned = any(one.conditioned for one in moved)
+        how = (
+            "the gate is conditioned on the rate"
+            if conditioned
+            else "which the thresholds were calibrated on"
+        )
+        notes.append(f"{text}{'; ' if conditioned else ', '}{how}")
     if any(result.summary.gate_recall is not None for result in results):
         notes.append(
             "gate precision and recall, 0 to 1: deleted letters compared with those the target does not need"
@@ -342,7 +346,7 @@ def _result_note(result: Result) -> str | None:
     """A note on a rate that is out of reach or untrained, or on a model that hardly reads its source."""
     name, moved, row = result.subject.name, result.calibration, result.summary
     if moved is not None:
-        return f"{result.label}: {moved.in_words()}" if moved.missed or moved.beyond else None
+        return f"{result.label}: {moved.described()}" if moved.missed or moved.beyond else None
     if not result.shortener.reads_source:
         return f"{name} reads a single EOS instead of its source, so there is no source to remove"
     if row.loss is None or row.source_removed_loss is None:

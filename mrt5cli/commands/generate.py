@@ -209,7 +209,7 @@ def generate(
     if resume and out is None:
         raise UserError("--resume needs the file to resume", "name it with --out")
     if add_column is not None and num_return > 1:
-        raise UserError("--add-column holds one output per row", "leave --num-return out")
+        raise UserError("--add-column stores one output per row", "leave --num-return out")
     if workers is not None and engine == "local":
         raise UserError("--workers needs --engine ray", "on this machine, choose GPUs with --device")
     table = Table.of(format, out, file, add_column, bytes)

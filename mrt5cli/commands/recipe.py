@@ -359,7 +359,7 @@ def _print_columns(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Non
 
 
 def _check_all(paths: Sequence[str], overrides: Sequence[str]) -> list[Checked]:
-    """The findings about all recipes that the files, directories and names stand for, each recipe once."""
+    """The findings about all recipes that the files, directories and names refer to, each recipe once."""
     from mrt5cli.recipe import find
 
     checked: dict[Path, Checked] = {}

@@ -66,7 +66,7 @@ class ConversionOptions:
     Attributes:
         layout: one of `layouts.LAYOUTS`.
         revision: branch, tag or commit of a Hub id.
-        fields: fields of `MrT5Config` to change; the weights of a new gate are initialised from `seed`.
+        fields: fields of `MrT5Config` to change; the weights of a new gate are initialized from `seed`.
         deletion_rate: also calibrate the threshold to delete this share of a task's validation text, 0 to
             below 1.
         task, data: the task to calibrate on and its data, see `choose_task`.
@@ -75,7 +75,7 @@ class ConversionOptions:
         shard_size: maximum size of a file of weights, such as "5GB".
         repo_id: also push to this Hub repository.
         private: make a new Hub repository private.
-        license: licence in the card's metadata, see `license.stated`; None keeps that of an earlier card.
+        license: license in the card's metadata, see `license.stated`; None keeps that of an earlier card.
     """
 
     layout: str
@@ -175,11 +175,11 @@ def _calibrate(
     rates = [options.deletion_rate]
     (found,) = calibrate_on_task(model, task, rates, subject.name, batch_size=how.batch_size, limit=how.limit)
     model.config.deletion_threshold, model.config.deletion_rate = found.threshold, found.rate
-    return [f"the model now has, on the text of {task.name}, {found.in_words()}"]
+    return [f"the model now has, on the text of {task.name}, {found.described()}"]
 
 
 def _license(options: ConversionOptions, hub_card: str | None, folders: list[Path]) -> tuple[Json, list[str]]:
-    """The licence for the card, and notes about earlier cards, whose content is replaced.
+    """The license for the card, and notes about earlier cards, whose content is replaced.
 
     Args:
         hub_card: the card of the Hub repository that is pushed to, or None.
@@ -195,7 +195,7 @@ def _license(options: ConversionOptions, hub_card: str | None, folders: list[Pat
     if options.license is None and options.layout == "hub":
         for where, card in cards:
             if found := of_card(card):
-                notes.append(f"the licence, {license_name(found)}, is taken from the card in {where}")
+                notes.append(f"the license, {license_name(found)}, is taken from the card in {where}")
                 break
     return found, notes
 

@@ -26,7 +26,7 @@ class Job:
         model: the model, which is not changed.
         recipe, run: recipe and run of the model, or None.
         repo_id: the Hub repository it is meant for, "owner/name", or None.
-        license: licence in the card's metadata, see `license`.
+        license: license in the card's metadata, see `license`.
         moved: whether the deletion threshold differs from that of the run, whose results the card shows.
     """
 

@@ -1,4 +1,4 @@
-"""The licence of published weights: the Hub's identifiers, and the licence of an earlier card."""
+"""The license of published weights: the Hub's identifiers, and the license of an earlier card."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ FIELDS = ("license", "license_name", "license_link")
 
 
 def stated(name: str, link: str | None = None) -> Json:
-    """The metadata of a licence.
+    """The metadata of a license.
 
     Args:
-        name: the Hub's identifier; with `link`, the name of a licence without one.
-        link: place of such a licence's text: a URL, or a file of the repository.
+        name: the Hub's identifier; with `link`, the name of a license without one.
+        link: place of such a license's text: a URL, or a file of the repository.
 
     Raises:
-        UserError: the Hub has no such identifier, or a link is given for one that it has.
+        UserError: the Hub does not know the identifier, or a link is given for one that it knows.
     """
     shown = shortened(name)
     if name in IDENTIFIERS:
         if link is not None:
             raise UserError(
-                f"--license-link is for licences without a Hub identifier, and {shown} is one",
+                f"--license-link is for licenses without a Hub identifier, and {shown} is one",
                 "leave it out",
             )
         return {"license": name}
@@ -48,22 +48,22 @@ def stated(name: str, link: str | None = None) -> Json:
         near = difflib.get_close_matches(name.lower(), IDENTIFIERS, n=1)
         meant = f"; did you mean {near[0]}?" if near else ", such as apache-2.0"
         raise UserError(
-            f"--license {shown} is not a licence identifier of the Hub{meant}",
-            f"use one of {PAGE}; for any other licence, pass its name and --license-link URL",
+            f"--license {shown} is not a license identifier of the Hub{meant}",
+            f"use one of {PAGE}; for any other license, pass its name and --license-link URL",
         )
     return {"license": "other", "license_name": name, "license_link": link}
 
 
 def license_name(metadata: Json) -> str:
-    """The licence's name; empty if none is stated."""
+    """The license's name; empty if none is stated."""
     name = metadata.get("license_name") or metadata.get("license", "")
     return ", ".join(map(str, name)) if isinstance(name, list) else str(name)
 
 
 def of_card(card: str | Path) -> Json:
-    """The licence fields in the metadata of a card, given as text or as a file.
+    """The license fields in the metadata of a card, given as text or as a file.
 
-    Empty if the card states no licence, is not a card, or does not exist.
+    Empty if the card states no license, is not a card, or does not exist.
     """
     from huggingface_hub import ModelCard
     from yaml import YAMLError

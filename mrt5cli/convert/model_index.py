@@ -1,9 +1,9 @@
 """A run's results as the `model-index` of its card, which the Hub lists next to the model.
 
-The Hub shows the numbers of a task and dataset together, each by its name only. So every quality is published
-with its deletion rate, every name says how bytes were deleted, and `args` repeat both for programs that read
-a single number. Results of random rows, or of data other than the task's own, are left out, because no
-dataset can be named for them.
+The Hub shows the numbers of a task and dataset together, each by its name only. So every quality is
+published with its deletion rate, every name states how bytes were deleted, and `args` repeat both for
+programs that read a single number. Results of random rows, or of data other than the task's own, are left
+out, because no dataset can be named for them.
 """
 
 from __future__ import annotations

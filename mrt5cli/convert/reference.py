@@ -126,7 +126,7 @@ def _layout_of(config: MrT5Config) -> Reference | None:
     """The authors' representation of the model's shortener; None for a model without one.
 
     Raises:
-        UserError: their code has no such shortener.
+        UserError: their code lacks the shortener.
     """
     shortener = SHORTENERS.get(config.deletion_type)
     if shortener is not None and shortener.reference is None:

@@ -6,7 +6,7 @@ preceding bytes. In prose that is mostly the first letter of a word, or of its e
 the space between two words at the end of a segment, whereas a unigram token begins with it.
 
 Both are fitted to rows of input ids (padding 0, EOS 1, byte b as b + 3) of any bytes. The labels of a row
-depend only on the ids of that row. A labeller is saved as one .npz file.
+depend only on the ids of that row. A labeler is saved as one .npz file.
 
 Letters: B rows, L positions of the longest, C contexts, V symbols.
 """
@@ -48,7 +48,7 @@ class BoundaryLabeller(ABC):
     @classmethod
     @abstractmethod
     def fit(cls, ids: Ids, *, vocabulary: int) -> Self:
-        """A labeller fitted to rows of ids (B, L), padded with 0; equal rows give equal labellers.
+        """A labeler fitted to rows of ids (B, L), padded with 0; equal rows give equal labelers.
 
         Args:
             vocabulary: the most tokens of a tokenizer.
@@ -76,7 +76,7 @@ class BoundaryLabeller(ABC):
         return ends & real
 
     def save(self, path: str | Path) -> None:
-        """Write a file atomically; equal labellers write equal bytes."""
+        """Write a file atomically; equal labelers write equal bytes."""
         buffer = BytesIO()
         arrays = {name: getattr(self, name) for name in self.arrays}
         np.savez_compressed(buffer, kind=np.array(self.kind), **arrays)
@@ -84,10 +84,10 @@ class BoundaryLabeller(ABC):
 
 
 def load(path: str | Path) -> BoundaryLabeller:
-    """Load a saved labeller.
+    """Load a saved labeler.
 
     Raises:
-        UserError: the file does not exist, or is not a labeller.
+        UserError: the file does not exist, or is not a labeler.
     """
     try:
         # Through memory: numpy leaves a file open if it cannot read its archive.
@@ -273,7 +273,7 @@ class EntropyLabeller(BoundaryLabeller):
     """Ends a segment before each byte whose entropy exceeds those of both bytes before it.
 
     The entropy is that of a byte model with three symbols of context, interpolated with the distributions
-    after two, one and no symbols (Witten-Bell). Only entropies are stored, so that labelling is a look-up. A
+    after two, one and no symbols (Witten-Bell). Only entropies are stored, so that labeling is a look-up. A
     row begins as if padding preceded it.
 
     Args:

@@ -30,8 +30,8 @@ class Column:
     Attributes:
         name: its name; "a.b" is a column of that name, or else b within a.
         expected: what it contains, for messages.
-        read: turns a row's value into a text or a list of texts; raises `ValueError` whose message says what
-            was found, or `Unusable`.
+        read: turns a row's value into a text or a list of texts; raises `Unusable`, or `ValueError` with what
+            was found.
         many: whether the value is a list of texts.
         others: further names of it, as in the data sets' own files.
         hint: what to do if it is missing; by default the hint lists the columns of a row.
@@ -108,7 +108,7 @@ def answers_column(name: str) -> Column:
 
 
 def read_text(value: object) -> str:
-    """The text in a cell; a `ValueError` says what it is instead."""
+    """The text in a cell; a `ValueError` names its type if it is not text."""
     if isinstance(value, bytes):
         try:
             value = value.decode("utf-8")
@@ -166,7 +166,7 @@ def cell(row: Row, name: str) -> object:
     """The value in a row's column; a column named "a.b" takes precedence over b within a.
 
     Raises:
-        KeyError: the row has no such column.
+        KeyError: the row lacks the column.
     """
     if name in row:
         return row[name]

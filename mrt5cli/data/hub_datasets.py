@@ -134,7 +134,7 @@ class HubDataset:
         return io.BufferedReader(RemoteFile(repository, file, seconds), BLOCK_BYTES)
 
     def _read_configurations(self, card: Path | None) -> None:
-        """Read the configurations that README.md describes; without it, files are told apart by name."""
+        """Read the configurations that README.md describes; without it, file names decide."""
         import yaml
         from datasets.utils.metadata import MetadataConfigs
         from huggingface_hub import DatasetCardData, metadata_load

@@ -63,7 +63,7 @@ class SpanLengths:
 
 
 def spans_of(raw: int, noise_density: float, mean_span_length: float) -> SpanLengths:
-    """The lengths for a row of `raw` tokens, of which at least one is corrupted and at least one is kept."""
+    """The lengths for a row of `raw` tokens, at least one of them corrupted and at least one kept."""
     noise = min(max(round(raw * noise_density), 1), raw - 1)
     spans = max(1, round(min(noise, raw - noise) / mean_span_length))
     return SpanLengths(raw, noise, spans)

@@ -84,7 +84,7 @@ class DocumentStream:
         language: rows in other languages are left out; None accepts all.
         left_out: counts what cannot be read; None makes it an error.
         hint: the hint of that error.
-        tell: is told once that rows in other languages are left out.
+        tell: called once with a note that rows in other languages are left out.
     """
 
     files: Sequence[DataFile]

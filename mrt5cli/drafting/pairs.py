@@ -214,7 +214,7 @@ def _doubt_names(file: DataFile, names: Sequence[str]) -> None:
 
 
 def _head(file: DataFile) -> DataFile | None:
-    """A file of the first lines; None if the complete file is no longer, or cannot be read."""
+    """A file of the first lines; None if the complete file is not longer, or cannot be read."""
     try:
         with file.unpacked() as stream:
             head = stream.read(HEAD_BYTES)

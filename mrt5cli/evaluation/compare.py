@@ -38,7 +38,7 @@ from mrt5cli.writing import write_json
 
 Progress = Callable[[str, str, int], object]
 RULED = frozenset(scoring.GRADED)
-"""Measures that normalise answers before they compare them."""
+"""Measures that normalize answers before they compare them."""
 
 
 @dataclass
@@ -110,7 +110,7 @@ class Result:
             "threshold": self.threshold,
             "calibration": None if self.calibration is None else asdict(self.calibration),
             "train_seconds": self.train_seconds,
-            # Tells apart successive trainings in the same directory.
+            # Distinguishes successive trainings in the same directory.
             "run_ended": None if subject.run is None else subject.run.meta().get("ended"),
             **self.conditions,
             "rows": [row.to_json() for row in self.rows],
@@ -125,7 +125,7 @@ class Comparison:
         task: kind, version and settings of the task, and the commits of its data.
         results: one per model and calibrated rate.
         measures: names of the task's own measures, the headline first; empty if the loss is the headline.
-        normalization: the rule that answers were normalised by; None if no measure uses one.
+        normalization: the rule that answers were normalized by; None if no measure uses one.
         published: the paper's numbers for the same experiment.
         differences: significance tests between two models.
         remarks: sentences about the data for the user.
@@ -211,7 +211,7 @@ class Comparison:
         return kind if same else f"{kind}-{Path(self.options.recipe).stem}"
 
     def save(self) -> list[str]:
-        """Write each run's results into its directory, and the generated answers where the options say.
+        """Write each run's results into its directory, and the generated answers where the options specify.
 
         Models without a run are not saved. An unfinished evaluation writes its answers to a separate file.
 
@@ -258,7 +258,7 @@ def compare(
         unfinished: called with the results so far, if there are any, when a later subset or subject fails.
 
     Raises:
-        UserError: the task has no such subset or no choices, or a metric cannot be loaded.
+        UserError: the task lacks a requested subset or has no choices, or a metric cannot be loaded.
         RunFailed: the Hub became unreachable after something was measured.
     """
     task = build_task(section)
@@ -375,7 +375,7 @@ def _comparison(
 
 
 def _checked(options: EvaluationOptions, task: Task, kind: str) -> EvaluationOptions:
-    """The options, with subsets in the task's order and the normalisation only if it is not the task's."""
+    """The options, with subsets in the task's order and the normalization only if it is not the task's."""
     known, split = list(task.subsets(options.split)), options.split
     unknown = [name for name in options.subsets or () if name not in known]
     if unknown:

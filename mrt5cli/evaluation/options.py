@@ -29,7 +29,7 @@ class EvaluationOptions:
             answers are slow, because answers have to be generated.
         generation: how answers are generated.
         constrained: also choose the likeliest of the task's choices.
-        normalization: normalisation of answers, see `metrics.answers`; None for the task's.
+        normalization: normalization of answers, see `metrics.answers`; None for the task's.
         precision: precision of the model's weights.
         runtime: also time forward passes, five per batch.
         deletion_rates: also evaluate with the threshold calibrated to each of these rates on `limit`

@@ -83,7 +83,7 @@ def evaluate(
         unfinished: called with the results so far, if there are any, before an error is raised.
 
     Raises:
-        UserError: no such model, task, data or device; or options that contradict these or each other.
+        UserError: a model, task, data or device does not exist, or options contradict these or each other.
         CheckpointError: a model's files are incomplete.
         RunFailed: the Hub became unreachable after something was measured.
     """

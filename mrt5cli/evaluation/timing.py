@@ -1,6 +1,6 @@
 """The time of a forward pass, measured by the paper's protocol.
 
-After a warm-up pass: synchronise, run the same teacher-forced forward pass several times, synchronise, and
+After a warm-up pass: synchronize, run the same teacher-forced forward pass several times, synchronize, and
 divide. Times on different machines, batch sizes or dtypes are not comparable, so each result records them.
 """
 

@@ -44,7 +44,7 @@ class Calibration:
         reached: share of the calibration text's non-pad positions that it deletes, 0 to 1.
         positions: number of these positions.
         gap: the unreachable range around the requested rate; None if the rate is reached.
-        told: whether the gate is conditioned on the rate, so that the threshold was not found on the text.
+        conditioned: whether the gate is conditioned on the rate, so that the threshold needed no text.
         beyond: why the model has not learned the rate, as a phrase after "the model"; None if it may have.
     """
 
@@ -53,7 +53,7 @@ class Calibration:
     reached: float
     positions: int
     gap: Gap | None = None
-    told: bool = False
+    conditioned: bool = False
     beyond: str | None = None
 
     @property
@@ -66,16 +66,17 @@ class Calibration:
         """The option of `mrt5 convert` for this calibration, with all digits of a float32 threshold.
 
         A gate conditioned on a rate gets the rate, so that the export records it, too."""
-        if self.told:
+        if self.conditioned:
             return f"--deletion-rate={self.rate!r}"
         return f"--threshold={np.float32(self.threshold)!s}"
 
-    def in_words(self) -> str:
+    def described(self) -> str:
         """The threshold as text, the share that it deletes and, if that misses the rate, the reason."""
         if self.rate == 0:
             return "a threshold below every gate value, which deletes nothing"
+        effect = "sets the rate and deletes" if self.conditioned else "deletes"
         found = (
-            f"threshold {self.threshold:.4g}, which {'sets the rate and ' if self.told else ''}deletes "
+            f"threshold {self.threshold:.4g}, which {effect} "
             f"{self.reached:.1%} of {self.positions:,} validation positions"
         ).replace("%", " %") + (f"; the model {self.beyond}" if self.beyond else "")
         if self.gap is None:
@@ -127,7 +128,7 @@ def calibrate(
         if (threshold := conditional_threshold(model.config, rate)) is not None:
             reached = float((values <= threshold).mean())
             beyond = settings.beyond_training(rate)
-            found.append(Calibration(rate, threshold, reached, len(values), told=True, beyond=beyond))
+            found.append(Calibration(rate, threshold, reached, len(values), conditioned=True, beyond=beyond))
         else:
             found.append(nearest(values, rate) if rate else nothing)
     return found

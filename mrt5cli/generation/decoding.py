@@ -35,7 +35,7 @@ class Decoding:
         max_new_tokens: maximum byte tokens, EOS included.
         num_beams: hypotheses of the beam search; 1 is greedy.
         length_penalty: exponent of the length by which a beam's log-probability is divided: values above 0
-            favour longer outputs, values below 0 shorter ones.
+            favor longer outputs, values below 0 shorter ones.
         sample: sample tokens instead of taking the likeliest.
         temperature: divisor of the logits before sampling, above 0.
         top_p: sample from the fewest tokens whose probabilities add up to this, above 0 and at most 1.

@@ -452,8 +452,8 @@ def generate(
             them: `help(mrt5cli.generation.generate.Settings)`.
 
     Raises:
-        UserError: no such model, or settings that contradict it or each other.
-        TypeError: `inputs` is a single text, an input is neither text nor bytes, or no such setting exists.
+        UserError: the model does not exist, or settings contradict it or each other.
+        TypeError: `inputs` is a single text, an input is neither text nor bytes, or a setting does not exist.
     """
     if isinstance(inputs, str | bytes):
         raise TypeError("inputs must be an iterable of texts, not one text")

@@ -62,7 +62,7 @@ class PenElsewhere:
         """The pen; each process loads the model once.
 
         Raises:
-            UserError: that machine has no such model or device.
+            UserError: the model or device does not exist on that machine.
         """
         return _loaded(self)
 
@@ -95,7 +95,7 @@ class Predictor:
             worker's own.
 
     Raises:
-        UserError: no such model, or settings that contradict it or each other.
+        UserError: the model does not exist, or settings contradict it or each other.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
-"""Compare answers as texts: normalisation, exact match, and F1 over tokens.
+"""Compare answers as texts: normalization, exact match, and F1 over tokens.
 
-There are three rules of normalisation. "none" compares texts byte for byte. "squad" is the rule of the
+There are three rules of normalization. "none" compares texts byte for byte. "squad" is the rule of the
 official SQuAD v1.1 script, which the published numbers use for every language: lower case, no ASCII
 punctuation, no English articles, single spaces. "multilingual" is correct for other languages, too:
 
@@ -37,7 +37,7 @@ _CHARACTERS = regex.compile(r"\p{Nd}+|[\p{Ll}\p{Lu}\p{Lt}]+|\S")
 
 
 def normalise(text: str, rule: Normalization = "squad", language: str | None = None) -> str:
-    """The normalised text; with rules other than "none", its tokens separated by single spaces.
+    """The normalized text; with rules other than "none", its tokens separated by single spaces.
 
     Args:
         rule: see the module's docstring.
@@ -45,7 +45,7 @@ def normalise(text: str, rule: Normalization = "squad", language: str | None = N
             and without articles.
 
     Raises:
-        ValueError: no such rule.
+        ValueError: the rule does not exist.
     """
     if rule == "none":
         return text
@@ -54,7 +54,7 @@ def normalise(text: str, rule: Normalization = "squad", language: str | None = N
         plain = text.lower().translate(_ASCII_PUNCTUATION)
         return " ".join(_ARTICLES.sub(" ", plain).split())
     if rule != "multilingual":
-        raise ValueError(f"{rule!r} is not a normalisation; expected {', '.join(NORMALIZATIONS)}")
+        raise ValueError(f"{rule!r} is not a normalization; expected {', '.join(NORMALIZATIONS)}")
     # NFKC produces capitals and punctuation, folding undoes compositions, and removing a mark may bring two
     # characters together that compose: hence three passes.
     folded = _nfkc(_nfkc(text).casefold())
@@ -74,7 +74,7 @@ def tokens(text: str, language: str | None = None) -> list[str]:
 def exact_match(
     prediction: str, references: Sequence[str], rule: Normalization = "squad", language: str | None = None
 ) -> float:
-    """1.0 if the normalised prediction equals a normalised reference, else 0.0; empty texts are equal."""
+    """1.0 if the normalized prediction equals a normalized reference, else 0.0; empty texts are equal."""
     answer, accepted = _all_normalised(prediction, references, rule, language)
     return float(answer in accepted)
 
@@ -97,7 +97,7 @@ def _base(language: str | None) -> str:
 
 
 _nfkc = partial(unicodedata.normalize, "NFKC")
-_normalised = lru_cache(maxsize=1024)(normalise)  # both measures normalise the same texts
+_normalised = lru_cache(maxsize=1024)(normalise)  # both measures normalize the same texts
 
 
 def _all_normalised(

@@ -35,10 +35,10 @@ class Metric:
     Attributes:
         name: field of `results.Row`, or key of its `others`.
         title: name in sentences.
-        header: header of a narrow column, with line breaks; empty if no such column shows it.
+        header: header of a narrow column, with line breaks; empty if it is not shown in one.
         unit: unit of the number; a "share" is 0 to 1 and printed in percent.
         digits: decimals to print.
-        better: the better direction; None if there is none.
+        better: the better direction; None if neither is better.
         published: name in `published.yaml`, or empty.
         chooses: whether a recipe may keep the weights that are best by it.
         in_cards: whether model cards show it. Lengths repeat the deletion rate; times are a machine's.

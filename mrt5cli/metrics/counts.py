@@ -94,7 +94,7 @@ def gate_recall(deleted: ArrayLike, deletable: ArrayLike, input_ids: ArrayLike) 
 
 
 def bits_per_byte(nats_per_token: float | None) -> float | None:
-    """Cross-entropy in bits, over all target tokens, sentinels and EOS included, as in the paper."""
+    """Cross-entropy (nats per target token) in bits; sentinels and EOS count, as in the paper."""
     return None if nats_per_token is None else nats_per_token / math.log(2)
 
 

@@ -10,7 +10,7 @@ bootstrap samples and single examples are scored by one rule:
   any number of references. The BLEU of one example uses sacrebleu's effective order;
 - custom metrics: the score, and 1.
 
-Texts are compared as they are; normalisation applies to exact match and F1 only.
+Texts are compared as they are; normalization applies to exact match and F1 only.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ def load(
             no code, and log a warning. False refuses them.
         **config_overrides: fields of `MrT5Config` to change. The authors' baselines are loaded to process
             each row on its own; `shortening_per="batch"` and `boundary_sampling="always"` restore the
-            behaviour of their code.
+            behavior of their code.
 
     Returns:
         The model. Its `fresh_weights` names the weights the checkpoint lacks: those of a new shortener.
@@ -281,11 +281,11 @@ def sharing_weights(model: MrT5ForConditionalGeneration, **fields: Any) -> MrT5F
 
 @torch.no_grad()
 def initialize_depth_scaled(model: MrT5ForConditionalGeneration) -> None:
-    """The reference's from-scratch initialisation: weights shrink with the root of their stack's depth.
+    """The reference's from-scratch initialization: weights shrink with the root of their stack's depth.
 
     Standard deviations: 1 / sqrt(fan in * layers of the stack) for linear weights, 1 / sqrt(d_model * layers)
     for relative biases, 1 / sqrt(d_model) for the embedding and the head. Norm weights are constants of
-    1 / sqrt(layers). Shorteners keep their own initialisation, except for their norms.
+    1 / sqrt(layers). Shorteners keep their own initialization, except for their norms.
     """
     width = model.config.d_model
     for stack in (model.encoder, model.decoder):

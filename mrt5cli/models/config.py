@@ -1,7 +1,7 @@
 """The configuration of every model: T5's fields plus those of the shorteners.
 
 Field names are those of the authors' published checkpoints, so their `config.json` loads as it is. A field
-those checkpoints lack defaults to their behaviour, or to the correct one where theirs is an accident; the
+those checkpoints lack defaults to their behavior, or to the correct one where theirs is an accident; the
 docstring of `MrT5Config` tells which.
 """
 
@@ -56,10 +56,10 @@ class MrT5Config(T5Config):
             bytes, "soft" only gates them. The default is soft, as in the authors' code; models that this
             toolkit builds store "hard". In training mode deletion is soft unless a call requests otherwise.
         gate_loss: alpha, the coefficient of the gate loss that a model in training mode adds to its loss
-            (paper, section 3.2); 0 adds none, a negative value penalises deletion. A
+            (paper, section 3.2); 0 adds none, a negative value penalizes deletion. A
             `DeletionRateController` overrides it.
         score_loss: beta, the coefficient of the score loss, 0 or more (paper, appendix D).
-        gate_layer_norm: whether the delete gate normalises its input.
+        gate_layer_norm: whether the delete gate normalizes its input.
         gate_layer_norm_type: "rms" (T5's, camera-ready) or "layer" (with bias, v1 of the paper).
         gate_bias_init: initial bias of the gate's linear layer; above 0 keeps every byte at first.
         use_gumbel_noise: add noise to the gate's logits in training.
@@ -67,7 +67,7 @@ class MrT5Config(T5Config):
             sample (mean 0.58).
         random_deletion_probability: expected fraction of positions the random gate deletes, 0 to 1.
         fixed_deletion_amount: fraction of each word the fixed gate deletes from its end, 0 to 1.
-        boundary_predictor_type: how boundaries are learned: "gumbel" (sampled, pulled towards `prior`), or
+        boundary_predictor_type: how boundaries are learned: "gumbel" (sampled, pulled toward `prior`), or
             from labels: "entropy" (spikes in a byte model's uncertainty) or "unigram" (a tokenizer's tokens).
         prior: expected fraction of positions that end a segment, 0 to 1; only for "gumbel".
         boundary_temperature: temperature of "gumbel"'s relaxed Bernoulli, above 0.

@@ -160,7 +160,7 @@ class MrT5Encoder(MrT5Stack):
             score_penalty.count_in(shortening.mask)
         compacted = self.config.delete_gate_layer == 0 and self.config.hard_delete_positions == "compacted"
         if shortening.positions is not None and compacted:
-            # Survivors count as neighbours, as in the reference with its gate at layer 0.
+            # Survivors count as neighbors, as in the reference with its gate at layer 0.
             slots = torch.arange(shortening.positions.shape[1], device=shortening.positions.device)
             shortening = replace(shortening, positions=slots.expand_as(shortening.positions))
         return shortening

@@ -63,7 +63,7 @@ def locate(
         weights: False does not download the weights of a Hub model.
 
     Raises:
-        UserError: it is none of the three, or the Hub model is not available.
+        UserError: it is neither a run, a checkpoint nor a Hub id, or the Hub model is not available.
     """
     where, run = resolve_model(path_or_hub_id)
     found = Located(Path(where), run)

@@ -17,6 +17,8 @@ from mrt5cli.models.deletion import distance_bias, hides_nothing, hiding
 from mrt5cli.models.fast.fused import STEP, bias_dtype
 from mrt5cli.models.shorteners.base import Shortening
 
+PADDING_ALONE = "the source batch has no positions: every id is padding, or the mask hides all of them"
+
 
 class Layout:
     """The padded layout: every row is as wide as the longest. Base of the packed ones."""

@@ -47,8 +47,8 @@ def writer_of(raw: dict[str, Any], weights: Iterable[str] = ()) -> str:
 def is_first_version(raw: dict[str, Any], weights: Iterable[str] = ()) -> bool:
     """Whether the authors' first version (October to December 2024) wrote a checkpoint.
 
-    Its gate sits at the end of block `delete_gate_layer`, not at the entry, and normalises its input with a
-    mean and a bias. Its model_type is "t5", like that of later code until April 2025, so it is recognised by
+    Its gate sits at the end of block `delete_gate_layer`, not at the entry, and normalizes its input with a
+    mean and a bias. Its model_type is "t5", like that of later code until April 2025, so it is recognized by
     the bias of that norm or, for a gate without one, by a field of config.json that was dropped soon after.
     For two weeks in between, the authors' unreleased code wrote the same for a gate at the entry; nothing in
     such a checkpoint reveals it, and it is read as the first version's.
@@ -99,7 +99,7 @@ def fields_of(raw: dict[str, Any], where: str, weights: Iterable[str] = ()) -> d
         hint = "start from a supported model, such as google/byt5-small"
         raise CheckpointError(f"{where} is {what}; expected an MrT5, ByT5 or T5 v1.1 checkpoint", hint)
     if raw.get("quantization_config") is not None:
-        raise CheckpointError(f"{where} is quantised; expected the original weights")
+        raise CheckpointError(f"{where} is quantized; expected the original weights")
     fields = {
         key: value for key, value in raw.items() if key not in NOT_FIELDS and not OF_OTHERS.fullmatch(key)
     }

@@ -70,7 +70,7 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
     }
 
     def __init__(self, config: MrT5Config) -> None:
-        # T5's constructor would build and initialise two stacks only to discard them.
+        # T5's constructor would build and initialize two stacks only to discard them.
         super(T5ForConditionalGeneration, self).__init__(config)
         self.model_dim = config.d_model
         self.shared = nn.Embedding(config.vocab_size, config.d_model)
@@ -166,18 +166,21 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
             real_bytes: number of positions that the mask leaves, if it hides padding and nothing else; saves
                 a wait for the GPU.
             num_items_in_batch: number of labels in all batches of an optimizer step, by which the summed loss
-                is divided instead of the number here. transformers' trainers pass it. Regularisers are then
+                is divided instead of the number here. transformers' trainers pass it. Regularizers are then
                 scaled by this batch's share of the step's labels.
 
         Returns:
-            With `labels`, `loss` is the quantity to minimise: in training mode cross-entropy + alpha * gate
+            `logits` (B, T, V), and the other fields of `MrT5Output`.
+
+            With `labels`, `loss` is the quantity to minimize: in training mode cross-entropy + alpha * gate
             loss + beta * score loss (paper, section 3.2 and appendix D) + `auxiliary_loss`, from which
             boundary predictors, routers and quantile gates learn; in eval mode the cross-entropy. Alpha is
             the configuration's `gate_loss`, or set by `deletion_control`; beta is `score_loss`.
             `cross_entropy` is the cross-entropy in both modes.
 
         Raises:
-            ValueError: there is nothing to decode, or an argument does not fit the model or the others.
+            ValueError: there is nothing to decode, the source is padding alone (where packed), or an argument
+                does not fit the model or the others.
         """
         learns = self.training and labels is not None
         penalty = None
@@ -249,7 +252,7 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
         attention_mask: Tensor | None,
         penalty: ScorePenalty | None,
     ) -> Tensor | None:
-        """The regularisers of a model in training mode, or None; also counts deletions for the control."""
+        """The regularizers of a model in training mode, or None; also counts deletions for the control."""
         counted, control = None, self.deletion_control
         if encoded.delete_gate_output is not None:
             mask = encoded.attention_mask if attention_mask is None else attention_mask

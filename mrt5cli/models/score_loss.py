@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 SCORE_CEILING = 5.0
-"""Attention scores above this are penalised by the score loss (paper, appendix D)."""
+"""Attention scores above this are penalized by the score loss (paper, appendix D)."""
 
 
 class ScorePenalty:

@@ -26,7 +26,7 @@ class LearnedPositions(nn.Embedding):
 
 
 class MrT5PreTrainedModel(T5PreTrainedModel):
-    """Base of encoder, decoder and model: initialisation and the choice of attention."""
+    """Base of encoder, decoder and model: initialization and the choice of attention."""
 
     config: MrT5Config
     config_class = MrT5Config
@@ -39,7 +39,7 @@ class MrT5PreTrainedModel(T5PreTrainedModel):
 
     @classmethod
     def is_custom_code(cls) -> bool:
-        # transformers initialises "custom" models with a generic rule, which would give attention and
+        # transformers initializes "custom" models with a generic rule, which would give attention and
         # feed-forward weights a standard deviation of 1.
         return False
 

@@ -36,7 +36,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 
     Raises:
         CheckpointError: as `check_files`; or code in a pickle, a file of anything but named tensors, or
-            quantised tensors.
+            quantized tensors.
     """
     tensors: dict[str, Tensor] = {}
     read = _read_pickle if check_files(folder) else _read_safetensors
@@ -47,7 +47,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
             raise CheckpointError(
                 f"{folder}: {name} is stored as {_name(tensor.dtype)}; expected "
                 f"{', '.join(map(_name, DTYPES))}",
-                "if the checkpoint is quantised, load the original weights",
+                "if the checkpoint is quantized, load the original weights",
             )
     return tensors
 
@@ -67,7 +67,7 @@ def check_files(folder: Path) -> bool:
     if not files:
         found = listed(sorted(path.name for path in folder.iterdir()))
         raise CheckpointError(
-            f"{folder} is not a whole checkpoint: it has no {SAFE} and no {PICKLE}, only {found}",
+            f"{folder} is not a complete checkpoint: it has no {SAFE} and no {PICKLE}, only {found}",
             "copy or download it again",
         )
     for file in files if not pickled else ():
@@ -137,8 +137,8 @@ def _files(folder: Path) -> tuple[bool, list[Path]]:
             missing = [shard.name for shard in shards if not shard.is_file()]
             if missing:
                 raise CheckpointError(
-                    f"{folder} is not a whole checkpoint: {len(missing)} of the {len(shards)} weight files "
-                    f"that {index} names are missing, first {missing[0]}",
+                    f"{folder} is not a complete checkpoint: {len(missing)} of the {len(shards)} weight "
+                    f"files that {index} names are missing, first {missing[0]}",
                     "copy or download them again",
                 )
             return single == PICKLE, shards

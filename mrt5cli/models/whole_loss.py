@@ -1,4 +1,4 @@
-"""The complete training loss, for trainers that minimise a model's `loss`.
+"""The complete training loss, for trainers that minimize a model's `loss`.
 
 It is cross-entropy + alpha * gate loss + beta * score loss (paper, section 3.2 and appendix D) + the
 shortener's auxiliary loss. Runs of recipes compute theirs in `training.losses`.
@@ -85,5 +85,5 @@ def regularizers(
 
 
 def share_of_step(labels: Tensor, count: Tensor | int | None) -> Tensor | float:
-    """A micro-batch's fraction of an optimizer step's targets, which scales its regularisers."""
+    """A micro-batch's fraction of an optimizer step's targets, which scales its regularizers."""
     return 1.0 if count is None else labels.ne(IGNORED_LABEL).sum() / count

@@ -1,4 +1,4 @@
-"""Normalises weight names: removes what wrappers add, and merges the names of the one embedding."""
+"""Normalizes weight names: removes what wrappers add, and merges the names of the one embedding."""
 
 from __future__ import annotations
 

@@ -70,11 +70,11 @@ class Rule:
 
     @property
     def better(self) -> Better | None:
-        """The better direction of the metric in the catalog; None if there is none."""
+        """The better direction of the metric in the catalog; None if neither is better."""
         return BY_PUBLISHED_NAME[self.metrics[0]].better if self.metrics else None
 
     @property
-    def in_words(self) -> str:
+    def described(self) -> str:
         """The allowance as text."""
         return {
             "relative": f"{100 * self.allowance:g} %",

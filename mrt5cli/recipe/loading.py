@@ -44,7 +44,7 @@ def load(
 
     Raises:
         RecipeError: the recipe is invalid; lists every problem.
-        UserError: there is no such recipe, a file cannot be read, or the code of a run has changed.
+        UserError: the recipe does not exist, a file cannot be read, or the code of a run has changed.
     """
     if isinstance(source, Recipe):
         path, chain, tree = Path(source.name), [], source.model_dump(mode="json")
@@ -186,7 +186,7 @@ def find(name_or_path: str | Path) -> Path:
     """Find a recipe file by path, or a shipped recipe by name, tolerating common variants of the name.
 
     Raises:
-        UserError: there is no such recipe, or the name is ambiguous.
+        UserError: no recipe has the name, or the name is ambiguous.
     """
     path = places.path(name_or_path)
     if os.path.isfile(path):
@@ -245,7 +245,7 @@ def _base_file(path: Path, base: object) -> Path:
 
 
 def _plain(name: str) -> str:
-    """Normalise a recipe's name: without folder prefix and suffix, hyphens as underscores."""
+    """Normalize a recipe's name: without folder prefix and suffix, hyphens as underscores."""
     return re.sub(r"\.ya?ml$", "", name.removeprefix("recipes/")).replace("-", "_")
 
 

@@ -96,7 +96,7 @@ class ModelSection(Section):
     )
     initialization: Literal["t5", "depth_scaled"] = Field(
         "t5",
-        description="initialisation of the weights, only with start: scratch; 'depth_scaled' is what the "
+        description="initialization of the weights, only with start: scratch; 'depth_scaled' is what the "
         "reference uses from scratch",
     )
     shortener: Shortener = Field(
@@ -311,8 +311,8 @@ class TrainingSection(Section):
     )
     sharding: Literal["none", "fsdp"] = Field(
         "none",
-        description="how several processes hold weights, gradients and Adam's moments: 'none', each holds "
-        "all of them; 'fsdp', each holds its shard, with PyTorch's FSDP2",
+        description="how several processes store weights, gradients and Adam's moments: 'none', each stores "
+        "all of them; 'fsdp', each stores its shard, with PyTorch's FSDP2",
     )
     compile: bool = Field(
         False, description="torch.compile the feed-forward half of each block, once for all lengths"
@@ -394,7 +394,7 @@ class GenerationSection(Section):
     )
     length_penalty: Annotated[float, Field(ge=-bounds.PENALTY, le=bounds.PENALTY)] = Field(
         1.0,
-        description="a beam's score is divided by its length to this power; above 0 favours long answers",
+        description="a beam's score is divided by its length to this power; above 0 favors long answers",
     )
 
     def misfits(self) -> Iterator[tuple[str, str]]:
@@ -502,7 +502,7 @@ class Recipe(Section):
                 yield key, "must not be micro_batch with training.batch_tokens, which divides steps unevenly"
 
     def _misfits_of_gates(self) -> Iterator[tuple[str, str]]:
-        """Settings of a delete gate that is not there, or that would never take effect."""
+        """Settings that need a delete gate that the model lacks, or that never take effect."""
         shortener, delay, steps = self.model.shortener, self.loss.regularizer_delay, self.training.max_steps
         steering = self.controller != ConstantController(kind="constant")
         if steering and not shortener.steered:

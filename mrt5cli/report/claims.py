@@ -2,8 +2,8 @@
 
 A claim is a pure function of evidence. It returns a verdict, a sentence with the numbers, and the rows of a
 table. Thresholds are constants with reasons; none was chosen after seeing a result. Three rules were added
-after one: softmax1 and softmax may be too close to call, there may be too few samples to tell two
-correlations apart, and correlations use the loss increase in nats.
+after one: softmax1 and softmax may be too close to call, there may be too few samples to separate two
+correlations, and correlations use the loss increase in nats.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def judge(name: str, evidence: Evidence) -> Claim:
 def less_loss_at_equal_reduction(runs: pd.DataFrame, analyses: Analyses) -> Finding:
     """Compare each baseline's loss with MrT5's at the same rate, interpolated linearly from ByT5 on.
 
-    A straight line lies above a convex curve, which losses over rates are, so interpolation can only favour
+    A straight line lies above a convex curve, which losses over rates are, so interpolation can only favor
     the baseline. Runs are compared within a seed. Shorteners that are not in the paper are ignored.
     """
     compared, beyond = [], []
@@ -172,7 +172,8 @@ def _along(curve: Sequence[tuple[float, float]], rate: float) -> float | None:
     return None
 
 
-ONE_EACH, MOVED, TOLD = "one MrT5 per rate", "one MrT5, threshold moved", "one gate conditioned on the rate"
+ONE_EACH, MOVED = "one MrT5 per rate", "one MrT5, threshold moved"
+CONDITIONED = "one gate conditioned on the rate"
 
 
 def rate_lines(points: Sequence[Json]) -> pd.DataFrame:
@@ -189,8 +190,11 @@ def rate_lines(points: Sequence[Json]) -> pd.DataFrame:
     gates = found[(found.kind == "delete_gate") & found.target.notna()]
     each = gates[gates.wanted.isna()]
     middle = each.recipe[(each.target - 0.5).abs().sort_values().index[:1]]
-    told = found[(found.kind == "quantile_gate") & found.wanted.notna()]
-    lines = {ONE_EACH: each.assign(wanted=each.target), MOVED: gates[gates.recipe.isin(middle)], TOLD: told}
+    lines = {
+        ONE_EACH: each.assign(wanted=each.target),
+        MOVED: gates[gates.recipe.isin(middle)],
+        CONDITIONED: found[(found.kind == "quantile_gate") & found.wanted.notna()],
+    }
     whole = pd.concat([of.assign(line=line) for line, of in lines.items()], ignore_index=True)
     return whole.dropna(subset="above_byt5")
 
@@ -209,7 +213,7 @@ def one_model_any_rate(runs: pd.DataFrame, analyses: Analyses) -> Finding:
     if "dial" not in analyses:
         return None, NOT_THERE + "analysis dial", NOTHING
     lines = rate_lines(analyses["dial"]["points"])
-    rows = lines[lines.line == TOLD].reset_index(drop=True)
+    rows = lines[lines.line == CONDITIONED].reset_index(drop=True)
     others = {"minus_each": ONE_EACH, "minus_moved": MOVED}
     for gap, line in others.items():
         curves = {
@@ -220,15 +224,15 @@ def one_model_any_rate(runs: pd.DataFrame, analyses: Analyses) -> Finding:
         rows[gap] = rows.above_byt5 - pd.Series(along, dtype=float)
     gaps, seeds = [*others], rows.seed.nunique()
     known = rows.dropna(subset=gaps).groupby("wanted").filter(lambda of: len(of) == seeds)
-    missed = {"told": _worst_miss(rows), "moved": _worst_miss(lines[lines.line == MOVED])}
+    missed = {"conditioned": _worst_miss(rows), "moved": _worst_miss(lines[lines.line == MOVED])}
     found: list[Json] = []
     for wanted, of in rows.groupby("wanted"):
-        told: Json = {"wanted": wanted, "seeds": len(of), **of[["reached", "above_byt5"]].mean()}
+        row: Json = {"wanted": wanted, "seeds": len(of), **of[["reached", "above_byt5"]].mean()}
         for gap in gaps:
             low, high = interval_of_mean(of[gap].tolist()) or (math.nan, math.nan)
-            told |= {gap: of[gap].mean(skipna=False), f"{gap}_low": low, f"{gap}_high": high}
+            row |= {gap: of[gap].mean(skipna=False), f"{gap}_low": low, f"{gap}_high": high}
         misses = {f"{name}_misses_by_points": points.get(wanted) for name, points in missed.items()}
-        found.append(told | misses)
+        found.append(row | misses)
     table = pd.DataFrame(found)
     if known.empty:
         return (
@@ -246,7 +250,7 @@ def one_model_any_rate(runs: pd.DataFrame, analyses: Analyses) -> Finding:
     sentence = (
         f"conditioned on its rate, one model is {said[0]} above MrT5s trained for each, and {said[1]} above "
         f"one whose threshold is moved (means of {counted(seeds, 'seed')}, over {rates} %); it misses a rate "
-        f"by up to {missed['told'].abs().max():.1f} points, the threshold by "
+        f"by up to {missed['conditioned'].abs().max():.1f} points, the threshold by "
         f"{missed['moved'].abs().max():.1f}"
     )
     if from_each and from_moved:
@@ -519,7 +523,7 @@ def softmax1_costs_less(runs: pd.DataFrame, analyses: Analyses) -> Finding:
         sentence += ", and one seed says nothing about others"
     elif not agree and (needed := values_needed(gaps.tolist())) is not None:
         sentence += f"; at this spread it would take {needed:,} seeds"
-    if 0 < abs(mean) <= uncertain:  # twice as sure takes four times the text
+    if 0 < abs(mean) <= uncertain:  # twice the precision needs four times the text
         sentence += f"; it would take {((1 + Z_80 / Z_95) * uncertain / mean) ** 2:,.1f} times the test text"
     return None, sentence, rows
 

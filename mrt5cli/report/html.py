@@ -1,7 +1,7 @@
 """Renders pages from `templates/`. An HTML page contains its style and script and needs no network and no
 other file.
 
-A page extends `base.html.j2`, which provides a title, contents, light and dark colours, tables that sort on a
+A page extends `base.html.j2`, which provides a title, contents, light and dark colors, tables that sort on a
 click and keep their headers visible, and a print style; `tables.html.j2` prints a `tables.Table` and a figure
 with its numbers.
 """

@@ -91,6 +91,7 @@ def _model(found: Inspection, label: str) -> Json:
         "threshold": found.threshold,
         "exact": repr(found.threshold).removesuffix(".0"),
         "lowest": _lowest(found),
+        "requested": None if found.requested is None else f"{100 * found.requested:.4g}",
         "rate": percent(found.rate.value, 1),
         "deleted": f"{int(found.rate.total):,}",
         "positions": f"{found.rate.count:,}",

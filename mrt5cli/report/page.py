@@ -135,7 +135,7 @@ def _section(results: Results, placed: Mapping[str, Sequence[Placed]]) -> Json:
         "title": experiment.title,
         "about": experiment.about,
         "counts": counts,
-        "verdicts": "" if results.plan.smoke else tables.in_words(counts),
+        "verdicts": "" if results.plan.smoke else tables.listed_verdicts(counts),
         "problems": tables.problems(results),
         "damaged": results.damaged
         + [one for runs in results.runs.values() for run in runs for one in run.damaged],

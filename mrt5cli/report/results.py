@@ -72,7 +72,7 @@ class Ours:
 
 
 class Missing(Exception):
-    """We have no such number; the message gives the reason."""
+    """We have no number to compare; the message gives the reason."""
 
 
 @dataclass(frozen=True)
@@ -147,11 +147,11 @@ class Results:
         self.analyses = {name: found for name in experiment.analyses if (found := self._analysis(name))}
 
     def _analysis(self, name: str) -> Json:
-        """The document of an analysis; empty if it is missing, damaged or made by other code."""
+        """The document of an analysis; empty if it is missing, damaged or made with other code."""
         path = self.plan.analysis(self.experiment, name)
         found = self._read(path)
         if MADE in found and found[MADE].get("code") != code_version("analyse"):
-            self.damaged.append(f"{path} was made by other code; the next run of the suite makes it again")
+            self.damaged.append(f"{path} was made with other code; the next run of the suite makes it again")
             return {}
         return found
 
@@ -191,12 +191,12 @@ class Results:
                 finds.
 
         Raises:
-            Missing: we have no such number.
+            Missing: we have no number to compare.
         """
         if row.experiment in _ANALYSED:
             name, find = _ANALYSED[row.experiment]
             if name not in self.analyses:
-                raise Missing("not analysed")
+                raise Missing("not analyzed")
             return find(row, recipe, self.analyses[name])
         metric = BY_PUBLISHED_NAME.get(DECREASE if row.metric in TIMES else row.metric)
         if recipe is not None and metric is BY_PUBLISHED_NAME[DECREASE]:
@@ -273,11 +273,11 @@ def _per_sample(row: Published, recipe: str | None, document: Json) -> Ours:
     if row.metric == "fisher_average_r":
         mean = document["families"].get(row.model)
         if mean is None:
-            raise Missing(f"no run of {row.model} was analysed")
+            raise Missing(f"no run of {row.model} was analyzed")
         return Ours((mean,), document["samples"])
     values = [one["r"] for one in document["models"] if one["recipe"] == recipe and one["r"] is not None]
     if not values:
-        raise Missing("its run was not analysed, or its rate does not vary")
+        raise Missing("its run was not analyzed, or its rate does not vary")
     return Ours(tuple(values), document["samples"])
 
 
@@ -294,7 +294,7 @@ def _deletion_patterns(row: Published, recipe: str | None, document: Json) -> Ou
     models = [model for model in document["models"] if model["recipe"] == recipe]
     rates = [100 * line["rate"] for model in models for line in model["letters"] if line["kind"] == name]
     if not rates:
-        raise Missing("its run was not analysed")
+        raise Missing("its run was not analyzed")
     return Ours(tuple(rates), models[0]["examples"])
 
 

@@ -121,7 +121,9 @@ def comparisons(rows: Sequence[Compared]) -> list[Table]:
             parts.setdefault(_model_of(one), []).append(one)
     tables = [Table(HEADERS, lines(whole), "Published and ours", words=4)] if whole else []
     for model, part in parts.items():
-        title = f"{model}: {counted(len(part), 'number')} by part of the test ({in_words(count(part))})"
+        title = (
+            f"{model}: {counted(len(part), 'number')} by part of the test ({listed_verdicts(count(part))})"
+        )
         tables.append(Table(HEADERS, lines(part), title, folded=True, words=4))
     apart = [one for one in rows if one.verdict == "not compared"]
     if apart:
@@ -177,7 +179,7 @@ def _model_of(one: Compared) -> str:
     return ", ".join([one.row.model, *named])
 
 
-def in_words(counts: Mapping[Verdict, int]) -> str:
+def listed_verdicts(counts: Mapping[Verdict, int]) -> str:
     """The counts as text, such as "3 within, 1 outside"."""
     return ", ".join(f"{counts[verdict]:,} {verdict}" for verdict in VERDICTS if counts[verdict])
 
@@ -197,7 +199,7 @@ def rules() -> Table:
     """The tolerance rules with their allowances and reasons."""
     headers = ("numbers", "between runs", "sampling error added", "better is", "reason")
     lines = [
-        (rule.name, rule.in_words, "yes" if rule.sampled else "no", rule.better or "neither", rule.reason)
+        (rule.name, rule.described, "yes" if rule.sampled else "no", rule.better or "neither", rule.reason)
         for rule in tolerances.rules()
     ]
     return Table(headers, lines, "Tolerances", folded=True, words=5, prose=True)

@@ -1,4 +1,4 @@
-"""Published numbers beside ours, and a verdict on each difference."""
+"""Published numbers next to ours, and a verdict on each difference."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def count(rows: Iterable[Compared]) -> dict[Verdict, int]:
 
 
 def _decrease(row: Published) -> float | str:
-    """A published time's decrease relative to ByT5's, in percent; or the reason why there is none."""
+    """A published time's decrease relative to ByT5's, in percent; or the reason why it is missing."""
     if row.model.startswith("ByT5"):
         return "time on another machine; the baseline of the other times"
     byt5 = {}

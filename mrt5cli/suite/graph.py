@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mrt5cli import recipe as recipes
+from mrt5cli.analysis.across_runs import COMPARING
 from mrt5cli.errors import UserError
 from mrt5cli.evaluation.options import EvaluationOptions
 from mrt5cli.recipe import EmbeddedSource, FilesSource, Recipe, SpanCorruptionTask
@@ -35,7 +36,7 @@ def build_plan(
         smoke: shrink every recipe; all then start from random weights, without dependencies.
 
     Raises:
-        UserError: a recipe starts from a run that no recipe trains.
+        UserError: a recipe starts from a run that no recipe trains, or an analysis lacks its baseline.
     """
     graph = _Graph(SuitePlan(suite, root, list(experiments), smoke=smoke), known)
     for experiment in experiments:
@@ -73,6 +74,12 @@ class _Graph:
         for job in shown:
             job.experiments = tuple(dict.fromkeys((*job.experiments, experiment.id)))
         for analysis in experiment.analyses:
+            if analysis in COMPARING and experiment.baseline not in experiment.recipes:
+                raise UserError(
+                    f"{experiment.id}: the analysis {analysis} compares with the baseline, which is "
+                    f"{experiment.baseline or 'not set'}; expected one of the experiment's recipes",
+                    "set `baseline` in the suite",
+                )
             name = f"{experiment.id}:{analysis}"
             self.jobs[f"analyse {name}"] = AnalyseJob(
                 id=f"analyse {name}",

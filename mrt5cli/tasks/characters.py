@@ -40,7 +40,7 @@ class Characters(TableTask):
     by_language = False
 
     def __init__(self, section: CharacterTask) -> None:
-        # Data made here is not the paper's, so results on it must not appear beside published ones.
+        # Data made here is not the paper's, so results on it must not appear next to published ones.
         made_here = section.source.kind == "files" and is_made_here(Path(section.source.path))
         self.experiment = None if made_here else section.kind
         lengths = section.longest_source, section.longest_target

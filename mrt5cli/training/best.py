@@ -14,7 +14,7 @@ class Best:
     """The state after each evaluation, identical in all processes.
 
     Attributes:
-        metric: `training.best_metric`, a metric of an evaluation row. No such metric depends on alpha, so all
+        metric: `training.best_metric`, a metric of an evaluation row. None of them depends on alpha, so all
             steps of a run are comparable.
         patience: number of evaluations without improvement after which training stops; None: never.
         value: the best value so far; None before the first.

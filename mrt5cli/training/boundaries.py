@@ -57,12 +57,12 @@ def with_labels(
 ) -> BatchStream:
     """Add the labels that a shortener learns from to a stream.
 
-    The leading process fits the labeller to training examples once per run and saves it in the run directory,
+    The leading process fits the labeler to training examples once per run and saves it in the run directory,
     from where all processes and every resumed session read it.
 
     Args:
-        path: file of the fitted labeller.
-        may_fit: fit the labeller if the file is missing: this process leads, and the run starts at step 0.
+        path: file of the fitted labeler.
+        may_fit: fit the labeler if the file is missing: this process leads, and the run starts at step 0.
 
     Raises:
         UserError: a resumed run has lost the file.

@@ -95,7 +95,7 @@ class Controller:
 
 
 class ProportionalController(Controller):
-    """`p`, v1 of the paper: alpha <- max(0, alpha + k_p e).
+    """`p`, v1 of the paper: alpha <- max(0, alpha + k_p e), with e = target - rate.
 
     The name is the paper's; because it sums errors, it is mathematically an integral controller.
     """
@@ -128,8 +128,8 @@ class PIController(Controller):
 class TwoSidedPIController(Controller):
     """`pi_two_sided`: a PI controller whose alpha may become negative (to -alpha_max) and penalize deletion.
 
-    The paper's formula can only push toward deletion. If the cross-entropy itself comes to favor deletion, as
-    it does in small models, nothing pushes back, and the rate runs away with alpha at 0.
+    The paper's formula can only push toward deletion. If the cross-entropy itself favors deletion, as
+    it may in small models, nothing pushes back, and the rate runs away with alpha at 0.
 
     Anti-windup: while p + i is beyond a bound, only errors that bring it back are integrated. This needs no
     gain, and within the bounds it is exactly PI.

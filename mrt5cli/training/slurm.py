@@ -34,7 +34,7 @@ FOLDER = "slurm"
 REQUEUES = 1000
 """Maximum number of requeues at the time limit, so that a job that never reaches a checkpoint ends."""
 DEFAULTS: dict[str, int | str | bool] = {"nodes": 1, "ntasks_per_node": 1, "signal_delay_s": 300}
-"""`signal_delay_s`: how many seconds before its time limit a job is told to save."""
+"""`signal_delay_s`: seconds before its time limit at which a job is asked to save."""
 OURS = {"additional_parameters", "array", "error", "map_count", "output", "signal", "srun_args", "use_srun"}
 """Parameters that users may not set."""
 EXAMPLE = "for example --slurm partition=gpu,time=12:00:00,gpus=8"

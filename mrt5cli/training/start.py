@@ -26,7 +26,7 @@ class Start:
 
     Attributes:
         model: the model, in training mode.
-        origin: where the weights come from, as text; says whether they include the shortener's.
+        origin: where the weights come from, as text; states whether they include the shortener's.
         notes: one sentence for each difference between the start and the recipe.
         commit: commit of the Hub model, or None.
     """
@@ -49,7 +49,7 @@ def checkpoint_to_resume(checkpoint: Path) -> Start:
     try:
         return Start(load(checkpoint).train(), f"the checkpoint of step {RunDir.step_of(checkpoint)}")
     except UserError as error:
-        why = error.message.removeprefix(f"{checkpoint} is not a whole checkpoint: ")
+        why = error.message.removeprefix(f"{checkpoint} is not a complete checkpoint: ")
         raise not_whole(checkpoint, why.removeprefix(f"{checkpoint}: ")) from error
 
 

@@ -107,7 +107,7 @@ def check_whole(checkpoint: Path) -> int:
     try:
         check_files(checkpoint)
     except CheckpointError as error:
-        why = error.message.removeprefix(f"{checkpoint} is not a whole checkpoint: ")
+        why = error.message.removeprefix(f"{checkpoint} is not a complete checkpoint: ")
         raise not_whole(checkpoint, why.removeprefix(f"{checkpoint}/")) from error
     states = own_states(checkpoint)
     processes = len(states)
@@ -168,7 +168,7 @@ def not_whole(checkpoint: Path, why: str) -> NotWhole:
     else:
         hint = "there is no earlier one: restore it from a backup, or delete it to start at step 0"
     delete = f"rm -r {shlex.quote(str(checkpoint))}"
-    return NotWhole(f"{checkpoint} is not a whole checkpoint: {why}", f"{hint}: {delete}")
+    return NotWhole(f"{checkpoint} is not a complete checkpoint: {why}", f"{hint}: {delete}")
 
 
 @contextmanager

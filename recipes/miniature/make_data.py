@@ -96,7 +96,7 @@ def build(out: Path, *, seed: int = 42, downloads: Path | None = None, overwrite
         "task": "span_corruption",
         "note": "Messages of a browser and a declaration: narrow text for experiments; results are not "
         "comparable with published ones. Rows with the same `doc` in two languages are translations of each "
-        "other. The texts keep their licences: do not add them to repositories.",
+        "other. The texts keep their licenses: do not add them to repositories.",
         "seed": seed,
         "languages": list(rows),
         "sources": [declared, source],

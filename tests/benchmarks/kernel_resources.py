@@ -2,7 +2,7 @@
 
     python tests/benchmarks/kernel_resources.py        # a table of all; needs triton
 
-Triton's compiler and NVIDIA's assembler are asked with everything switched on. Each process compiles anew.
+Triton's compiler and NVIDIA's assembler report them with every feature on. Each process compiles again.
 """
 
 from __future__ import annotations

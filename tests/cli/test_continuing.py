@@ -1,4 +1,4 @@
-"""`--continue-for`: a finished run goes on as itself, by other settings perhaps; and RUN@step-500."""
+"""`--continue-for`: a finished run trains longer, perhaps with other settings; and RUN@step-500."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ training:
 evaluation: {examples: 8, batch_size: 4}
 """
 FIRST = 12
-"""Steps after which the run is finished that goes on."""
+"""Steps of the finished run that is continued."""
 
 
 def train(folder: Path, out: str, **settings: object) -> RunDir:
@@ -153,7 +153,7 @@ def test_so_it_is_with_other_settings(tmp_path: Path, settings: dict[str, Any]) 
 def test_numbers_of_a_segment_are_the_same_after_a_kill_at_each_of_its_writes(
     first: RunDir, whole: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What stands between a finished run and its segment is three files; then there is the new model."""
+    """Three files separate a finished run from its segment; then there is the new model."""
 
     class Killed(BaseException):
         pass
@@ -179,7 +179,7 @@ def test_numbers_of_a_segment_are_the_same_after_a_kill_at_each_of_its_writes(
                 go_on(first, 8)
         assert first.recipe().training.max_steps == FIRST
         assert all(torch.equal(weights_of(first)[name], each) for name, each in before.items())
-        if not first.is_finished:  # it says that it goes on, and has not begun
+        if not first.is_finished:  # it states that it continues, but has not started
             pretrain(first.recipe_path, out=first.path, resume=True, device="cpu", progress=False)
         assert first.is_finished and first.meta()["step"] == FIRST
     with monkeypatch.context() as patch:

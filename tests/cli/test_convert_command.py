@@ -80,7 +80,7 @@ def test_in_a_process_of_its_own(tmp_path: Path):
         ),
         (
             [GOLDEN / "models/t5", "out", "--to", "hub", "--license", "apache"],
-            "--license apache is not a licence identifier of the Hub; did you mean apache-2.0?",
+            "--license apache is not a license identifier of the Hub; did you mean apache-2.0?",
         ),
         (
             [GOLDEN / "models/t5", "out", "--to", "hub", "--license-link", "LICENSE"],

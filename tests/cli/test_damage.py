@@ -1,8 +1,8 @@
-"""Files of a run damaged in every way: what is computed of them is what would have been, or the file is told.
+"""Files of a run damaged in every way: results are those of intact files, or the damage is reported.
 
 Each injection spoils one file and then resumes the run, or evaluates its newest checkpoint. Either is
 refused in a sentence that names the file, or comes to the very numbers of the unbroken run; going on from an
-earlier checkpoint is told by the file's name too.
+earlier checkpoint is reported with the file's name, too.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ training:
 evaluation: {examples: 8, batch_size: 4}
 """
 LATER, EARLIER = 8, 4
-"""Steps with a checkpoint; the run goes on from the later one."""
+"""Steps with a checkpoint; the run resumes from the later one."""
 CHECKPOINT = (
     *("added_tokens.json", "config.json", "generation_config.json", "manifest.json", "model.safetensors"),
     *("mrt5_state_0.json", "optimizer.pt", "rng_state.pth", "scheduler.pt", "tokenizer_config.json"),
@@ -115,7 +115,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Unbroken:
 
 
 def spoil(file: Path, damage: str, draw: random.Random) -> str:
-    """Damage a file of a run, or of its later checkpoint; what was done, in words."""
+    """Damage a file of a run, or of its later checkpoint; returns a description of the damage."""
     content = file.read_bytes()
     other = file.parent.with_name(f"step-{EARLIER:08d}") / file.name
     if damage == "swapped" and not (other.is_file() and other.read_bytes() != content):
@@ -161,7 +161,7 @@ def place(run: RunDir, name: str) -> Path:
 
 
 def judge(unbroken: Unbroken, run: RunDir, name: str, command: str, done: str) -> None:
-    """Do the command on a damaged run, and see that it was refused, told, or made no difference."""
+    """Run the command on a damaged run; the damage is refused, reported, or makes no difference."""
     result = resume(run) if command == "resume" else evaluate(run.path)
     said, what = result.output + result.stderr, f"{name}, {done}, {command}"
     told = name.removeprefix("best/") in said
@@ -258,7 +258,7 @@ def test_a_damaged_checkpoint_is_passed_over_kept_aside_and_on_record(unbroken: 
     file = run.checkpoint(LATER) / "optimizer.pt"
     spoil(file, "cut", random.Random(0))
     before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
-    told = f"{run.checkpoint(LATER)} is not a whole checkpoint: optimizer.pt has "
+    told = f"{run.checkpoint(LATER)} is not a complete checkpoint: optimizer.pt has "
     planned = resume(run, "--dry-run", "--json")
     assert planned.exit_code == 0, planned.output
     plan = json.loads(planned.stdout)
@@ -292,9 +292,9 @@ def test_without_a_whole_checkpoint_all_that_is_damaged_is_named(unbroken: Unbro
     for more in ([], ["--dry-run"]):
         result = resume(run, *more)
         assert result.exit_code == 2
-        assert "step-00000008 is not a whole checkpoint: rng_state.pth has 0 bytes, but " in result.stderr
+        assert "step-00000008 is not a complete checkpoint: rng_state.pth has 0 bytes, but " in result.stderr
         assert "\n" in result.stderr and "\\n" not in result.stderr  # a line each
-        assert "step-00000004 is not a whole checkpoint: it has no model.safetensors" in result.stderr
+        assert "step-00000004 is not a complete checkpoint: it has no model.safetensors" in result.stderr
         assert "model.start" not in result.stderr
     assert run.saved_steps() == [EARLIER, LATER]
 

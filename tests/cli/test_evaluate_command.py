@@ -329,7 +329,7 @@ def test_json_in_a_real_process_has_stdout_to_itself(runs: dict[str, Path]) -> N
 # ------------------------------------------------------------------------------------
 
 
-def test_a_gate_that_is_told_its_rate_has_no_threshold_that_was_found(tmp_path: Path) -> None:
+def test_a_gate_conditioned_on_its_rate_has_no_calibrated_threshold(tmp_path: Path) -> None:
     run = make_run(tmp_path, "told", shortener={"kind": "quantile_gate", "layer": 1})
     found = evaluate(run, "--deletion-rate", "0.3,0.7,0", "--limit", "40", "--html", tmp_path / "it.html")
     assert found.exit_code == 0, found.output
@@ -337,7 +337,7 @@ def test_a_gate_that_is_told_its_rate_has_no_threshold_that_was_found(tmp_path: 
     assert [row[3] for row in rows] == ["-21", "-9", "-31"]
     assert "the gate is conditioned on the rate" in found.stdout and "set thresholds" not in found.stdout
     page = (tmp_path / "it.html").read_text(encoding="utf-8")
-    assert "which it was told." in page and "threshold was found" not in page
+    assert "an input of the model." in page and "calibrated the threshold" not in page
 
 
 def test_deletion_rates_without_training(tmp_path: Path) -> None:

@@ -217,7 +217,7 @@ def test_accuracy_chooses_without_being_asked_and_generates_nothing(
     runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def never(*_: object, **__: object) -> None:
-        raise AssertionError("answers are generated and nobody scores them")
+        raise AssertionError("answers are generated but not scored")
 
     monkeypatch.setattr("mrt5cli.evaluation.evaluate.generate_answers", never)
     told = json.loads(printed(runs["chosen"], "--json"))

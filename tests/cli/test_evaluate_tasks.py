@@ -386,7 +386,7 @@ def test_what_was_measured_is_kept_where_a_later_language_fails(
     assert rows == whole[: len(first)] and json.loads(out.read_text(encoding="utf-8")) == told
     saved = runs["tydi"] / "eval" / "unfinished" / "tydiqa.json"
     assert json.loads(saved.read_text(encoding="utf-8"))["models"][0]["rows"] == rows
-    # What a whole evaluation has found stands.
+    # The results of a complete evaluation are kept.
     before = json.loads((runs["tydi"] / "eval" / "tydiqa.json").read_text(encoding="utf-8"))
     assert before["models"][0]["rows"] == whole
 

@@ -206,7 +206,7 @@ def test_generate_reads_the_recipe_beside_a_model(exported: HubServer) -> None:
 
 @pytest.fixture
 def mine(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HubServer:
-    """The Hub of somebody who is logged in and has pushed nothing yet; a run lies in `tiny-seed3`."""
+    """The Hub of a logged-in user without repositories; `tiny-seed3` is a run."""
     monkeypatch.setenv("HF_TOKEN", hubsim.TOKEN)
     monkeypatch.chdir(tmp_path)
     make_run(tmp_path, "tiny", task=SPANS)
@@ -274,7 +274,7 @@ def test_a_second_push_keeps_the_licence_and_says_what_it_replaces(mine: HubServ
     before = mine.requests("commit/main")
 
     again = mrt5(*push)
-    assert "note: the licence, my-lab-1, is taken from the card in me/pushed" in again.stdout
+    assert "note: the license, my-lab-1, is taken from the card in me/pushed" in again.stdout
     assert "note: README.md of me/pushed is replaced; the old one stays in" in again.stdout
     assert len(mine.requests("commit/main")) == 2 * len(before) > 0
     metadata = ModelCard.load("me/pushed").data
@@ -282,7 +282,7 @@ def test_a_second_push_keeps_the_licence_and_says_what_it_replaces(mine: HubServ
     assert metadata.license_link == "LICENSE"
 
     other = mrt5(*push, "--license", "mit")
-    assert "the licence" not in other.stdout
+    assert "the license" not in other.stdout
     metadata = ModelCard.load("me/pushed").data
     assert (metadata.license, metadata.license_name) == ("mit", None)
 
@@ -291,7 +291,7 @@ def test_a_second_push_keeps_the_licence_and_says_what_it_replaces(mine: HubServ
 def test_a_card_that_cannot_be_read_keeps_no_push(written: str, mine: HubServer) -> None:
     mine.add("models/me/pushed", lambda folder: (folder / "README.md").write_text(written, "latin-1"))
     pushed = mrt5("convert", "tiny-seed3", "out", "--to", "hub", "--push", "me/pushed")
-    assert "the licence" not in pushed.stdout and "README.md of me/pushed is replaced" in pushed.stdout
+    assert "the license" not in pushed.stdout and "README.md of me/pushed is replaced" in pushed.stdout
     assert "license" not in ModelCard.load("me/pushed").data.to_dict()
 
 

@@ -1,4 +1,4 @@
-"""Runs on data of the Hub, against the stand-in: the paper's recipes in small, and faults of every kind."""
+"""Runs on data of the Hub, against a stand-in: the paper's recipes at toy scale, and every kind of fault."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def many_requests(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Unbroken(NamedTuple):
-    """`pretrain pctrl40` in small on a plain corpus, with a Hub that is always there.
+    """`pretrain pctrl40` at toy scale on a plain corpus, with a Hub that is always available.
 
     `requests` for text are made until about half of the training is over.
     """
@@ -439,7 +439,7 @@ def test_a_run_goes_on_with_the_commit_it_began_with(hub: HubServer, tmp_path: P
 
 @pytest.mark.slow
 def test_two_processes_save_together_when_one_loses_its_data(hub: HubServer, tmp_path: Path) -> None:
-    """The other one waits for it at the same step, is told, and goes on later from there."""
+    """The other process waits at the same step, learns of it, and resumes there later."""
 
     def make(folder: Path) -> None:
         draw = random.Random(1)

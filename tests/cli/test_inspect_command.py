@@ -1,4 +1,4 @@
-"""`mrt5 inspect-deletions`: what goes is shown, counted, told as JSON; a sentence for whatever is wrong."""
+"""`mrt5 inspect-deletions`: deletions are shown, counted and printed as JSON; errors are one sentence."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_pooled_segments(name: str, runs: dict[str, Path]) -> None:
         assert row["deleted"] == [int(i not in starts) for i in range(len(row["ids"]))]
         assert row["gate"] is None
         assert row["marked"] in result.stdout
-        # What the reference's law drops has its own bar.
+        # What the reference's rule drops has its own bar.
         assert row["marked"].count("|") == len(starts) - 1 + (covered < len(row["ids"]))
     summary = told["segments"]
     assert summary["count"] == sum(len(row["segments"]) for row in told["rows"])
@@ -252,7 +252,7 @@ def test_an_empty_file(runs: dict[str, Path], tmp_path: Path) -> None:
 def test_colour_only_on_a_terminal_that_wants_it(
     setting: dict[str, str], coloured: bool, runs: dict[str, Path]
 ) -> None:
-    """A pseudo-terminal stands for the user's."""
+    """A pseudo-terminal in place of the user's."""
     import pty
 
     environment = {key: value for key, value in os.environ.items() if key != "NO_COLOR"}

@@ -116,7 +116,7 @@ def test_a_checkpoint_without_its_changes_is_passed_over_or_refused_by_name(trai
     words = ["finetune", str(run.recipe_path), "--out", str(run.path), "--resume", "--dry-run"]
     result = mrt5(*words)
     assert result.exit_code == 0
-    told = "step-00000024 is not a whole checkpoint: it has no lora.safetensors"
+    told = "step-00000024 is not a complete checkpoint: it has no lora.safetensors"
     assert f"{told}; resuming from step 20" in result.stderr
     (run.checkpoint(24) / "manifest.json").unlink()  # as of an older version
     result = mrt5(*words)

@@ -310,7 +310,7 @@ def test_a_file_that_fails_by_now_is_the_runs(run: Path) -> None:
 
 
 def test_a_model_that_is_no_run_brings_no_code(run: Path) -> None:
-    """What stands beside a checkpoint, of the Hub say, may be anybody's: even what looks like a run."""
+    """Files next to a checkpoint, on the Hub for example, are untrusted, even if they look like a run."""
     snapshot = Path("snapshot")
     shutil.copytree(run / "model", snapshot)
     shutil.copy(run / "meta.json", snapshot)

@@ -107,7 +107,7 @@ def test_scripts_get_numbers(pretend: Pretend) -> None:
 
 
 def test_the_plan_names_what_attention_runs_by(pretend: Pretend, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And counts the memory of that; a self-check that fails is told."""
+    """And counts its memory; a failed self-check is reported."""
     pretend("NVIDIA H200", 150)
     found = {}
     for fault in ("", "its output is off by 3"):

@@ -291,7 +291,7 @@ def test_two_processes_train_like_one(tmp_path: Path):
         resumed, cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, timeout=200
     )
     assert again.returncode == 0, again.stderr
-    assert again.stderr.count("step-00000012 is not a whole checkpoint: rng_state_1.pth has 0 bytes") == 1
+    assert again.stderr.count("step-00000012 is not a complete checkpoint: rng_state_1.pth has 0 bytes") == 1
     assert (curve(two), (two.model / "model.safetensors").read_bytes()) == whole
 
 

@@ -29,7 +29,7 @@ Sent = list[dict[str, Any]]
 
 
 def of_tensorboard(run: RunDir, folder: Path) -> tuple[Sent, str]:
-    """Each number of each event file as it stands there, and the recipe."""
+    """Each number of each event file as stored, and the recipe."""
     loader = pytest.importorskip("tensorboard.backend.event_processing.event_file_loader")
     util = pytest.importorskip("tensorboard.util.tensor_util")
     rows, recipe = [], ""

@@ -1,4 +1,4 @@
-"""`mrt5 reproduce`, with real jobs in real processes: tiny recipes of its own, and shipped ones in small."""
+"""`mrt5 reproduce`, with real jobs in real processes: tiny recipes, and shipped ones at toy scale."""
 
 from __future__ import annotations
 
@@ -256,7 +256,7 @@ def test_nothing_is_lost_by_stopping_killing_and_starting_again(house: Path) -> 
     assert planned["train long seed 1"]["status"] == "half done"
     assert planned["train long seed 1"]["reason"] == f"saved at step {saved} of 100000"
 
-    # Killed; its training is told by the end of a pipe, and saves as if asked to.
+    # Killed; its training notices the end of a pipe, and saves as on a signal.
     with reproducing(house, path, "--only", "long") as process:
         wait_for(lambda: steps(run) > saved + 5)
         second = reproduce(path)
@@ -266,7 +266,7 @@ def test_nothing_is_lost_by_stopping_killing_and_starting_again(house: Path) -> 
         process.wait()
     wait_for(lambda: json.loads((run / "meta.json").read_text())["status"] == "interrupted")
 
-    # Its lock is nobody's. Now the training is killed, and the other recipe is not touched by that.
+    # No process holds its lock. Now the training is killed, and the other recipe is not touched by that.
     with reproducing(house, path, "--jobs", 2) as process:
         before = steps(run)
         wait_for(lambda: steps(run) > before + 5)
@@ -336,9 +336,9 @@ def pid_of(run: Path) -> int:
         try:
             if entry.name.isdigit() and os.readlink(entry / "fd" / "1") == str(log):
                 return int(entry.name)
-        except OSError:  # somebody else's, or gone
+        except OSError:  # another user's, or ended
             continue
-    raise AssertionError("nobody writes the log")
+    raise AssertionError("no process writes the log")
 
 
 @pytest.mark.slow

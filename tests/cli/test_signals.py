@@ -1,4 +1,4 @@
-"""Commands that are told to stop, whenever and by whom: they save, and end with a code and a word for it."""
+"""Commands that are asked to stop at any time save, and end with the signal's exit code and a message."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def test_gates(path: Path, attention: str, monkeypatch: pytest.MonkeyPatch):
     fields = {key: value for key, value in case["config_overrides"].items() if key != "gate_params"}
     model = load(GOLDEN / case["model"], attn_implementation=attention, **fields, shortening_per="batch")
     expected_gate = tensors["out.delete_gate_output"][..., 0]
-    if case["config"]["deletion_type"] == "random":  # the draw is part of the case, its law is tested below
+    if case["config"]["deletion_type"] == "random":  # its distribution is tested below
         monkeypatch.setattr(RandomGate, "score", lambda *_: (expected_gate, None))
     with torch.no_grad():
         out = forward(model, tensors, hard_delete=case["hard_delete"])

@@ -41,7 +41,7 @@ def test_all_cases_are_here():
 @pytest.mark.parametrize("path", CASES)
 def test_forward(path: Path, attention: str):
     case, tensors = read_case(path)
-    # The reference shows the first byte of a row that loses all; ours shows the best one unless told
+    # The reference shows the first byte of a row that loses all; ours shows the best one unless configured
     # otherwise.
     overrides = {"row_without_survivors": "first"} if "row_all_deleted" in path.stem else {}
     out = run(case, tensors, attn_implementation=attention, **overrides)

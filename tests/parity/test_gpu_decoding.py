@@ -128,7 +128,7 @@ def test_inference_mode_larger_batches_and_another_precision(recordings: list[An
             agree(model)
     for _ in range(2):
         assert torch.equal(tokens(model, **HARD), first)
-    assert len(recordings) == 4, "two shapes, and the first anew after each change of precision"
+    assert len(recordings) == 4, "two shapes, and the first again after each change of precision"
 
 
 def test_a_device_that_is_not_the_current_one() -> None:

@@ -358,7 +358,7 @@ def _counts_differ(recipe: Recipe) -> bool:
     if loss.score_coefficient:
         parts |= {"encoder_score", "cross_score"}
     task = smoke(recipe).task
-    if recipe.is_finetuning:  # in small, all sources are cut to the same length
+    if recipe.is_finetuning:  # at toy scale, all sources are cut to the same length
         task = task.model_copy(update={"input_length": recipe.task.input_length})
     return bool(parts & _ragged(task.model_dump_json(), loss.score_per))
 

@@ -70,7 +70,7 @@ def test_the_best_reference_counts() -> None:
 
 
 def test_an_unknown_rule_is_refused() -> None:
-    with pytest.raises(ValueError, match="'bleu' is not a normalisation; expected squad, multilingual"):
+    with pytest.raises(ValueError, match="'bleu' is not a normalization; expected squad, multilingual"):
         normalise("x", "bleu")  # type: ignore[arg-type]
 
 

@@ -28,7 +28,7 @@ GPU = torch.device("cuda")
 
 
 class Event:
-    """Of a queue that does at once what it is told, by a clock that is ten times too fast."""
+    """A queue that executes immediately, with a clock that is ten times too fast."""
 
     def __init__(self, enable_timing: bool) -> None:
         assert enable_timing

@@ -68,7 +68,7 @@ def test_a_gate_of_two_values_cannot_be_moved():
     assert found == Calibration(0.3, -15.0, 0.6, 10, Gap(0.0, 0.6, -30.0))
     assert found.missed
     words = "30 % cannot be reached: 60.0 % of positions have the same gate value, -30, so a threshold"
-    assert f"{words} deletes nothing or 60.0 %" in found.in_words()
+    assert f"{words} deletes nothing or 60.0 %" in found.described()
 
 
 @given(st.lists(st.integers(-5, 0), min_size=1, max_size=60), st.floats(0.01, 0.99))
@@ -96,7 +96,7 @@ def test_digits_of_the_option_tell_gate_values_apart():
 
 
 def test_of_a_gate_that_is_told_its_rate_the_option_is_that():
-    assert Calibration(0.2, -24.0, 0.19, 10, told=True).option == "--deletion-rate=0.2"
+    assert Calibration(0.2, -24.0, 0.19, 10, conditioned=True).option == "--deletion-rate=0.2"
 
 
 def test_a_rate_of_nothing_deletes_nothing():

@@ -160,10 +160,10 @@ def test_a_gate_may_be_left_out(saved):
         ),
         (lambda d: edit_config(d, dense_act_fn="foo"), "dense_act_fn is 'foo'; expected one of"),
         (lambda d: edit_config(d, model_type=None), "is a model without a model_type"),
-        (lambda d: edit_config(d, quantization_config={"quant_method": "gptq"}), "is quantised"),
+        (lambda d: edit_config(d, quantization_config={"quant_method": "gptq"}), "is quantized"),
         (
             lambda d: edit_weights(d, lambda t: t.update({"lm_head.weight": t["lm_head.weight"].char()})),
-            r"lm_head.weight is stored as int8; .*\n  if the checkpoint is quantised",
+            r"lm_head.weight is stored as int8; .*\n  if the checkpoint is quantized",
         ),
         (
             lambda d: edit_text(d, decoder_start_token_id="null"),

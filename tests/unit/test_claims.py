@@ -347,7 +347,7 @@ class TestControllerSettles:
     LAWS = ("p", "pi", "pi_two_sided")
 
     def judged(self, missed, settled, spread=(0.5, 0.5, 0.5), more_on_test=2.0):
-        """Of runs of each law: by how many points they miss, when they settle, and how many points more they
+        """Runs of each controller: the points they miss by, when they settle, and how many points more they
         miss by on test text; None where that is not known."""
         runs = [
             {
@@ -392,9 +392,9 @@ class TestControllerSettles:
 class TestAnyRate:
     EACH, SEEDS = {0.3: 0.01, 0.5: 0.02, 0.9: 0.1}, (42, 43, 44)
 
-    def points(self, told=0.0, moved=0.3, noise=(0.0, 0.001, -0.001), seeds=SEEDS, reached=0.0):
-        """ByT5 at 1, MrT5s above it by EACH, the told model by as much and `told` more, and the MrT5 of 50 %
-        by `moved` more at every rate but its own."""
+    def points(self, conditioned=0.0, moved=0.3, noise=(0.0, 0.001, -0.001), seeds=SEEDS, reached=0.0):
+        """ByT5 at 1, MrT5s above it by EACH, the conditioned model by `conditioned` more, and the MrT5 of
+        50 % by `moved` more at every rate but its own."""
         for seed, off in zip(seeds, noise, strict=False):
             base = {"seed": seed, "target": None, "wanted": None, "reached": 0.0}
             yield {**base, "recipe": "byt5", "kind": "none", "loss": 1.0}
@@ -408,7 +408,7 @@ class TestAnyRate:
                     yield {**base, **own, "wanted": wanted, "reached": wanted - 0.004, "loss": 1 + worse}
             for wanted in (0.1, *self.EACH):
                 line = {**base, "recipe": "any_rate", "kind": "quantile_gate", "wanted": wanted}
-                loss = 1 + self.EACH.get(wanted, 0.0) + told + off
+                loss = 1 + self.EACH.get(wanted, 0.0) + conditioned + off
                 yield {**line, "reached": wanted + reached, "loss": loss}
 
     def judged(self, **given):
@@ -416,7 +416,7 @@ class TestAnyRate:
         return judge("one_model_any_rate", Evidence([result("byt5", "none")], analyses={"dial": dial}))
 
     @pytest.mark.parametrize(
-        ("told", "moved", "holds"),
+        ("conditioned", "moved", "holds"),
         [
             (0.0, 0.3, True),
             (-0.1, 0.3, True),  # better than one each is as good
@@ -425,14 +425,14 @@ class TestAnyRate:
             (0.0, 0.0004, None),
         ],
     )
-    def test_intervals_over_seeds_decide(self, told, moved, holds):
-        claim = self.judged(told=told, moved=moved)
+    def test_intervals_over_seeds_decide(self, conditioned, moved, holds):
+        claim = self.judged(conditioned=conditioned, moved=moved)
         assert claim.holds is holds
         assert ("too close to call" in claim.sentence) == (holds is None)
 
     def test_a_spread_of_seeds_that_covers_the_difference_decides_nothing(self):
-        # Nearly the same for the told model and the threshold: only one trained each is uncertain.
-        assert self.judged(told=0.1, moved=0.6, noise=(0.0, 0.1, -0.1)).holds is True
+        # Nearly the same for the conditioned model and the threshold: only one trained each is uncertain.
+        assert self.judged(conditioned=0.1, moved=0.6, noise=(0.0, 0.1, -0.1)).holds is True
         points = [*self.points()]
         for point in points:
             if point["kind"] == "quantile_gate":
@@ -456,7 +456,9 @@ class TestAnyRate:
     def test_losses_are_compared_at_the_rate_that_was_reached(self):
         row = self.judged(reached=0.02).rows[2]  # of the way from 50 to 90 % a twentieth
         assert row["minus_each"] == pytest.approx(-(0.1 - 0.02) / 20)
-        assert (row["told_misses_by_points"], row["moved_misses_by_points"]) == pytest.approx((2.0, -0.4))
+        assert (row["conditioned_misses_by_points"], row["moved_misses_by_points"]) == pytest.approx(
+            (2.0, -0.4)
+        )
 
     def test_without_the_analysis_there_is_no_verdict(self):
         claim = judge("one_model_any_rate", Evidence([result("byt5", "none")]))

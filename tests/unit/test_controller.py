@@ -161,7 +161,7 @@ def test_the_slope_is_that_of_the_rate_and_0_at_the_first_update():
         TwoSidedPIController(kind="pi_two_sided", target_deletion_rate=0.4, k_p=0.0, k_i=0.0, k_d=10.0)
     )
     controller.update(0.3)
-    assert controller.alpha == 0.0  # not the slope from some rate that nobody has seen
+    assert controller.alpha == 0.0  # not the slope from a rate that never occurred
     for step in range(1, 60):
         controller.update(0.3 + 0.01 * step)
     assert controller.alpha == pytest.approx(-10.0 * 0.01, rel=1e-3)

@@ -364,7 +364,7 @@ def test_a_dropped_tail_is_in_no_segment() -> None:
 
 
 class KnownGate:
-    """A model whose gate deletes what it is told to: it has the encoder's interface and nothing else."""
+    """A model whose gate deletes given bytes: it has the encoder's interface and nothing else."""
 
     def __init__(self, doomed: set[int]) -> None:
         self.doomed = doomed

@@ -1,4 +1,4 @@
-"""Diagnostic tasks: rules, the laws of the strings, splits, and the same strings everywhere."""
+"""Diagnostic tasks: rules, the distribution of the strings, splits, and the same strings everywhere."""
 
 from __future__ import annotations
 

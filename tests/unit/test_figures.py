@@ -111,7 +111,7 @@ def learning(recipe: str, *checkpoints: dict[str, object]) -> dict[str, object]:
 def checkpoint(
     step: int, logit: float | None, open_: float | None, closed: float | None
 ) -> dict[str, object]:
-    """Of a run's gate, where nothing is known of one class, and nothing could be told apart at first."""
+    """A run's gate, with one class unknown, and no separation at first."""
     of = None if logit is None else {"low": logit - 1, "median": logit, "high": logit + 2}
     gradients = {"open": open_, "closed": closed}
     return {
@@ -272,7 +272,7 @@ def test_the_same_numbers_are_the_same_drawing() -> None:
 @pytest.mark.browser
 @pytest.mark.parametrize(("scheme", "ground"), [("light", 255), ("dark", 0)])
 def test_a_file_of_its_own_suits_dark_pages(browser: Any, scheme: str, ground: int, tmp_path: Path) -> None:
-    """A picture in somebody's page; within ours it is left to the page."""
+    """A picture in another page; within ours the page decides."""
     [drawing] = DRAWINGS["loss"]()
     (tmp_path / "it.svg").write_text(drawing.svg, encoding="utf-8")
     corners = []

@@ -223,7 +223,7 @@ def test_a_run_is_followed_over_its_checkpoints(run: RunDir, tmp_path: Path) -> 
     document = gate_training(runs_of(run, *map(RunDir, others)))
     [model] = document["models"]
     assert (model["recipe"], model["task"], model["examples"]) == ("gate", "vowel_removal", 40)
-    # The finished model stands for the checkpoint of its step.
+    # The finished model takes the place of the checkpoint of its step.
     assert [one["step"] for one in model["checkpoints"]] == [1, 2]
     first, last = ({**one, "step": 0} for one in model["checkpoints"])
     assert first == last  # as their weights are

@@ -270,7 +270,7 @@ def test_larger_batches_take_the_memory_of_smaller_ones(recordings: list[Any]) -
         same(model, lengths=lengths)
 
     kept = greedy._KEPT[model]
-    assert len(recordings) == 3, "that of the small batch was made anew, in the larger memory"
+    assert len(recordings) == 3, "that of the small batch was recorded again, in the larger memory"
     assert len(kept.steps) == 2
     begins = {step.source.untyped_storage().data_ptr() for step in kept.steps.values()}
     assert begins == {kept.memory.untyped_storage().data_ptr()}

@@ -1,4 +1,4 @@
-"""What is told of while a run trains on: gates that have collapsed, alpha at a bound; and no false alarms."""
+"""Problems reported during training: collapsed gates, alpha at a bound; and no false alarms."""
 
 from __future__ import annotations
 

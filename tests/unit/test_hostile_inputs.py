@@ -202,7 +202,7 @@ def test_archives_under_other_names(tmp_path: Path) -> None:
 
 @pytest.fixture
 def pipe(tmp_path: Path) -> Path:
-    """A pipe that nobody writes into."""
+    """A pipe without a writer."""
     path = tmp_path / "pipe.jsonl"
     os.mkfifo(path)
     return path
@@ -305,7 +305,7 @@ ODD = [
 
 
 def test_results_are_beside_each_other_whatever_they_are_of(tmp_path: Path) -> None:
-    """A subset may be what a row says its language is, and a kind of task what somebody's code calls it."""
+    """A subset may be any language of a row, and a kind of task any name that custom code registers."""
     files = [RunDir(tmp_path).eval(EvaluationOptions().result_name(odd)) for odd in (*ODD, "x" * 301)]
     files += [RunDir(tmp_path).eval(EvaluationOptions(subsets=(odd,)).result_name("x")) for odd in ODD]
     for file in files:
@@ -496,7 +496,7 @@ def test_odd_fields_of_generation(golden_dir: Path, tmp_path: Path, fields: dict
     "content", ["", "[" * 200_000, '{"tokenizer_class": 5, "auto_map": {"AutoTokenizer": "/x"}}']
 )
 def test_a_tokenizer_beside_a_model_is_not_read(golden_dir: Path, tmp_path: Path, content: str) -> None:
-    """Bytes need none; what transformers makes of theirs is between it and whoever changed them."""
+    """Bytes need none; the tokenizer files are read by transformers alone."""
     from mrt5cli.models import load
 
     shutil.copytree(golden_dir / "models" / "mrt5_g2", tmp_path / "odd")

@@ -332,7 +332,7 @@ def test_the_card_of_a_run(evaluated: RunDir, run: RunDir, tmp_path: Path) -> No
         ("hard", "total", "48.0"),
     ]
     assert rows[0]["cross-entropy nats"] == "2.3457" and rows[0]["examples"] == "1,200"
-    assert "gate recall" not in rows[0]  # nobody measured it
+    assert "gate recall" not in rows[0]  # not measured
 
 
 def test_the_card_of_a_mixture(tmp_path: Path) -> None:
@@ -602,7 +602,7 @@ def test_no_file_of_an_export_names_a_local_folder(layout: str, tmp_path: Path) 
 
 
 class FakeApi:
-    """Records calls; raises what it is told to."""
+    """Records calls; raises what it is given."""
 
     calls: list[tuple[str, dict[str, Any]]]
     fails: Exception | None

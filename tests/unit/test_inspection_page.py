@@ -181,6 +181,15 @@ def test_the_slider_moves_by_key_and_by_mouse_and_back(opened: Any, gate: Any) -
     assert shown.counts() == expected(inspected(gate, text))
 
 
+def test_the_rate_that_a_threshold_requests_moves_with_it(opened: Any, gate: Any) -> None:
+    found = replace(inspected(gate, b"abc def"), requested=0.5)
+    page = opened([found, inspected(gate, b"abc def", name="other")])
+    assert page.texts("[data-requested]") == ["50"]
+    for threshold, rate in ((-21.0, "30"), (-29.0, "3.333"), (0.0, "100")):
+        set_threshold(page.page, threshold)
+        assert page.texts("[data-requested]") == [rate]
+
+
 def test_a_threshold_that_is_none_is_not_taken(opened: Any, gate: Any) -> None:
     found = inspected(gate, b"what can go?")
     shown = opened([found])

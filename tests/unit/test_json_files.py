@@ -1,4 +1,4 @@
-"""Files of JSON in whose place something else stands."""
+"""Files that should be JSON and are not."""
 
 from __future__ import annotations
 

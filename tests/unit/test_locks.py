@@ -260,7 +260,7 @@ def test_of_hosts_that_come_at_one_moment_without_locks_one_stays(path: Path) ->
         for number in range(4)
     ]
     told = [host.communicate(timeout=60)[0].split("\n")[:2] for host in hosts]
-    # One that was late may have taken it from one that had it; that one is told so.
+    # One that was late may have taken it from one that had it; that one is notified.
     assert sum(said == ["held", "None"] for said in told) == 1, told
 
 
@@ -369,7 +369,7 @@ def test_what_is_read_is_not_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with locks.unread(file) as free:
         assert free and not locks._READ  # it was our own
     assert not locks.read_on(tmp_path / "gone" / "config.json")
-    assert locks.read_on(tmp_path / "other.json")  # damaged: whoever loads it says so
+    assert locks.read_on(tmp_path / "other.json")  # damaged: loading it reports that
 
 
 def test_where_locked_files_cannot_be_read_readers_lock_none(

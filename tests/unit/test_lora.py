@@ -282,5 +282,5 @@ def test_a_checkpoint_without_its_changes_is_refused(broken: str, tmp_path: Path
         file.unlink()
     elif broken == "cut off":
         file.write_bytes(file.read_bytes()[:-9])
-    with pytest.raises(UserError, match=rf"step-00000003 is not a whole checkpoint: .*{lora.FILE}"):
+    with pytest.raises(UserError, match=rf"step-00000003 is not a complete checkpoint: .*{lora.FILE}"):
         lora.add_lora(tiny("mrt5"), LoraSection(rank=2), checkpoint)

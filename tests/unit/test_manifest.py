@@ -92,7 +92,7 @@ def test_what_is_another_is_named(sealed: Path, change: str):
     (folder,) = sealed.parent.iterdir()
     with pytest.raises(CheckpointError, match=re.escape(words)) as raised:
         manifest.check(folder)
-    assert raised.value.message.startswith(f"{folder} is not a whole checkpoint: ")
+    assert raised.value.message.startswith(f"{folder} is not a complete checkpoint: ")
     hint = f"restore the file from a copy; if the change was intended, delete {folder / manifest.NAME}"
     assert raised.value.hint == hint
 

@@ -1,4 +1,4 @@
-"""The model's own laws: initialisation, the untied head, what deletion may and may not change, generation."""
+"""The model's rules: initialization, the untied head, what deletion may and may not change, generation."""
 
 from __future__ import annotations
 

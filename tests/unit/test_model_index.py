@@ -311,10 +311,10 @@ def test_a_licence_is_stated_as_the_hub_calls_it() -> None:
     ("name", "link", "message"),
     [
         ("Apache-2.0", None, "did you mean apache-2.0?"),
-        ("my-lab", None, "--license my-lab is not a licence identifier of the Hub"),
-        ("other", None, "--license other is not a licence identifier of the Hub"),
-        ("other", "LICENSE", "--license other is not a licence identifier of the Hub"),
-        ("mit", "LICENSE", "--license-link is for licences without a Hub identifier, and mit is one"),
+        ("my-lab", None, "--license my-lab is not a license identifier of the Hub"),
+        ("other", None, "--license other is not a license identifier of the Hub"),
+        ("other", "LICENSE", "--license other is not a license identifier of the Hub"),
+        ("mit", "LICENSE", "--license-link is for licenses without a Hub identifier, and mit is one"),
     ],
 )
 def test_what_is_no_licence_is_one_sentence(name: str, link: str | None, message: str) -> None:
@@ -330,7 +330,7 @@ def test_the_card_says_under_what_the_weights_are() -> None:
     assert (data.license, data.license_name, data.license_link) == ("other", "my-lab-1", "LICENSE")
     assert "The weights are licensed under [my-lab-1](LICENSE), as stated by their owner" in text
     assert "licensed under mit," in model_card(Job(tiny(), license=stated("mit")))
-    assert "The licence of the weights is not stated" in model_card(Job(tiny()))
+    assert "The license of the weights is not stated" in model_card(Job(tiny()))
 
 
 def test_what_an_earlier_card_states() -> None:
@@ -347,7 +347,7 @@ def test_a_licence_survives_another_conversion(run: RunDir, tmp_path: Path) -> N
     onward = convert(str(out), further, ConversionOptions("hub"))
     for folder, outcome in ((out, again), (further, onward)):
         assert ModelCard.load(folder / "README.md").data.license == "mit"
-        assert outcome.notes == [f"the licence, mit, is taken from the card in {out}"]
+        assert outcome.notes == [f"the license, mit, is taken from the card in {out}"]
     ours = convert(str(out), tmp_path / "ours", ConversionOptions("mrt5"))
     assert not ours.notes, "which has no card"
     assert load(tmp_path / "ours").config.inference_deletion == "hard"

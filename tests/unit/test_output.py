@@ -54,7 +54,7 @@ def test_a_full_disk_below_stdout_is_named() -> None:
 
 @contextmanager
 def closed_terminal() -> Iterator[tuple[int, Callable[[], None]]]:
-    """A terminal, and what closes its window: whoever writes to it then gets EIO."""
+    """A terminal, and a function that closes its window: later writes raise EIO."""
     window, terminal = pty.openpty()
     yield terminal, lambda: os.close(window)
 

@@ -16,6 +16,7 @@ from mrt5cli.models.attention import AttentionOptions, eager
 from mrt5cli.models.fast import fused as fused_module
 from mrt5cli.models.fast import packed_rows
 from mrt5cli.models.fast.fused import fused, has_fused, tiles
+from mrt5cli.models.fast.kernels.device_layout import device_layout
 from mrt5cli.models.fast.packed_rows import PackedLayout
 from mrt5cli.models.score_loss import ScorePenalty
 
@@ -211,6 +212,17 @@ def test_there_and_back(rows: list[list[bool]], at_once: int):
         seen += list(range(len(rows)))[group.rows]
     assert seen == list(range(len(rows)))
     assert [count for group in groups for count in group.counts] == [sum(row) for row in rows]
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_batch_of_padding_alone_is_refused(training: bool):
+    model = MrT5ForConditionalGeneration(MrT5Config(d_model=32, d_ff=48, d_kv=8, num_heads=2, num_layers=4))
+    model.train(training).set_attn_implementation("packed")
+    ids = torch.zeros(2, 5, dtype=torch.long)
+    with pytest.raises(ValueError, match="has no positions: every id is padding"):
+        model(input_ids=ids, attention_mask=ids, labels=torch.ones(2, 1, dtype=torch.long))
+    with pytest.raises(ValueError, match="has no positions: every id is padding"):
+        device_layout(ids, ids == 0, None, None)
 
 
 def test_padding_between_bytes_keeps_their_distances():

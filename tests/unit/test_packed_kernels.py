@@ -3,7 +3,7 @@
 Without a GPU the kernels run in Triton's interpreter, which shows that they compute the right numbers and
 nothing of their speed; with one, tests/parity/test_gpu.py runs the same cases compiled. What only a compiler
 can tell, whether a tile fits a device, is asked of the compiler. All else needs no triton: there the model is
-told that this CPU is such a GPU, and gets the attention written out in place of the kernels.
+made to treat this CPU as such a GPU, and gets the attention written out in place of the kernels.
 """
 
 from __future__ import annotations

@@ -115,7 +115,7 @@ def test_what_attention_runs_by_is_said_with_a_reason(
     [
         ("triton (checked)", 3, 0.1, True),
         ("packed (on a CPU)", 3, 0.1, False),
-        ("triton (checked)", None, 0.1, False),  # starts anew
+        ("triton (checked)", None, 0.1, False),  # starts again
         ("triton (checked)", 3, 0.0, False),  # drops nothing
         (None, 3, 0.1, False),  # of a version that did not say
     ],

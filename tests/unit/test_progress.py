@@ -96,7 +96,7 @@ def test_what_the_first_step_compiles() -> None:
 
 
 class Clock:
-    """Time that passes only when it is told to."""
+    """A clock that moves only when set."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -186,7 +186,7 @@ def drive(display: ProgressDisplay) -> None:
                 display.on_log(ARGS, state(step), CONTROL, logs=ROW)
                 display.live.refresh()
             if step == 10:
-                print("a note that somebody prints " + "x" * 70, file=sys.stderr)
+                print("a note from elsewhere " + "x" * 70, file=sys.stderr)
                 display.validating("en", 512)
                 display.live.refresh()
                 display.on_evaluate(ARGS, state(step), CONTROL, metrics=LINE)
@@ -211,13 +211,13 @@ def test_the_live_line_of_a_terminal_stays_whole_at_any_width(
     shown = screen(text, width)
     assert shown[0] == "before"
     assert all(cell_len(line) <= width for line in shown)
-    # Nothing of what was drawn before is left: each thing stands there once.
+    # Nothing drawn before is left: everything appears once.
     said = " ".join(" ".join(shown).split())
     for words in ("step 20/20", "loss 1.25", "score term 0.005", "deleted 38.2 % (target 40 %)", "12.3 kB/s"):
         assert said.count(words) == 1, (words, shown)
     assert "validation at step 10: loss 1.5, deleted 37.5 %" in said
     assert said.endswith("SIGTERM: stopping behind")
-    assert said.count("a note that somebody prints") == 1
+    assert said.count("a note from elsewhere") == 1
     drawn = " ".join(text.split())
     assert "step 0/20" in drawn and "the first step is running" in drawn
     assert "validating, en: 512 examples" in drawn

@@ -1,4 +1,4 @@
-"""The gate that is told a rate: its quantiles, the thresholds that are rates, what training moves."""
+"""The gate conditioned on a rate: its quantiles, thresholds that encode rates, and what training changes."""
 
 from __future__ import annotations
 
@@ -130,8 +130,8 @@ def test_calibration_is_what_the_gate_was_told():
     ids, mask = batch_of(random_rows([30] * 4))
     found = calibrate(model, [{"input_ids": ids, "attention_mask": mask}], [0.0, 0.4], "it")
     assert [one.threshold for one in found] == [-31.0, pytest.approx(-18.0)]
-    assert found[0].told and found[0].reached == 0
-    assert found[1].told and "threshold -18, which sets the rate and deletes " in found[1].in_words()
+    assert found[0].conditioned and found[0].reached == 0
+    assert found[1].conditioned and "threshold -18, which sets the rate and deletes " in found[1].described()
     with torch.no_grad():
         gate_BL = model(ids, attention_mask=mask, labels=labels_for(ids)).delete_gate_output
     assert found[1].reached == pytest.approx((gate_BL[mask.bool()] <= -18.0).float().mean().item())
@@ -148,13 +148,13 @@ def test_a_rate_that_training_did_not_draw_is_said_to_be_beyond_it():
     ids, mask = batch_of(random_rows([30] * 4))
     found = calibrate(model, [{"input_ids": ids, "attention_mask": mask}], [0.05, 0.1, 0.5, 0.9], "it")
     said = "; the model was trained to delete 10 to 50 %"
-    assert [said in one.in_words() for one in found] == [True, False, False, True]
+    assert [said in one.described() for one in found] == [True, False, False, True]
 
 
 @pytest.mark.parametrize("rate", [0.2, 0.6, 0.0])
 def test_a_recipe_whose_rate_is_never_drawn_is_refused(rate):
     shortener = {"kind": "quantile_gate", "layer": 1, "lowest": 0.3, "highest": 0.5, "rate": rate}
-    with pytest.raises(Exception, match=r"outside the range .* lowest 0.3 to highest 0.5"):
+    with pytest.raises(Exception, match=r"outside the range of training, 0\.3 to 0\.5"):
         ModelSection.model_validate({"shortener": shortener})
     ModelSection.model_validate({"shortener": shortener | {"rate": 0.3}})
 

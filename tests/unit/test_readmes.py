@@ -44,4 +44,4 @@ def test_the_page_of_the_commands_says_what_their_help_says() -> None:
     command = typer.main.get_command(app)
     page = get_docs_for_click(obj=command, ctx=typer.Context(command), name="mrt5")
     written = (ROOT / "mrt5cli/commands/README.md").read_text(encoding="utf-8")
-    assert written == f"{page.strip()}\n", "`make docs` writes it anew"
+    assert written == f"{page.strip()}\n", "run `make docs`"

@@ -880,7 +880,7 @@ def test_how_a_step_is_divided_may_change_where_no_number_sees_it(settings: list
     assert not decides_numbers("training.sharding", recipe)
 
 
-# --- shrinking and the schema in words ----------------------------------------------------------------------
+# --- shrinking and the schema as text -----------------------------------------------------------------------
 
 
 def test_smoke_keeps_what_chooses_code_and_shrinks_the_rest() -> None:

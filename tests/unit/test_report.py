@@ -134,7 +134,7 @@ def test_an_analysis_of_other_code_is_left_out_and_said(tmp_path: Path) -> None:
     plan = make_plan(tmp_path, [TINY])
     write_json(plan.analysis(TINY, "settling"), {"runs": [], "made": {"code": "0.0.1+old"}})
     results = Results(plan, TINY)
-    assert not results.analyses and "settling.json was made by other code" in results.damaged[0]
+    assert not results.analyses and "settling.json was made with other code" in results.damaged[0]
     assert "analysis settling" in results.evidence.missing
 
 

@@ -37,7 +37,7 @@ BYT5, MRT5, RANDOM, OTHER = (f"train {name} seed 1" for name in FAMILY)
 
 
 class Silent:
-    """A display that remembers what it was told."""
+    """A display that records its calls."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
@@ -61,7 +61,7 @@ class Silent:
 
 @dataclass
 class FakeJob:
-    """Ends after some polls; what it leaves, and its code, are told."""
+    """Ends after some polls, with given output and exit code."""
 
     code: int
     leave: Callable[[], None]
@@ -422,7 +422,7 @@ def test_what_is_forked_has_touched_no_gpu() -> None:
 
 
 def orphan(job: BaseProcess) -> None:
-    """Let a job find that whoever started it is gone."""
+    """Let a job find that its parent process has ended."""
     job._popen.finalizer()  # type: ignore[attr-defined]
 
 

@@ -137,6 +137,16 @@ def test_text_that_is_not_there_stands_in_for_smoke(tmp_path: Path) -> None:
     assert (read().source.kind, read().languages) == ("files", ["fr", "de"])
 
 
+@pytest.mark.parametrize(("baseline", "found"), [(None, "not set"), ("other", "other")])
+@pytest.mark.parametrize("analysis", ["per_sample", "runtime"])
+def test_an_analysis_without_its_baseline_is_refused(
+    tmp_path: Path, analysis: str, baseline: str | None, found: str
+) -> None:
+    wanted = Experiment("e", "E", recipes=("tiny/byt5",), baseline=baseline, analyses=(analysis,))
+    with pytest.raises(UserError, match=f"e: the analysis {analysis} compares with .*, which is {found};"):
+        planned(tmp_path, wanted)
+
+
 def test_a_start_that_nobody_makes_is_refused(tmp_path: Path) -> None:
     known = {"lost": recipe("lost", "runs/byt6-seed1"), "byt5": recipe("byt5")}
     with pytest.raises(UserError, match="recipe lost starts from runs/byt6-seed1, which no shipped recipe"):
@@ -408,7 +418,7 @@ def test_a_budget_is_kept_and_nothing_is_torn_from_what_it_needs(hours: list[flo
     assert sum(job.hours for job in left) <= budget
     assert {job.id for job in out} | {job.id for job in left} == {job.id for job in plan.jobs}
     assert all(need in left for job in left for need in job.needs)
-    # What nobody shows is there for somebody who needs it.
+    # A job that no experiment shows exists for one that needs it.
     assert all(any(job in other.needs for other in left) for job in left if not job.experiments)
     assert first.to_do or cost_of_first > budget
 

@@ -483,7 +483,7 @@ CLASSES = """dataset_info:
 def publish(
     hub: HubServer, rows: list[dict[str, Any]], *, page: str = "", file: str = "en/test-00000.parquet"
 ) -> None:
-    """someone/pairs with rows of one split, as somebody sees it who has not had it before."""
+    """someone/pairs with rows of one split, without a cached copy."""
     shutil.rmtree(hub.home, ignore_errors=True)
 
     def make(folder: Path) -> None:
@@ -527,7 +527,7 @@ def test_hub_files_of_every_format(hub: HubServer, name: str) -> None:
 
 
 class Added(TableTask):
-    """As somebody adds a task: only what is its own."""
+    """A task as users add it: only its own parts."""
 
     columns = (text_column("word"), text_column("phonemes"))
     by_language = False

@@ -426,7 +426,7 @@ def test_a_lock_makes_no_run_of_other_files_nor_of_one_without_meta(tmp_path: Pa
     with run.hold():
         pass
     write_text(run.path / file, "mine")
-    # A checkpoint is somebody's run, which has lost what says so.
+    # A checkpoint belongs to a run that has lost its meta.json.
     told = (
         "contains the checkpoints of a run but no recipe.yaml"
         if "step-" in file

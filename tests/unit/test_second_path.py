@@ -1,7 +1,7 @@
 """Attention by PyTorch's own kernels: that of a GPU, written out for a CPU, and dropped weights.
 
 The kernel of a GPU is replaced by the same function, which refuses what CUDA's refuses: so the model goes the
-way it goes on a GPU where our own kernels cannot run.
+path on a GPU where our own kernels cannot run.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Paired tests: hand-computed values, and laws that hold for any outcomes."""
+"""Paired tests: hand-computed values, and properties that hold for any outcomes."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_right_answers_the_other_way_round(pairs: list) -> None:
 
 
 def exhaustive(difference: list[float]) -> tuple[float, float]:
-    """Mean and p-value of the bootstrap's law itself, over all n^n resamples."""
+    """Mean and p-value of the bootstrap's exact distribution, over all n^n resamples."""
     places = np.stack(np.meshgrid(*[range(len(difference))] * len(difference)), -1).reshape(
         -1, len(difference)
     )

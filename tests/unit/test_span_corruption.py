@@ -77,7 +77,7 @@ def test_a_target_restores_its_source(length: int, density: float, mean: float, 
         assert inputs[row, -1] == targets[row, -1] == EOS
         shown, hidden = inputs[row, :-1], targets[row, :-1]
         places = [np.flatnonzero(ids == sentinel) for ids in (shown, hidden) for sentinel in sentinels]
-        assert all(len(place) == 1 for place in places), "each sentinel stands once in each"
+        assert all(len(place) == 1 for place in places), "each sentinel occurs once in each"
         cuts = np.concatenate(places)[: plan.spans], np.concatenate(places)[plan.spans :]
         assert (np.diff(cuts[0]) > 0).all() and cuts[1][0] == 0
         restored: list[int] = []

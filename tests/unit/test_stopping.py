@@ -130,7 +130,7 @@ def test_a_worker_is_deaf_to_a_group_and_ends_when_its_parent_says_so(
     worker: tuple[multiprocessing.Process, Connection],
 ) -> None:
     process, end = worker
-    for number in SIGNALS:  # while it may still import, from somebody who is not its parent
+    for number in SIGNALS:  # while it may still import, from a process that is not its parent
         subprocess.run(["kill", f"-{number}", str(process.pid)], check=True)
     assert end.poll(60) and end.recv() == "ready"
     for number in SIGNALS:

@@ -368,7 +368,7 @@ def packed(rows: list[str]) -> bytes:
 
 
 def publish(hub: HubServer, files: dict[str, bytes], **source: Any) -> tuple[Task, str]:
-    """A task on English files, in order; and the name of the dataset, which nobody has seen before."""
+    """A task on English files, in order; and the name of the dataset, which is new."""
     name = f"owner/damaged-{next(NUMBERS)}"
 
     def make(place: Path) -> None:

@@ -435,7 +435,7 @@ def test_a_save_that_fails_leaves_no_checkpoint(tmp_path: Path, monkeypatch: pyt
 
 
 def test_another_number_of_processes_resumes(tmp_path: Path, unbroken: RunDir):
-    """One goes on with the sums of two since the last line of metrics, and its own place in the data."""
+    """One process continues with the sums of two since the last metrics, and its own place in the data."""
     copy = Path(shutil.copytree(unbroken.checkpoint(8), tmp_path / "step-00000008"))
     state = json.loads((copy / "mrt5_state_0.json").read_text()) | {"processes": 2}
     state["stream"]["start_batch"] = 5
@@ -479,7 +479,7 @@ VALUES = {2: 5.0, 4: 3.0, 6: 4.0, 8: 2.0, 10: 6.0, 12: 6.0}
 
 
 class Says(TrainerCallback):
-    """Stands in for validation: says a value every other step, and stops training somewhere."""
+    """Replaces validation: returns a value every other step, and stops training at some step."""
 
     trainer: DeletionTrainer
 

@@ -204,7 +204,7 @@ def test_in_training_segments_end_where_the_labels_say(variant):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_states_that_are_nan_shorten_like_others(variant):
-    """So that a training whose weights were lost comes to its end in words, not to an error of shapes."""
+    """So that a training whose weights were lost ends with a message, not with an error of shapes."""
     model = tiny(variant).train()
     model.encoder.block[0].layer[0].layer_norm.weight.data.fill_(float("nan"))
     ids, mask = batch_of(random_rows([6, 5, 4]))  # an even number of rows, and an odd one

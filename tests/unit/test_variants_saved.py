@@ -73,7 +73,7 @@ def test_a_model_without_memory_takes_weights_from_a_file(variant: str, tmp_path
 
 
 def check_fresh(model: MrT5ForConditionalGeneration, norm: float = 1.0) -> None:
-    """The reference's initialisation of what stands between the blocks; what is not its has its own tests."""
+    """The reference's initialization of modules between the blocks; ours have their own tests."""
     shortener, width = model.encoder.shortener, model.config.d_model
     block = model.encoder.block[model.config.delete_gate_layer]
     kind = model.config.deletion_type

@@ -128,7 +128,7 @@ def test_numbers_to_be_checked_by_hand() -> None:
 
 
 def test_the_papers_differences_are_larger_than_tolerances() -> None:
-    """MrT5 at 50 % is told from ByT5, from random deletion at 50 %, and from MrT5 at 70 %."""
+    """MrT5 at 50 % is distinguished from ByT5, from random deletion at 50 %, and from MrT5 at 70 %."""
     values = {
         (one.model, *map(str, one.setting.values())): one.value
         for one in ROWS
@@ -235,7 +235,7 @@ def test_what_was_not_run_says_why(pretended: SuitePlan) -> None:
     assert {one.recipe for one in missing} == {"multilingual_v3/fixed_60"}
     assert {one.reason for one in missing} == {"out of memory"}
     # An analysis that was not done, and a run with no evaluation on other languages.
-    assert {one.reason for one in compared(pretended, "per_sample_v3")} == {"not analysed"}
+    assert {one.reason for one in compared(pretended, "per_sample_v3")} == {"not analyzed"}
 
 
 def test_times_are_compared_as_a_decrease_and_never_in_milliseconds(pretended: SuitePlan) -> None:
@@ -407,7 +407,7 @@ def test_correlations_and_their_means_come_from_the_analysis(tmp_path: Path) -> 
     assert found["r0318"].verdict == "within"
     assert found["r0323"].verdict == "outside"
     assert found["r0319"].verdict == "not run"  # deletes as much from every sample
-    assert found["r0329"].reason == "no run of Random was analysed"
+    assert found["r0329"].reason == "no run of Random was analyzed"
 
 
 @pytest.mark.parametrize(("samples", "verdict"), [(99, "not compared"), (100, "within")])

@@ -1,4 +1,4 @@
-"""A checkpoint that lacks something, or in which something is damaged, is refused before a run goes on."""
+"""A checkpoint with a missing or damaged part is refused before a run resumes."""
 
 from __future__ import annotations
 
@@ -63,11 +63,11 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a page": (lambda path: path.write_text("<!DOCTYPE html><html>"), "{name} is cut off or damaged"),
     "nothing in it": (
         lambda path: path.write_text("{}") if path.suffix == ".json" else torch.save({}, path),
-        "is not a whole checkpoint: {name} ",
+        "is not a complete checkpoint: {name} ",
     ),
     "something else": (
         lambda path: path.write_text("[1]") if path.suffix == ".json" else torch.save([1], path),
-        "is not a whole checkpoint: {name} ",
+        "is not a complete checkpoint: {name} ",
     ),
 }
 
@@ -92,7 +92,7 @@ def test_nothing_goes_on_from_a_checkpoint_that_is_not_whole(copied: RunDir, nam
 def test_a_byte_that_changed_inside_of_an_archive_is_noticed(copied: RunDir, name: str):
     flip_a_byte(copied.checkpoint(12) / name)
     with pytest.raises(
-        UserError, match=rf"step-00000012 is not a whole checkpoint: {name} is cut off or damaged \("
+        UserError, match=rf"step-00000012 is not a complete checkpoint: {name} is cut off or damaged \("
     ):
         check_whole(copied.checkpoint(12))
 

@@ -166,7 +166,7 @@ def test_a_head_that_is_not_there_is_the_embedding_only_where_the_configuration_
     check_same(saved, headless | {"lm_head.weight": state["shared.weight"]})
     model = load(saved)
     assert model.lm_head.weight.data_ptr() != model.shared.weight.data_ptr()
-    # The other way round, and with both: what is there is taken as it is.
+    # The other way round, and with both: existing weights are used unchanged.
     write(saved, {name: tensor for name, tensor in state.items() if name != "shared.weight"})
     check_same(saved, {"shared.weight": state["lm_head.weight"], "lm_head.weight": state["lm_head.weight"]})
     write(saved, state)

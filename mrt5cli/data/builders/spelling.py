@@ -45,7 +45,7 @@ Pair = tuple[str, str]
 
 
 class Example(NamedTuple):
-    """A window with one word misspelt, the correct window, and the misspelling with its correction."""
+    """A window with one word misspelled, the correct window, and the misspelling with its correction."""
 
     source: str
     target: str
@@ -96,9 +96,9 @@ def build(
     texts = {"name": "documentation inside Python", "version": python_version(), "licence": "PSF-2.0"}
     about = {
         "task": KIND,
-        "note": "One word of each source is misspelt; the target is the correct text. This replaces the "
+        "note": "One word of each source is misspelled; the target is the correct text. This replaces the "
         "published data in the same form; results are not comparable with published ones. Data derived from "
-        "the dictionary and the text stays under their licences: keep it out of repositories.",
+        "the dictionary and the text stays under their licenses: keep it out of repositories.",
         "seed": options.seed,
         "options": {key: value for key, value in asdict(options).items() if key != "seed"},
         "sources": [

@@ -56,7 +56,7 @@ PARTS = {
     *(*FAST.values(), MrT5Decoder, T5Block, NewGELUActivation, LearnedPositions),
     *(nn.Linear, nn.Embedding, nn.Dropout, nn.ModuleList),
 }
-"""Module types of a plain decoder: no adapter, quantised weight or other activation."""
+"""Module types of a plain decoder: no adapter, quantized weight or other activation."""
 IDLE_HOOKS = {"transformers.utils.output_capturing", "mrt5cli.models.stack"}
 """Modules whose hooks may be skipped: they record outputs, or set a layer's own bias, as this loop does."""
 CONSUMED = {"hard_delete", "deletion_threshold", "segment_ends", "real_bytes", "attention_mask"}

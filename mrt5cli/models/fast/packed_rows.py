@@ -21,7 +21,7 @@ from mrt5cli.models.deletion import distance_bias, hiding
 from mrt5cli.models.fast.choice import choose
 from mrt5cli.models.fast.fused import precision
 from mrt5cli.models.fast.kernels.device_layout import device_layout
-from mrt5cli.models.layout import Layout, relative_bias
+from mrt5cli.models.layout import PADDING_ALONE, Layout, relative_bias
 from mrt5cli.models.score_loss import ScorePenalty
 from mrt5cli.models.shorteners.base import Sequences, Shortening
 
@@ -185,6 +185,9 @@ def fast_layout(
     Args:
         real_bytes: number of positions that contain input, if known.
         training: whether the model is in training mode, and may drop attention weights.
+
+    Raises:
+        ValueError: the batch contains nothing but padding.
     """
     if torch.compiler.is_compiling():
         return Layout()
@@ -204,4 +207,9 @@ def fast_layout(
     # Packing requires that the mask hides padding and nothing else.
     if padded if source.mask is None else not torch.equal(source.mask != 0, ~source.padding):
         return Layout()
-    return PackedLayout(~source.padding) if padded else FullLayout()
+    if not padded:
+        return FullLayout()
+    packed = PackedLayout(~source.padding)
+    if not packed.bounds[-1]:
+        raise ValueError(PADDING_ALONE)
+    return packed

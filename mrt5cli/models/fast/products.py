@@ -39,7 +39,7 @@ class Linear(nn.Linear):
 
 
 def is_its_weight(layer: nn.Module) -> bool:
-    """Whether a layer only multiplies by its weight: no bias, adapter, quantised weight or hook."""
+    """Whether a layer only multiplies by its weight: no bias, adapter, quantized weight or hook."""
     if type(layer) not in (nn.Linear, Linear) or layer.bias is not None or "forward" in vars(layer):
         return False
     hooks = (layer._forward_pre_hooks, layer._forward_hooks, layer._backward_pre_hooks, layer._backward_hooks)
@@ -150,7 +150,7 @@ class _JointProduct(torch.autograd.Function):
 def suits_onednn(states: Tensor, weight: Tensor, dtypes: tuple[torch.dtype, ...] = (torch.float32,)) -> bool:
     """Whether oneDNN should and can multiply (R, D) by (E, D).
 
-    Autocast, the compiler and tensor subclasses (sharded, quantised) bring their own products.
+    Autocast, the compiler and tensor subclasses (sharded, quantized) bring their own products.
     `torch.backends.mkldnn.enabled = False` switches it off.
     """
     return (

@@ -27,7 +27,7 @@ class BoundaryPredictor(Pooling):
     """Linear, GELU, linear on normed states: the logit of a segment ending at each byte.
 
     "gumbel" samples boundaries from a relaxed Bernoulli with straight-through gradients, and the binomial
-    likelihood of the number of boundaries pulls it towards a rate. "entropy" and "unigram" learn from labels:
+    likelihood of the number of boundaries pulls it toward a rate. "entropy" and "unigram" learn from labels:
     in training, segments end where the labels do, and the predictor learns to reproduce them. In evaluation a
     segment ends where the logit is positive, for every type, unless `boundary_sampling` is "always". The last
     byte of a row always ends a segment.

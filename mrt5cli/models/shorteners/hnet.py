@@ -1,4 +1,4 @@
-"""H-Net's router (Hwang et al. 2025, arXiv 2507.07955): boundaries are where neighbouring bytes differ.
+"""H-Net's router (Hwang et al. 2025, arXiv 2507.07955): boundaries are where neighboring bytes differ.
 
 Legend: B batch, L input bytes, D model width.
 """

@@ -78,7 +78,7 @@ class QuantileGate(DeleteGate):
 
     def initialise(self, config: MrT5Config) -> None:
         init.xavier_uniform_(self.feed_forward.weight)
-        # The quantiles of a normal distribution with the variance that fresh weights give a normalised state.
+        # The quantiles of a normal distribution with the variance that fresh weights give a normalized state.
         spread = math.sqrt(2 * config.d_model / (config.d_model + 1))
         levels = torch.linspace(0, 1, KNOTS).clamp(0.5 / KNOTS, 1 - 0.5 / KNOTS)
         init.copy_(self.knots, spread * torch.special.ndtri(levels) / self.gain)

@@ -54,7 +54,7 @@ def of_type(deletion_type: str) -> type[ShortenerSection]:
     """The kind with the given `deletion_type` of a model's configuration.
 
     Raises:
-        ValueError: there is none.
+        ValueError: no shortener has it.
     """
     for section in SHORTENERS:
         if deletion_type in section.deletion_types:

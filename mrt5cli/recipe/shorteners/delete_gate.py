@@ -12,7 +12,7 @@ from mrt5cli.recipe.shorteners.base import Configuration, Placed
 
 
 class DeleteGate(Placed):
-    """MrT5's learned delete gate (paper section 3.1)."""
+    """MrT5's learned delete gate."""
 
     deletion_types = ("scaled_sigmoid", "log_sigmoid")
     fields: ClassVar[Mapping[str, str]] = {

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mrt5cli.metrics.student_t import interval_of_mean
-from mrt5cli.report.claims import MOVED, ONE_EACH, TOLD, rate_lines
+from mrt5cli.report.claims import CONDITIONED, MOVED, ONE_EACH, rate_lines
 from mrt5cli.report.figures.against_reduction import DELETED
 from mrt5cli.report.figures.style import (
     INK,
@@ -24,7 +24,7 @@ from mrt5cli.report.figures.style import (
 from mrt5cli.report.results import Results
 from mrt5cli.report.verdicts import Compared
 
-LINES = {ONE_EACH: LOOKS["MrT5"], MOVED: LOOKS["Random"], TOLD: Look(LOOKS["Fixed"].colour, "D")}
+LINES = {ONE_EACH: LOOKS["MrT5"], MOVED: LOOKS["Random"], CONDITIONED: Look(LOOKS["Fixed"].colour, "D")}
 ABOVE = "loss above ByT5 (nats per token)"
 LINEAR = 0.1
 """Nats up to which the axis is linear; beyond, a moved threshold's losses would dwarf the others."""

@@ -14,7 +14,7 @@ from mrt5cli.runs.curves import AXES, Panel
 from mrt5cli.text import duration, listed, visible
 
 LINES = ("-", "--", ":", "-.")
-"""Line styles, for more curves than colours."""
+"""Line styles, for more curves than colors."""
 HEIGHT, LEGEND_LINE = 2.4, 0.22
 """Height of a panel and of a legend line, in inches."""
 

@@ -33,7 +33,7 @@ Text = Sequence[tuple[str, bool]]
 
 
 def deletion_patterns(results: Results, compared: Sequence[Compared], name: str) -> list[Drawing]:
-    """One drawing per task of the analysed models."""
+    """One drawing per task of the analyzed models."""
     tasks: dict[str, list[Json]] = {}
     for model in results.analyses.get("deletion_patterns", {"models": ()})["models"]:
         tasks.setdefault(model["task"], []).append(model)
@@ -93,7 +93,7 @@ def _lines(texts: Sequence[tuple[str, Text]], columns: int) -> float:
 
 
 def _texts(axes: Axes, texts: Sequence[tuple[str, Text]], columns: int) -> None:
-    """One cell per character; a deleted one is coloured and struck out."""
+    """One cell per character; a deleted one is colored and struck out."""
     axes.set_axis_off()
     axes.set_xlim(0, columns)
     axes.set_ylim(_lines(texts, columns), 0)

@@ -26,7 +26,7 @@ from mrt5cli.report.figures.style import (
 from mrt5cli.report.tables import in_powers, number, percent
 
 GIVEN = Look(look_of("Random").colour, "s")
-"""The look of rates on validation text, beside those on test text."""
+"""The look of rates on validation text, next to those on test text."""
 
 
 def dial(comparison: Comparison) -> list[Drawing]:
@@ -37,14 +37,14 @@ def dial(comparison: Comparison) -> list[Drawing]:
     moved.sort(key=lambda one: one.summary.deletion_rate or 0.0)
     metrics = [METRICS["loss"], *([] if not comparison.measures else [_headline(comparison)])]
     bare = own.summary.source_removed_loss
-    told = any(one.calibration is not None and one.calibration.told for one in moved)
-    as_it_is = "at its default rate" if told else "as trained"
+    conditioned = any(one.calibration is not None and one.calibration.conditioned for one in moved)
+    as_it_is = "at its default rate" if conditioned else "as trained"
 
     def paint(figure: Figure, *all_axes: Axes) -> None:
         for axes, metric in zip(all_axes, metrics, strict=False):
             line = sorted((_gone(one), _value(one, metric)) for one in (own, *moved))
             look = look_of("MrT5")
-            label = "conditioned on each rate" if told else "threshold moved"
+            label = "conditioned on each rate" if conditioned else "threshold moved"
             axes.plot(*zip(*line, strict=True), color=look.colour, marker=look.marker, label=label)
             place = [_gone(own)], [_value(own, metric)]
             axes.plot(*place, "*", color=INK, markersize=10, zorder=4, label=as_it_is)
@@ -62,10 +62,10 @@ def dial(comparison: Comparison) -> list[Drawing]:
         legend_above(figure)
 
     caption = (
-        f"{own.subject.name} {'conditioned on each rate' if told else 'with its threshold moved'}: "
+        f"{own.subject.name} {'conditioned on each rate' if conditioned else 'with its threshold moved'}: "
         f"{' and '.join(metric.title for metric in metrics)} against the share deleted of the "
         f"{comparison.options.split} text; the last panel shows that share against the requested one, "
-        f"{'an input of the model' if told else 'for which the threshold was calibrated on validation text'}."
+        f"{'an input of the model' if conditioned else 'to which validation text calibrated the threshold'}."
     )
     every = [own, *moved]
     powers = [in_powers((_value(one, metric) for one in every), metric.digits) for metric in metrics]

@@ -20,7 +20,7 @@ STARTS = {
     "closed": ("nearly all", LOOKS["Random"].colour, "--"),
     "any": ("any start", INK, "-"),
 }
-"""Label, colour and line style of runs, by the gate's start."""
+"""Label, color and line style of runs, by the gate's start."""
 SHARES = (0.125, 0.25, 0.5, 0.75, 1.0)
 """Fractions of a run at which the table lists the rate."""
 

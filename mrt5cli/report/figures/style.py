@@ -1,6 +1,6 @@
 """The look of every figure, and its conversion to SVG.
 
-Colours are Okabe and Ito's, which colour-blind readers can distinguish; each family of models has its own
+Colors are Okabe and Ito's, which color-blind readers can distinguish; each family of models has its own
 marker, so that figures are readable in greyscale. Our values are filled, published ones hollow.
 
 Figures are black on white; a dark page inverts them (`page.css`), and a standalone file inverts itself if its
@@ -93,7 +93,7 @@ def plot_line(axes: Axes, points: Sequence[Point], look: Look, label: str, lines
             continue
         x, y = [one.x for one in line], [one.y for one in line]
         axes.plot(x, y, color=look.colour, marker=look.marker, label=label, **style)
-        label = ""  # only our line is labelled if there are both
+        label = ""  # only our line is labeled if there are both
         for one in line:
             if one.interval is not None:
                 axes.vlines(one.x, *one.interval, color=look.colour, linewidth=1.0)
@@ -125,7 +125,7 @@ def hollow(published: bool) -> str:
 
 
 def plot_families(figure: Figure, axes: Axes, points: Sequence[Point]) -> None:
-    """One line per family, with a legend beside the axes."""
+    """One line per family, with a legend next to the axes."""
     for family in dict.fromkeys(point.family for point in points):
         plot_line(axes, [point for point in points if point.family == family], look_of(family), family)
     legend_beside(figure, axes)
@@ -204,7 +204,7 @@ def draw(
         caption: one or two sentences about its content.
         numbers: its values as a table.
         width, height: size in inches; the default is as wide as a page of text.
-        narrow: the grid of the narrow figure; None for no such figure.
+        narrow: the grid of the narrow figure; None if there is no narrow figure.
         row: height of each row of the narrow figure in inches; by default `height`, but at most 3.4.
         grid: arguments of `Figure.subplots`.
     """

@@ -31,7 +31,7 @@
     first: model.threshold,
     dial: one(`.dial[data-model="${number}"]`),
     ...Object.fromEntries(
-      ["rate", "deleted", "precision", "recall"].map(name => [name, all(`[data-${name}="${number}"]`)]),
+      ["rate", "deleted", "precision", "recall", "requested"].map(name => [name, all(`[data-${name}="${number}"]`)]),
     ),
     rows: model.rows.map((row, which) => {
       const elements = all(`p[data-model="${number}"][data-row="${which}"] i`);
@@ -96,6 +96,7 @@
       deleted: counted(deleted),
       precision: percent(needless, judged),
       recall: percent(needless, wanted),
+      requested: Number((100 * Math.max(0, 1 - threshold / model.lowest)).toPrecision(4)),  // of a quantile gate
     };
     for (const [name, text] of Object.entries(totals)) {
       model[name].forEach(element => {

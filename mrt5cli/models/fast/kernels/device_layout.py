@@ -18,7 +18,7 @@ from transformers.models.t5.modeling_t5 import T5Attention
 
 from mrt5cli.models.attention import AttentionOptions, Rows
 from mrt5cli.models.fast.kernels import Packed, grid
-from mrt5cli.models.layout import Layout, relative_bias
+from mrt5cli.models.layout import PADDING_ALONE, Layout, relative_bias
 from mrt5cli.models.score_loss import SCORE_CEILING, ScorePenalty
 from mrt5cli.models.shorteners.base import Shortening
 
@@ -149,6 +149,8 @@ def device_layout(
         real_bytes, differing = torch.stack([(~padding).sum(), (attended == padding).sum()]).tolist()
         if differing:
             return Layout()
+    if not real_bytes:
+        raise ValueError(PADDING_ALONE)
     published = score_penalty is not None and score_penalty.per == "batch"
     if published and real_bytes < padding.numel():
         return Layout()

@@ -21,7 +21,7 @@ except ImportError as error:
 
 from mrt5cli.models.fast.kernels.dropping import keeps, line_words
 
-# The number of rows changes between batches; specialising on its values would cost a compilation each.
+# The number of rows changes between batches; specializing on its values would cost a compilation each.
 CHANGING = ["rows"]
 
 SLOPE, CUBE = tl.constexpr(1.5957691216057308), tl.constexpr(0.044715)

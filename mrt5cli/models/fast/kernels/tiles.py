@@ -11,7 +11,7 @@ its weights are the left operand of the next product without a copy:
     excess = sum(relu(score - ceiling))                     the score loss, before the gate
     score += gate[k]
     weight = exp(score - lse)                               softmax1: lse includes a key of score and value 0
-    out = sum(kept(weight) * v) / (1 - rate)                dropout applies to normalised weights
+    out = sum(kept(weight) * v) / (1 - rate)                dropout applies to normalized weights
     d score = weight * (kept(d weight) / (1 - rate) - sum(out * d out))     the same for both softmaxes
 
 The bias is the initial value of a product's accumulator: its lookups need not wait for the product, nor be
@@ -40,7 +40,7 @@ except ImportError as error:
     raise ImportError("packed attention on a GPU needs triton, which torch for CUDA brings") from error
 
 LOG2E = tl.constexpr(math.log2(math.e))
-# These change between batches; specialising on their values would cost a compilation each.
+# These change between batches; specializing on their values would cost a compilation each.
 CHANGING = ["total_q", "total_k", "far", "blocks", "threshold"]
 
 
@@ -75,7 +75,7 @@ def _store(base, values, rows, length, stride, WIDTH: tl.constexpr, PADDED: tl.c
 
 @triton.jit
 def _load_each(base, places, length, other, is_near):
-    """Numbers of a vector, of which every thread of a program needs many.
+    """Elements of a vector; every thread of a program needs many of them.
 
     Args:
         is_near: always true, which the compiler cannot know, so that it does not move the load out of the
@@ -145,7 +145,7 @@ def _bias(
 
 @triton.jit
 def _add_skewed(grad, d_score, distance, far, SIZE_Q: tl.constexpr, SIZE_K: tl.constexpr):
-    """Add a tile's bias gradient where neighbours in the tile are neighbours in the text.
+    """Add a tile's bias gradient where neighbors in the tile are neighbors in the text.
 
     All pairs on a diagonal have the same distance. Rotating every column by its index turns diagonals into
     rows, whose sums take two atomics per query instead of one per pair, which would outlast all products.
@@ -293,7 +293,7 @@ def backward_queries(
         pos_q, pos_k = pos_q + start_q, pos_k + start_k
         first_q, last_q = _span(pos_q, first, length_q, BLOCK_Q)
         if REL_GRAD:
-            # Neighbouring programs add to different copies, so that their atomics rarely collide.
+            # Neighboring programs add to different copies, so that their atomics rarely collide.
             d_rel += (program % replicas * heads + head) * (2 * far + 1)
     if HAS_CEILING:
         ceilings = _ceilings(ceiling, counted, start_q, rows, length_q, HAS_COUNTED)
