@@ -63,8 +63,10 @@ def write_byt5(job: Job, folder: Path) -> list[str]:
     notes = {
         "the model was trained with softmax1, but plain T5 computes softmax: outputs differ until it is "
         "trained further": config.use_softmax1,
-        "transformers 5 treats every umT5 as one with a tied head, and divides its logits by the square root "
-        "of d_model: the best tokens stay the same, losses change": config.relative_bias_per_layer,
+        "transformers 5.0 to 5.23 treats every umT5 as one with a tied head, and divides its logits by the "
+        "square root of d_model: the best tokens stay the same, losses change": (
+            config.relative_bias_per_layer
+        ),
         "the model was trained with a shortener, which plain T5 lacks: it reads every byte": (
             config.deletion_type != "none"
         ),

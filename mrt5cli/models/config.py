@@ -94,7 +94,7 @@ class MrT5Config(T5Config):
     model_type = "mrt5"
     # A list, because transformers' trainers append to it.
     keys_to_ignore_at_inference: ClassVar[list[str]] = [  # type: ignore[misc]
-        *("past_key_values", "encoder_last_hidden_state", "encoder_attention_mask", "cross_entropy"),
+        *("past_key_values", "cache", "encoder_last_hidden_state", "encoder_attention_mask", "cross_entropy"),
         *ABOUT_DELETION,
     ]
 

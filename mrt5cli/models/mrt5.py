@@ -32,6 +32,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from mrt5cli.byte_tokens import IGNORED_LABEL
+from mrt5cli.models.cache_name import CACHE
 from mrt5cli.models.config import MrT5Config
 from mrt5cli.models.deletion import hides_nothing
 from mrt5cli.models.encoder import MrT5Encoder
@@ -145,6 +146,7 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
         score_loss_per: Literal["row", "batch"] = "row",
         real_bytes: int | None = None,
         num_items_in_batch: Tensor | int | None = None,
+        cache: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> MrT5Output:
         """Encode, shorten, decode.
@@ -165,6 +167,7 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
                 without one, `labels` count. "batch": every pair of slots in the batch, as in the reference.
             real_bytes: number of positions that the mask leaves, if it hides padding and nothing else; saves
                 a wait for the GPU.
+            past_key_values, cache: keys and values of earlier target bytes; two names of one argument.
             num_items_in_batch: number of labels in all batches of an optimizer step, by which the summed loss
                 is divided instead of the number here. transformers' trainers pass it. Regularizers are then
                 scaled by this batch's share of the step's labels.
@@ -219,7 +222,7 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
             input_ids=decoder_input_ids,
             attention_mask=decoder_attention_mask,
             inputs_embeds=decoder_inputs_embeds,
-            past_key_values=past_key_values,
+            past_key_values=past_key_values if cache is None else cache,
             use_cache=use_cache,
             score_penalty=penalty,
             **encoded.for_decoder(),
@@ -236,12 +239,12 @@ class MrT5ForConditionalGeneration(MrT5PreTrainedModel, T5ForConditionalGenerati
             loss=loss,
             cross_entropy=cross_entropy,
             logits=logits,
-            past_key_values=decoded.past_key_values,
             decoder_hidden_states=decoded.hidden_states,
             decoder_attentions=decoded.attentions,
             cross_attentions=decoded.cross_attentions,
             score_loss=None if penalty is None else penalty.mean(),
             score_loss_parts=None if penalty is None else penalty.parts(),
+            **{CACHE: getattr(decoded, CACHE)},
             **encoded.for_output(),
         )
 

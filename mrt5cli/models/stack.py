@@ -15,6 +15,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 from transformers.models.t5.modeling_t5 import T5Attention, T5PreTrainedModel, T5Stack
 
 from mrt5cli.models.attention import DEFAULT, IMPLEMENTATIONS, Rows
+from mrt5cli.models.cache_name import CACHE
 from mrt5cli.models.config import MrT5Config
 from mrt5cli.models.fast.decoder_step import is_step, step
 from mrt5cli.models.fast.kernels.device_layout import DeviceRows, causal_rows
@@ -135,16 +136,18 @@ class MrT5Decoder(MrT5Stack):
         input_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPastAndCrossAttentions:
-        past = past_key_values.get_seq_length() if past_key_values is not None else 0
+        cache = past_key_values if cache is None else cache
+        past = cache.get_seq_length() if cache is not None else 0
         states = self._embed(input_ids, inputs_embeds, past)
         if not self.config.watches_layers(kwargs):
-            if is_step(self, states, past_key_values, **kwargs):
-                return step(self, states, past_key_values, **kwargs)
-            if self._is_packed_pass(past_key_values, **kwargs):
+            if is_step(self, states, cache, **kwargs):
+                return step(self, states, cache, **kwargs)
+            if self._is_packed_pass(cache, **kwargs):
                 return self._packed_pass(states, **kwargs)
-        return super().forward(inputs_embeds=states, past_key_values=past_key_values, **kwargs)
+        return super().forward(inputs_embeds=states, **{CACHE: cache}, **kwargs)
 
     def _is_packed_pass(
         self,

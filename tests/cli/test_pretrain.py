@@ -217,7 +217,7 @@ def test_a_run_killed_anywhere_goes_on_as_if_unbroken(
     result = mrt5(str(tmp_path / "tiny.yaml"), "--out", str(run.path), "--resume", "--device", "cpu")
     assert result.exit_code == 0, result.stderr
     assert killed_at, result.stderr
-    assert f"from checkpoint of step {killed_at[-1]}" in result.stderr
+    assert f"from the checkpoint of step {killed_at[-1]}" in result.stderr
     assert_same_run(run, unbroken)
     assert [session["from_step"] for session in run.meta()["sessions"]] == [0, killed_at[-1]]
 

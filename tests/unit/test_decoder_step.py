@@ -6,15 +6,23 @@ from typing import Any
 
 import pytest
 import torch
+from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.models.t5.modeling_t5 import T5Stack
+from transformers.utils import generic
 from variants import KINDS, batch_of, random_rows, tiny
 
 from mrt5cli.models import MrT5ForConditionalGeneration, stack
+from mrt5cli.models.cache_name import CACHE
 from mrt5cli.models.fast.switch import fast_paths
+from mrt5cli.models.stack import self_attention
 
 pytestmark = pytest.mark.usefixtures("fast")
 
 TOKENS = 6
+
+
+NAMES = "past_key_values", "cache"
+"""Before transformers 5.24 and since."""
 
 
 @pytest.fixture
@@ -97,6 +105,42 @@ def test_training_dropout_gradients_and_the_switch_go_the_long_way(long_ways: li
     model.eval()
     ids = torch.tensor(random_rows([9]))
     out = model(ids, decoder_input_ids=ids[:, :1], use_cache=True)
-    model(ids, decoder_input_ids=ids[:, 1:2], past_key_values=out.past_key_values)
+    model(ids, decoder_input_ids=ids[:, 1:2], past_key_values=out[CACHE])
 
     assert len(long_ways) == 2 * TOKENS + 2
+
+
+@pytest.mark.parametrize("quick", [True, False], ids=["step", "stack"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_cache_has_two_names_with_every_transformers(
+    name: str, quick: bool, long_ways: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warnings: list[str] = []  # of transformers' logger, which warns once in a process
+    monkeypatch.setattr(generic.logger, "warning_once", warnings.append)
+    model = tiny("mrt5")
+    ids = torch.tensor(random_rows([9]))
+    with fast_paths(quick), torch.no_grad():
+        wanted = model(ids, decoder_input_ids=ids[:, :5], use_cache=False).logits
+        long_ways.clear()
+        cache, logits = None, []
+        for place in range(5):
+            out = model(ids, decoder_input_ids=ids[:, place : place + 1], use_cache=True, **{name: cache})
+            cache = out[CACHE]
+            assert cache.get_seq_length() == place + 1
+            logits.append(out.logits)
+        one = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        found = generated(model, **{CACHE: one})
+
+    torch.testing.assert_close(torch.cat(logits, dim=1), wanted)
+    assert one.get_seq_length() == TOKENS == len(found.logits)
+    assert long_ways == ([1] if quick else [1] * (5 + TOKENS))
+    assert not warnings
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_layer_is_given_its_cache_by_either_name(name: str) -> None:
+    layer = self_attention(tiny("mrt5").decoder.block[0])
+    cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+    layer(torch.randn(2, 3, layer.d_model), **{name: cache})
+
+    assert cache.get_seq_length(layer.layer_idx) == 3

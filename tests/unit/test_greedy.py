@@ -26,6 +26,7 @@ from mrt5cli.benchmark.models import Shapes, base_model
 from mrt5cli.byte_tokens import EOS
 from mrt5cli.generation.decoding import Decoding, generate_answers
 from mrt5cli.models import MrT5ForConditionalGeneration
+from mrt5cli.models.cache_name import CACHE
 from mrt5cli.models.fast import greedy
 from mrt5cli.models.fast.switch import fast_paths
 
@@ -399,7 +400,7 @@ def cache(model: MrT5ForConditionalGeneration) -> EncoderDecoderCache:
         {"do_sample": True, "top_k": 1},
         {"use_cache": False},
         {"cache_implementation": "static", "disable_compile": True},
-        {"past_key_values": cache},
+        {CACHE: cache},
         {"decoder_input_ids": torch.tensor([[0, 100]] * 6)},
         {"decoder_attention_mask": torch.ones(6, 1, dtype=torch.long)},
         {"return_dict_in_generate": True, "output_scores": True},
@@ -421,9 +422,9 @@ def test_what_it_cannot_do_goes_transformers_way(wanted: dict[str, Any], own_loo
     wanted = {name: cache(model) if value is cache else value for name, value in wanted.items()}
     if "streamer" in wanted:
         model.generate(torch.tensor(random_rows([9])), max_new_tokens=4, **wanted)
-    elif "past_key_values" in wanted:
+    elif CACHE in wanted:
         tokens(model, **wanted)
-        assert wanted["past_key_values"].get_seq_length() > 3
+        assert wanted[CACHE].get_seq_length() > 3
     else:
         same(model, **wanted)
 

@@ -22,6 +22,7 @@ from transformers import AutoTokenizer, TrainerCallback
 from mrt5cli import recipe as recipes
 from mrt5cli.errors import RunFailed, UserError
 from mrt5cli.models import MrT5Config, MrT5ForConditionalGeneration, load
+from mrt5cli.models.cache_name import CACHE
 from mrt5cli.recipe import ConstantController, LossSection, PController, PIController
 from mrt5cli.rundir import RunDir
 from mrt5cli.training.arguments import OneDeviceArguments
@@ -216,7 +217,7 @@ def test_the_score_loss_is_asked_for_only_when_it_counts(tmp_path: Path):
         trainer.train_from(None)
         output = trainer.compute_loss(trainer.model, Stream().batch(0), return_outputs=True)[1]
         assert (output.score_loss is not None) == (beta > 0)
-        assert output.past_key_values is None  # nor is a generation cache filled in training
+        assert getattr(output, CACHE) is None  # nor is a generation cache filled in training
 
 
 def test_models_without_a_learned_gate_train_too(tmp_path: Path):

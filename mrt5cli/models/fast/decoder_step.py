@@ -14,6 +14,7 @@ from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 from transformers.models.t5.modeling_t5 import T5Stack
 
+from mrt5cli.models.cache_name import CACHE
 from mrt5cli.models.deletion import hiding
 from mrt5cli.models.fast.switch import fast_paths_are_on
 
@@ -66,9 +67,7 @@ def step(
             position_bias=position_bias,
             encoder_hidden_states=encoder_hidden_states,
             encoder_decoder_position_bias=source_bias,
-            past_key_values=cache,
+            **{CACHE: cache},
             **options,
         )
-    return BaseModelOutputWithPastAndCrossAttentions(
-        last_hidden_state=decoder.final_layer_norm(states), past_key_values=cache
-    )
+    return BaseModelOutputWithPastAndCrossAttentions(decoder.final_layer_norm(states), cache)

@@ -91,6 +91,7 @@ def asked_for(
     streamer: object = None,
     encoder_outputs: object = None,
     past_key_values: object = None,
+    cache: object = None,
     use_cache: bool | None = None,
     **given: object,
 ) -> Asked | None:
@@ -106,7 +107,7 @@ def asked_for(
         return None
     if any(value is not None and name not in CONSUMED for name, value in given.items()):
         return None
-    ready = gpu_paths_are_on(prompt) and use_cache and _is_new(past_key_values)
+    ready = gpu_paths_are_on(prompt) and use_cache and _is_new(past_key_values if cache is None else cache)
     if not ready or not _is_plain(model, prompt.device):
         return None
     lengths, positions = _lengths([*stopping_criteria, *logits_processor], ends), _positions(model.decoder)

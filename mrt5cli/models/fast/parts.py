@@ -203,15 +203,17 @@ class Attention(T5Attention):
         key_value_states: Tensor | None = None,
         position_bias: Tensor | None = None,
         past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> Attended:
+        cache = past_key_values if cache is None else cache
         cross = key_value_states is not None
         source = hidden_states if key_value_states is None else key_value_states
         layers = (self.k, self.v) if cross else (self.q, self.k, self.v)
         # transformers handles caches, and a decoder's first block, which computes the bias for all blocks.
-        if past_key_values is not None or position_bias is None or not joins(source, layers):
+        if cache is not None or position_bias is None or not joins(source, layers):
             attended: Attended = super().forward(
-                hidden_states, mask, key_value_states, position_bias, past_key_values, **kwargs
+                hidden_states, mask, key_value_states, position_bias, cache, **kwargs
             )
             return attended
         # [B, n, parts, N, H] -> parts of [B, N, n, H]
