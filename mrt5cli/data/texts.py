@@ -23,7 +23,6 @@ from mrt5cli.data.languages import language_meant
 from mrt5cli.data.reading import usable_rows
 from mrt5cli.data.splits import HELD_OUT, SPLITS, ParsedName, split_lines, splits_of
 from mrt5cli.errors import UserError
-from mrt5cli.recipe.loading import builder_of
 from mrt5cli.text import Tell, listed, say_nothing
 
 # If a split has at least this many plain texts, each is one document; fewer are cut at blank lines.
@@ -79,9 +78,7 @@ def find_files(path: Path, languages: Sequence[str]) -> Found:
     if path.is_dir():
         return _find_in(Folder(path, FORMATS), languages)
     if not path.exists():
-        builder = builder_of(path)
-        hint = f"build it: {builder}" if builder else f"expected a file, or a folder of files; {supported()}"
-        raise UserError(f"{path} does not exist", hint)
+        raise UserError(f"{path} does not exist", f"expected a file, or a folder of files; {supported()}")
     if not suffix_of(path.name):
         raise UserError(f"{path} is in an unsupported format", supported())
     return Found(path.parent, {language: {"train": [path]} for language in languages})
