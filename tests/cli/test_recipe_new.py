@@ -228,9 +228,9 @@ def test_of_a_large_file_the_beginning_is_looked_at(monkeypatch: pytest.MonkeyPa
             "did you mean {noisy}?",
         ),
         ("noisy\tclean\nx\ty\n", ["--target", "clean"], "--target 'clean' names no column", "{noisy}"),
-        ("noisy\tclean\nx\ty\n", ["--target", "{clean"], "--target '{clean': the { at character 1 lacks", ""),
+        ("noisy\tclean\nx\ty\n", ["--target", "{clean"], "--target '{clean': unmatched { at character 1", ""),
         ("noisy\tclean\nx\t\n", ["--target", "{clean}", "--input", "{noisy}"], None, None),
-        ("noisy\tclean\nx\ty\n", ["--name", "A/B"], "name  String should match pattern", ""),
+        ("noisy\tclean\nx\ty\n", ["--name", "A/B"], "name  may contain a-z, 0-9", ""),
         ("noisy\tclean\nx\ty\n", ["--device", "gpu"], "--device gpu is not a device", "use cpu"),
     ],
 )

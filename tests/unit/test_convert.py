@@ -407,7 +407,7 @@ def test_a_place_the_file_system_refuses(tmp_path: Path, monkeypatch: pytest.Mon
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setitem(conversion.LAYOUTS, "mrt5", full)
-    with pytest.raises(UserError, match=r"No space left on device \(it takes .* are free\); no files were"):
+    with pytest.raises(UserError, match=r"No space left on device \(it needs .* are free\); no files were"):
         convert(str(source), tmp_path / "out", ConversionOptions("mrt5"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "ours"]
 

@@ -592,7 +592,7 @@ def test_no_file_of_an_export_names_a_local_folder(layout: str, tmp_path: Path) 
         again = recipes.load(tmp_path / "out" / "recipe.yaml")
         assert (again.model.start, again.task.source.path) == ("./your-start", "./your-data")
         assert again.training == recipe.training
-        assert "set your own for: task.source.path, model.start" in (
+        assert "set your own for task.source.path, model.start" in (
             tmp_path / "out" / "recipe.yaml"
         ).read_text(encoding="utf-8")
         assert "recipe.yaml has placeholders for local paths: task.source.path, model.start" in outcome.notes
