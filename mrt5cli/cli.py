@@ -235,10 +235,10 @@ def _invalid(error: Any) -> Exception:
     if error.ctx is not None and error.message == error.ctx.get_help():
         return error
     message = " ".join(error.format_message().split())
-    message = message.replace("Value error, ", "")  # pydantic's prefix; typer validates with it
-    shown = (
-        None if error.ctx is None else f"run `{error.ctx.command_path} --help` for its arguments and options"
-    )
+    # Typer validates with pydantic: its prefixes become our words.
+    message = message.replace("Value error, ", "").replace("Input should be ", "expected a number ")
+    wanted = "a list of commands" if "no such command" in message.lower() else "its arguments and options"
+    shown = None if error.ctx is None else f"run `{error.ctx.command_path} --help` for {wanted}"
     _report(message[:1].lower() + message[1:].rstrip("."), shown)
     return typer.Exit(UserError.exit_code)
 

@@ -600,7 +600,7 @@ def resolve_model(path_or_hub_id: str | Path) -> tuple[str, RunDir | None]:
     if beside or is_below or path.parts[:1] == (DEFAULT_FOLDER,) or not HUB_ID.fullmatch(where):
         nearest = [below] if is_below else []
         nearest += [path.parent / name for name in difflib.get_close_matches(path.name, beside, n=1)]
-        hint = f"did you mean {nearest[0]}?" if nearest else None
+        hint = f"did you mean {nearest[0]}?" if nearest else "`mrt5 runs` lists the runs below runs/"
         if "@" in path.name and not nearest:
             hint = "use RUN@step-500 for a local run, and --revision for a Hub model"
         raise UserError(f"{where} does not exist", hint)

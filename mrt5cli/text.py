@@ -216,17 +216,21 @@ def wrapped(text: str, width: int | None) -> str:
     if width is None:
         return text
     return "\n".join(
-        line if len(line) <= width or _COMMAND.search(line) else _broken(line, max(width, LEAST))
+        line if len(line) <= width or _COMMAND.search(line) else filled(line, width)
         for line in text.split("\n")
     )
 
 
-def _broken(line: str, width: int) -> str:
-    """Wrap one line to `width` columns; longer words stay in one piece."""
+def filled(line: str, width: int) -> str:
+    """Wrap one line to `width` columns, even if it contains a command; longer words stay in one piece."""
     label = _LABEL.match(line)
     indent = len(line) - len(line.lstrip()) + 2
     if label and len(label[0]) <= width // 3:
         indent = len(label[0])
     return textwrap.fill(
-        line, width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
+        line,
+        max(width, LEAST),
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
     )

@@ -14,7 +14,7 @@ from mrt5cli import documentation
 from mrt5cli.commands.options import argument, option
 from mrt5cli.documentation import LINK, summary, text
 from mrt5cli.errors import UserError
-from mrt5cli.text import columns, say, shortened
+from mrt5cli.text import columns, filled, say, shortened
 
 WIDEST = 100
 """Columns; longer lines are hard to read."""
@@ -48,9 +48,10 @@ def docs(
     if topic is None:
         if browser or path:
             raise UserError("which topic? --open and --path need one", "`mrt5 docs` lists them")
-        width = max(map(len, known))
+        width, screen = max(map(len, known)), columns(sys.stdout)
         for name, file in known.items():
-            say(f"  {name:<{width}}  {summary(text(name, file))}")
+            line = f"  {name:<{width}}  {summary(text(name, file))}"
+            print(line if screen is None else filled(line, screen))
         return
     if topic.lower() not in known:
         near = difflib.get_close_matches(topic.lower(), known, n=1, cutoff=0.5)

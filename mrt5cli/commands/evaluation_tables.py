@@ -354,7 +354,8 @@ def _result_note(result: Result) -> str | None:
     worth = row.source_removed_loss - row.loss
     if worth >= HARDLY_READ * row.source_removed_loss:
         return None
+    raises = f"raises the loss of {name} by only {worth:.2f} nats"
     return (
-        f"warning: removing the source raises the loss of {name} by only {max(worth, 0.0):.2f} nats: it "
+        f"warning: removing the source {raises if worth > 0 else f'does not raise the loss of {name}'}: it "
         "hardly reads its input, so deleting bytes looks free and proves little"
     )

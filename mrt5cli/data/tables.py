@@ -18,6 +18,7 @@ from mrt5cli.data.languages import language_meant
 from mrt5cli.data.reading import usable_rows
 from mrt5cli.data.splits import SPLITS, ParsedName, only_a_split, read_name, split_lines, splits_of
 from mrt5cli.errors import UserError
+from mrt5cli.recipe.loading import builder_of
 from mrt5cli.text import counted, listed
 
 if TYPE_CHECKING:
@@ -143,11 +144,12 @@ class RowFolder:
             return
         if not self.path.is_dir():
             wanted = "a file, or a folder of" if plain else "a folder with train, validation and test"
+            builder = None if self.path.exists() else builder_of(self.path)
             raise UserError(
                 f"{self.path} is {'a file' if self.path.is_file() else 'not a folder'}"
                 if self.path.exists()
                 else f"{self.path} does not exist",
-                f"expected {wanted} files; {supported(ROWS)}",
+                f"build it: {builder}" if builder else f"expected {wanted} files; {supported(ROWS)}",
             )
         folder = Folder(self.path, ROWS)
         self._files = self._find(folder, own_name, part_of)

@@ -244,6 +244,8 @@ class Source:
             raise UserError(
                 f"{self.name} is not a file", "save the table as a file: it is read more than once"
             )
+        if self.is_table and self._path.stat().st_size == 0:
+            raise UserError(f"{self.name} is empty", "expected a table with at least one column of inputs")
 
     def _open(self) -> BinaryIO:
         if self.name == "stdin":

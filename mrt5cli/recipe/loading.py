@@ -137,7 +137,8 @@ def read(path: Path) -> Document:
     except YamlProblem as problem:
         raise RecipeError(shown(path), [("", str(problem))]) from None
     if not isinstance(document.tree, dict):
-        raise RecipeError(shown(path), [("", "the file is not a recipe; expected `key: value` lines")])
+        what = "is empty" if document.tree is None else "is not a recipe"
+        raise RecipeError(shown(path), [("", f"the file {what}; expected `key: value` lines")])
     return document
 
 
@@ -226,6 +227,13 @@ def shipped() -> dict[str, Path]:
     root = shipped_directory()
     files = {file.relative_to(root).with_suffix("").as_posix(): file for file in root.rglob("*.yaml")}
     return dict(sorted(files.items(), key=lambda entry: (entry[0].count("/"), entry[0])))
+
+
+def builder_of(data: Path) -> str | None:
+    """The command by which a shipped recipe's comments build the data at this path, if there is one."""
+    command = re.compile(rf"mrt5 data build \S+ {re.escape(data.as_posix())}(?: .*|(?=\.?$))", re.MULTILINE)
+    found = (command.search(file.read_text(encoding="utf-8")) for file in shipped().values())
+    return next((match[0] for match in found if match), None)
 
 
 def shipped_directory() -> Path:

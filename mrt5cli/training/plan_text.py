@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from mrt5cli.data.characters import beginning
 from mrt5cli.metrics.catalog import METRICS
 from mrt5cli.recipe import Recipe
-from mrt5cli.text import listed, rounded
+from mrt5cli.text import counted, listed, rounded
 from mrt5cli.training.forecast import Forecast
 from mrt5cli.training.plan import Prepared, TrainingPlan
 
@@ -25,7 +25,7 @@ def facts(plan: TrainingPlan, prepared: Prepared, expected: Forecast) -> dict[st
     accumulated = f", {micro_batches} x {training.device_batch_size} accumulated" if micro_batches > 1 else ""
     if training.batch_tokens is not None:
         accumulated = f", at most {training.batch_tokens:,} byte tokens per forward pass"
-    warmup = f" after {training.warmup_steps} warm-up steps" if training.warmup_steps else ""
+    warmup = f" after {counted(training.warmup_steps, 'warm-up step')}" if training.warmup_steps else ""
     steps, since = f"{training.max_steps:,}", ""
     if before := training.continues_from:
         steps = f"{training.max_steps - before:,} more after the first {before:,},"

@@ -55,6 +55,11 @@ def test_the_list_has_a_line_with_title_and_first_sentence_for_each() -> None:
     assert not any(sign in line for line in lines for sign in ("](", "`", "**"))
 
 
+def test_the_list_is_wrapped_to_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(docs, "columns", lambda _: 70)
+    assert max(map(len, told().splitlines())) <= 70  # although some sentences contain "mrt5 ", as commands do
+
+
 @pytest.mark.parametrize(
     "page, line",
     [

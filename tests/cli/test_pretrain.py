@@ -462,3 +462,22 @@ def test_a_start_that_is_not_there_names_the_recipe_that_makes_it(
     assert done.exit_code == 2
     assert "runs/quickstart-byt5-seed42 does not exist" in done.stderr
     assert "mrt5 pretrain quickstart_byt5" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "recipe, command",
+    [
+        ("dates/byt5", "mrt5 data build dates data/dates"),
+        (
+            "spelling_small_byt5",
+            "mrt5 data build spelling data/spelling_small --window 32 --common 300 --per-pair 60",
+        ),
+    ],
+)
+def test_data_that_is_not_there_names_the_command_that_builds_it(
+    recipe: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    done = mrt5(recipe, "--dry-run")
+    assert done.exit_code == 2
+    assert f"hint: build it: {command}\n" in done.stderr

@@ -156,7 +156,7 @@ def test_a_kind_with_the_same_settings_keeps_them(plain: Path) -> None:
             "no recipe 'quikstart': neither a file nor the name of a shipped recipe",
         ),
         ({"a": "extends: [a, b]"}, "a.yaml", "extends", "expected the file or the name of one recipe"),
-        ({"a": ""}, "a.yaml", "", "the file is not a recipe; expected `key: value` lines"),
+        ({"a": ""}, "a.yaml", "", "the file is empty; expected `key: value` lines"),
         ({"a": "[1]"}, "a.yaml", "", "the file is not a recipe; expected `key: value` lines"),
         (
             {"a": "hello"},

@@ -252,8 +252,9 @@ def test_a_mistyped_run_is_no_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("name", ["./nothing", "/no/such/place", "a/b/c"])
 def test_a_path_that_is_not_there(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="does not exist"):
+    with pytest.raises(UserError, match="does not exist") as caught:
         resolve_model(name)
+    assert caught.value.hint == "`mrt5 runs` lists the runs below runs/"
 
 
 def test_things_that_are_no_model(tmp_path: Path):
