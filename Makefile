@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart reproduce miniature test fuzz test-slow test-kernels test-gpu check docs fix smoke lock clean
+.PHONY: help setup quickstart reproduce miniature test fuzz test-slow test-readme test-kernels test-gpu check docs fix smoke lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -52,6 +52,9 @@ fuzz: setup  ## property tests with new random seeds, for MINUTES=10; SEED=N rep
 
 test-slow: setup  ## the tests that take minutes
 	$(BIN)/pytest -m slow
+
+test-readme: setup  ## every command of the documentation, at toy scale (minutes)
+	$(BIN)/pytest -m readme
 
 test-gpu: setup  ## the tests that need a CUDA device
 	$(BIN)/pytest -m gpu

@@ -262,6 +262,7 @@ def test_all_of_xnlis_languages_from_files_in_the_hubs_schema(runs: dict[str, Pa
     assert (runs["lm"] / "eval" / f"xnli-constrained-data-{tmp_path.name}.json").is_file()
 
 
+@pytest.mark.slow
 def test_all_of_tydis_languages_from_a_file_in_the_hubs_schema(runs: dict[str, Path], tmp_path: Path) -> None:
     names = {
         "ru": "russian",

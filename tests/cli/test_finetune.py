@@ -100,7 +100,9 @@ def same_weights(one: Path, other: Path) -> bool:
 # --- whole runs -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(kind, marks=[pytest.mark.slow] * (kind in ("bp", "cp"))) for kind in KINDS]
+)
 def test_every_kind_of_model_is_fine_tuned(name: str):
     from mrt5cli.evaluation.evaluate import measure
     from mrt5cli.evaluation.options import EvaluationOptions
@@ -334,6 +336,7 @@ def test_several_processes_stop_together(place: Path):
 # --- kills ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow  # tests/unit/test_trainer.py resumes to the same best within one process
 def test_a_run_killed_anywhere_has_the_same_best_in_the_end(place: Path, chance: random.Random):
     pause = chance.uniform(0.0, 0.1)
     print(f"to be killed {pause:.3f} s after the fourth validation")
