@@ -209,6 +209,8 @@ class Source:
         if is_file:
             self._check_there()
         if self.is_table and prompt is None:
+            if self._path.stat().st_size == 0:
+                raise UserError(f"{self.name} is empty", "expected a table with a column of inputs")
             raise UserError(
                 f"{self.name} has columns, and none is named as the input",
                 NAME_IT,
@@ -244,8 +246,6 @@ class Source:
             raise UserError(
                 f"{self.name} is not a file", "save the table as a file: it is read more than once"
             )
-        if self.is_table and self._path.stat().st_size == 0:
-            raise UserError(f"{self.name} is empty", "expected a table with at least one column of inputs")
 
     def _open(self) -> BinaryIO:
         if self.name == "stdin":

@@ -44,6 +44,7 @@ def test_a_run_to_the_hub_layout_and_back_into_evaluate(tmp_path: Path):
     assert again.exit_code == 0, again.output
 
 
+@pytest.mark.slow
 def test_in_a_process_of_its_own(tmp_path: Path):
     words = [sys.executable, "-m", "mrt5cli", "convert", str(GOLDEN / "models/canine"), "out", "--to", "mrt5"]
     done = subprocess.run(

@@ -155,6 +155,7 @@ def test_from_is_written_into_the_run_which_alone_repeats_it():
     assert run.meta()["best"] == RunDir(Path("again")).meta()["best"]
 
 
+@pytest.mark.slow
 def test_from_takes_checkpoints_and_the_best_of_another_run_too():
     run, _ = done("byt5.yaml")
     kept = run.best_weights(run.best_steps()[-1])
@@ -362,6 +363,7 @@ def test_a_run_killed_anywhere_has_the_same_best_in_the_end(place: Path, chance:
     assert states[0]["best"] == states[1]["best"]
 
 
+@pytest.mark.slow
 def test_ctrl_c_says_how_to_go_on(place: Path):
     process = start(place, *MRT5, "finetune", "byt5.yaml", "--set", "training.max_steps=5000")
     run = RunDir(place / "runs/tuned-seed7")
@@ -459,6 +461,7 @@ def test_patience_without_a_metric():
     assert "training.patience" in told and "needs best_metric" in told
 
 
+@pytest.mark.slow
 def test_what_chooses_the_weights_may_not_change_on_the_way():
     run, _ = done("byt5.yaml")
     run.meta_path.write_text(json.dumps({**run.meta(), "status": "running"}))

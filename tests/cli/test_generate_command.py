@@ -409,7 +409,7 @@ def test_wrong_inputs(runs: dict[str, Path], tmp_path: Path) -> None:
     run, rows = runs["mrt5"], saved(tmp_path / "rows.csv", "noisy,b\nab,1\n")
     problem(generate(run, tmp_path / "none.txt"), "does not exist", "typo")
     problem(generate(run, tmp_path), "is a folder")
-    problem(generate(run, saved(tmp_path / "empty.csv", "")), "empty.csv is empty", "at least one column")
+    problem(generate(run, saved(tmp_path / "empty.csv", "")), "empty.csv is empty", "a column of inputs")
     problem(generate(run, rows), "--column", "--prompt")
     problem(generate(run, rows, "--column", "nosy"), "no column 'nosy'", "did you mean 'noisy'?")
     problem(generate(run, rows, "--column", "nosy", "--add-column", "c"), "did you mean 'noisy'?")

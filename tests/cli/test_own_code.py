@@ -126,6 +126,7 @@ def test_two_of_one_name_are_refused():
         modules.register(type("Other", (modules.Gate,), {"deletion_types": ("random",)}))
 
 
+@pytest.mark.slow
 def test_a_suite_trains_it_in_processes_of_their_own(monkeypatch: pytest.MonkeyPatch):
     Path("recipes").mkdir()
     Path("nth.yaml").rename("recipes/nth.yaml")

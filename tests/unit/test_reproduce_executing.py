@@ -408,6 +408,7 @@ def test_real_processes_end_with_their_code_or_signal(tmp_path: Path) -> None:
     kill(running)
 
 
+@pytest.mark.slow
 def test_what_is_forked_has_touched_no_gpu() -> None:
     """CUDA does not survive a fork, so the process that jobs are forked from may not even count GPUs."""
     code = (
