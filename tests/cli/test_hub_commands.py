@@ -234,7 +234,7 @@ print(model.generate(**inputs, max_new_tokens=5).tolist())
 """
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_a_push_opens_and_evaluates_by_its_id_alone(mine: HubServer, tmp_path: Path) -> None:
     run = json.loads(mrt5("evaluate", "tiny-seed3", "--device", "cpu", "--json").stdout)
     pushed = mrt5("convert", "tiny-seed3", "out", "--to", "hub", "--push", "me/pushed", "--license", "mit")

@@ -125,7 +125,7 @@ def test_a_checkpoint_without_its_changes_is_passed_over_or_refused_by_name(trai
     assert "continues from the previous one, step-00000020" in result.stderr
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_two_processes_train_what_one_does(tmp_path: Path):
     recipe = write_recipe(tmp_path)
     # Dropout differs by process.

@@ -251,7 +251,7 @@ def test_ctrl_c_saves_says_how_to_go_on_and_that_works(
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_two_processes_train_like_one(tmp_path: Path):
     """Same examples a step, so the same curve; and only one of them writes and speaks."""
     (tmp_path / "tiny.yaml").write_text(RECIPE)
