@@ -306,7 +306,9 @@ def _python(words: list[str]) -> None:
         return _mrt5(words[2:])
     if words[0] == "-c":
         sys.exit(subprocess.call([sys.executable, *words]))
-    script = (ROOT / words[0]).read_text(encoding="utf-8")
+    script = "".join(
+        file.read_text(encoding="utf-8") for file in [ROOT / words[0], *(ROOT / words[0]).parent.glob("*.py")]
+    )
     for option in (word for word in words[1:] if word.startswith("--")):
         assert option in script, f"{words[0]} has no {option}"
 

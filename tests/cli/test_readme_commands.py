@@ -38,7 +38,7 @@ _RUN = re.compile(r"(?<![\w./-])(?:runs/)?([\w.-]+-seed\d+)\b")
 _TASK = re.compile(r"mrt5 evaluate --task (\w+)")
 _FILE = re.compile(r"`([\w.]+\.(?:py|yaml))`[^`]*\n\n```(?:python|yaml)\n(.*?)```", re.DOTALL)
 """A file that a document shows, with its name before the block."""
-_NEEDS = re.compile(r"needs the packages? (.*?), not installed")
+_NEEDS = re.compile(r"needs the packages? ([\w-]+)")
 
 
 def accept(words: list[str]) -> None:
@@ -140,6 +140,7 @@ def test_they_run(readme: str, tmp_path: Path, hub: HubServer) -> None:
         (tmp_path / name).write_text(text)
     hub.provide(*hubsim.MAKERS)
     hub.add("models/stanfordnlp/mrt5-small", _publish_tiny)
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     shell = Shell(tmp_path, hub.environment())
     try:
         for line in SHOWN[readme]:
@@ -152,6 +153,9 @@ def test_they_run(readme: str, tmp_path: Path, hub: HubServer) -> None:
                 ).exists():  # it is trained with --smoke, which is no run of one's own
                     section = load(f"{task}_v3/byt5").task.model_dump(mode="json", exclude_unset=True)
                     tiny_runs.make_run(tmp_path / "runs", task, task=section).rename(tmp_path / "runs" / task)
+            if "--heatmap" in line.text:  # a training that still has a checkpoint
+                for run in (tmp_path / "runs" / name for name in _RUN.findall(line.text)):
+                    shutil.copytree(run / "model", run / "checkpoints/step-00000001", dirs_exist_ok=True)
             done = shell.run(line.text)
             needed = _NEEDS.search(done.stderr)
             if needed and any(f"pip install {needed[1]}" in before.text for before in SHOWN[readme]):
